@@ -1,0 +1,1 @@
+"""Decisions, and the shells that connect them to the log."""

@@ -1,0 +1,38 @@
+"""The projection of each customer's orders."""
+
+from streams.engine.batch import Batches
+from streams.engine.handlers import Handlers
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.events.orders import OrderSummaryChanged
+from streams.service import Service
+from streams.topics import CUSTOMER_ORDER_EVENTS
+from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
+
+service = Service("customer-orders", tables=(CUSTOMER_ORDERS,))
+handlers = Handlers()
+
+
+@service.agent(CUSTOMER_ORDER_EVENTS)
+async def project_customer_orders(batches: Batches) -> None:
+    """Keep each customer's list of orders."""
+    async for batch in batches:
+        await batch.process(handlers)
+
+
+@handlers.on(OrderSummaryChanged)
+def store_summary(event: Envelope[OrderSummaryChanged], work: UnitOfWork) -> None:
+    """Store the order as it is now; its place in the list never changes."""
+    order = event.payload
+    row = CustomerOrder(
+        order.order_id,
+        order.customer_id,
+        order.status,
+        order.item_count,
+        order.total,
+        order.created_at,
+        order.confirmed_at,
+        order.cancelled_at,
+        int(event.aggregate_version or 0),
+    )
+    work.put(CUSTOMER_ORDERS, CustomerOrderKey(order.customer_id, order.created_at, order.order_id), row)

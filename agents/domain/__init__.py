@@ -1,0 +1,1 @@
+"""Pure decisions: no clock, no random, no input or output."""

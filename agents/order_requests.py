@@ -1,0 +1,39 @@
+"""Orders placed with an Idempotency-Key: the first request under a key becomes a command, repeated ones do not."""
+
+from streams.engine.batch import Batches
+from streams.engine.handlers import Handlers
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.events.orders import PlaceOrder
+from streams.service import Service
+from streams.topics import ORDER_COMMANDS
+from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
+from tables.order_requests import ORDER_REQUESTS, OrderRequest
+
+KEY_WINDOW_MS = 7 * 86_400_000
+FINGERPRINT_HEADER = "body_fingerprint"
+
+service = Service("order-requests", tables=(ORDER_REQUESTS,), topics=(ORDER_COMMANDS,))
+handlers = Handlers()
+
+
+@service.agent(REQUESTS_TOPIC)
+async def accept_requests(batches: Batches) -> None:
+    """Let one request per Idempotency-Key through."""
+    async for batch in batches:
+        await batch.process(handlers)
+
+
+@handlers.on(PlaceOrder)
+def accept(command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
+    """Pass the command on, if it is the first under its key.
+
+    The record's key is customer and idempotency key, its header `body_fingerprint` tells bodies apart.
+    """
+    key = (work.record.key or b"").decode()
+    if work.get(ORDER_REQUESTS, key) is not None:
+        return
+    fingerprint = dict(work.record.headers).get(FINGERPRINT_HEADER, b"").decode()
+    expires_at_ms = work.record.timestamp_ms + KEY_WINDOW_MS
+    work.put(ORDER_REQUESTS, key, OrderRequest(command.aggregate_id, fingerprint, expires_at_ms))
+    work.send(ORDER_COMMANDS, command.aggregate_id, command)

@@ -1,0 +1,1 @@
+"""Benchmarks: this project beside its peers, measured from outside on one broker."""

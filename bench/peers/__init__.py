@@ -1,0 +1,1 @@
+"""The orders job as users of the peers write it; see README.md."""

@@ -1,0 +1,1 @@
+"""What flows through the system and the machinery that moves it; no business rules."""

@@ -1,0 +1,186 @@
+"""The composition root: `create_app` makes a Faust application with an engine from settings and services."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import faust
+from faust.serializers.schemas import Schema
+from faust.transport.drivers import TRANSPORTS
+
+from streams.engine.assignor import NumberAssignor
+from streams.engine.batch import Batch, StaleBatch
+from streams.engine.engine import Engine
+from streams.engine.faust_tables import EngineTables
+from streams.events.orders import ORDER_TYPES
+from streams.events.registry import EventRegistry
+from streams.service import AgentFunction, Service
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS, Topic
+from streams.transport.base import Broker
+from streams.transport.embedded import EmbeddedBroker
+from streams.transport.kafka import KafkaBroker
+from streams.web import ENGINE, FAUST_APP
+
+log = logging.getLogger(__name__)
+
+# Packages whose modules may declare services; named here so that streams imports neither.
+SERVICE_PACKAGES = ("tables", "agents")
+
+TRANSPORTS.aliases.update(
+    {
+        "embedded": "streams.transport.embedded:Transport",
+        "memory": "streams.transport.embedded:Transport",
+        "kafka": "streams.transport.kafka:Transport",
+    }
+)
+
+
+class OrdersApp(faust.App):  # type: ignore[misc]
+    """A Faust application that carries its engine."""
+
+    engine: Engine
+    services: Sequence[Service]
+
+    def on_webserver_init(self, web: Any) -> None:
+        """Add the services' routes to Faust's own web server."""
+        web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
+        for service in self.services:
+            for method, path, function in service.routes:
+                web.web_app.router.add_route(method, path, function)
+
+    def _create_directories(self) -> None:
+        """Nothing: Faust keeps no state here, and the engine makes the folders it needs."""
+
+
+class _WholeFetch(Schema):  # type: ignore[misc]
+    """Leaves a fetch as it is; records are decoded by the handlers."""
+
+    def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
+        return None
+
+    def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:
+        return message.value
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    services: Iterable[Service] | None = None,
+    registry: EventRegistry | None = None,
+) -> OrdersApp:
+    """Compose an application; may be called several times in a process.
+
+    Without `services`, every Service found in the modules of SERVICE_PACKAGES is part of it.
+    """
+    settings = settings or Settings()
+    found = tuple(services) if services is not None else discover(SERVICE_PACKAGES)
+    app = OrdersApp(
+        settings.app_id,
+        broker=settings.broker if settings.transport == "kafka" else f"{settings.transport}://",
+        datadir=str(settings.data_dir / "faust"),
+        web_bind=settings.web_host,
+        web_port=settings.web_port,
+        web_host=settings.web_host,
+        canonical_url=settings.public_url,
+        topic_partitions=settings.partitions,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        stream_wait_empty=False,
+        stream_buffer_maxsize=4096,  # bounded by the engine instead, which asks for two fetches per partition at most
+        broker_session_timeout=settings.session_timeout,
+        broker_commit_interval=3600.0,  # Faust has nothing to commit
+        PartitionAssignor=NumberAssignor,
+        TableManager=EngineTables,
+        autodiscover=False,
+    )
+    app.services = found
+    app.engine = _create_engine(settings, found, registry or EventRegistry(ORDER_TYPES))
+    for service in found:
+        for name, (topic, function) in service.agents.items():
+            _bind_agent(app, name, topic, function)
+    return app
+
+
+def _create_engine(settings: Settings, services: Sequence[Service], registry: EventRegistry) -> Engine:
+    broker: Broker = KafkaBroker(settings) if settings.transport == "kafka" else EmbeddedBroker(settings)
+    topics = {topic.name: topic for service in services for topic in service.topics} | {DEAD_LETTERS.name: DEAD_LETTERS}
+    agents: dict[str, Topic] = {}
+    tables: dict[str, Any] = {}
+    for service in services:
+        for name, (topic, _) in service.agents.items():
+            if name in agents:
+                raise ValueError(f"two agents are called {name}")
+            agents[name] = topic
+        for table in service.tables:
+            if table.name in tables:
+                raise ValueError(f"two services write table {table.name}")
+            tables[table.name] = table
+    timers = {kind: handler for service in services for kind, handler in service.timers.items()}
+    stores = Path(tempfile.mkdtemp(prefix="orders-")) if settings.transport == "memory" else settings.data_dir / "stores"
+    return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores)
+
+
+def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction) -> None:
+    """Make `function` a Faust agent of `app`: it is fed batches and kept alive."""
+    source = app.topic(topic.name, partitions=app.engine.settings.partitions, schema=_WholeFetch(), acks=False)
+
+    async def agent(stream: Any) -> None:
+        fetches = stream.__aiter__()
+        while True:
+            feed = _Feed(app.engine, name, fetches)
+            try:
+                await function(feed)
+                return
+            except Exception as error:
+                feed.fail(error)
+
+    agent.__name__ = agent.__qualname__ = name.replace("-", "_")
+    agent.__doc__ = function.__doc__
+    app.agent(source, name=name)(agent)
+
+
+class _Feed(AsyncIterator[Batch]):
+    """The batches of one agent. A batch that is not processed to its end takes its partition back to the last commit."""
+
+    def __init__(self, engine: Engine, agent: str, fetches: AsyncIterator[Any]) -> None:
+        self._engine = engine
+        self._agent = agent
+        self._fetches = fetches
+        self._batch: Batch | None = None
+
+    async def __anext__(self) -> Batch:
+        if self._batch is not None and not self._batch.done:
+            self.fail(RuntimeError(f"agent {self._agent} asked for a batch before it had processed the last one"))
+        self._batch = Batch(await self._fetches.__anext__(), self._agent)
+        return self._batch
+
+    def fail(self, error: BaseException) -> None:
+        """The agent did not get through its batch: nothing of it may be skipped."""
+        batch, self._batch = self._batch, None
+        if batch is None or batch.done:
+            return
+        if isinstance(error, StaleBatch):
+            log.info("%s", error)
+            return
+        log.error("agent %s failed on %s/%d", self._agent, batch.topic, batch.partition, exc_info=error)
+        batch.task.fail(error)
+
+
+def discover(packages: Iterable[str]) -> tuple[Service, ...]:
+    """Every Service that a module of these packages declares, in the order of module names."""
+    services: dict[int, Service] = {}
+    for package_name in packages:
+        package = importlib.import_module(package_name)
+        for info in sorted(pkgutil.walk_packages(package.__path__, f"{package_name}."), key=lambda info: info.name):
+            module = importlib.import_module(info.name)
+            for value in vars(module).values():
+                if isinstance(value, Service):
+                    services[id(value)] = value
+    return tuple(services.values())

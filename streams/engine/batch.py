@@ -1,0 +1,76 @@
+"""Batches: the records of one fetch of one partition, as they travel through Faust to an agent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING
+
+from streams.engine.handlers import Handlers, RecordHandler
+from streams.transport.base import Record
+
+if TYPE_CHECKING:
+    from streams.engine.partition_task import PartitionTask
+
+
+class StaleBatch(Exception):
+    """The batch belongs to an earlier life of its partition; its records come again."""
+
+
+class Fetched:
+    """What the transport hands to Faust as one message, for every agent of the topic.
+
+    `next_offset` lies behind the last record and behind transaction markers that follow it. `epoch` is the life of the
+    partition task it was fetched in.
+    """
+
+    __slots__ = ("epoch", "next_offset", "records", "task", "topic")
+
+    def __init__(self, task: PartitionTask, topic: str, records: Sequence[Record], next_offset: int) -> None:
+        self.task = task
+        self.topic = topic
+        self.records = records
+        self.next_offset = next_offset
+        self.epoch = task.epoch
+
+
+class Batch:
+    """A fetch as one agent sees it."""
+
+    __slots__ = ("_fetched", "agent", "done")
+
+    def __init__(self, fetched: Fetched, agent: str) -> None:
+        self._fetched = fetched
+        self.agent = agent
+        self.done = False
+
+    @property
+    def topic(self) -> str:
+        """The topic the records were read from."""
+        return self._fetched.topic
+
+    @property
+    def partition(self) -> int:
+        """The partition number."""
+        return self._fetched.task.number
+
+    @property
+    def task(self) -> PartitionTask:
+        """The partition task that owns the records."""
+        return self._fetched.task
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The records not handled by this agent yet, oldest first."""
+        return self._fetched.task.unhandled(self._fetched, self.agent)
+
+    async def process(self, handlers: Handlers | RecordHandler) -> None:
+        """Handle every record in order within the partition's unit of work.
+
+        A record that fails is taken back alone and becomes a dead letter. Raises StaleBatch when the partition is lost
+        on the way; nothing of an uncommitted record then stays.
+        """
+        await self._fetched.task.process(self._fetched, self.agent, handlers)
+        self.done = True
+
+
+Batches = AsyncIterator[Batch]

@@ -1,0 +1,46 @@
+"""What a partition task needs from the application around it."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.table import AnyTable
+from streams.engine.timers import Timer
+from streams.engine.unit_of_work import UnitOfWork
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.transport.base import Broker
+
+TimerHandler = Callable[[Timer, UnitOfWork], None]
+
+
+class EngineContext(Protocol):
+    """The engine, as its partition tasks see it."""
+
+    settings: Settings
+    broker: Broker
+    metrics: Metrics
+    tables: Mapping[str, AnyTable]
+    probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
+
+    def agents_of(self, topic: str) -> tuple[str, ...]:
+        """Names of the agents that consume `topic`."""
+
+    def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
+        """The function that handles one record of `topic`."""
+
+    def partition_for(self, key: bytes) -> int:
+        """The partition number of `key`, as every Kafka client computes it."""
+
+    def encode(self, message: Any) -> bytes:
+        """Bytes of an envelope or another msgspec struct."""
+
+    def timer_handler(self, kind: str) -> TimerHandler:
+        """The handler of timers of `kind`; KeyError where there is none."""
+
+    def store_path(self, number: int) -> Path:
+        """Folder of the store of partition `number`."""
+
+    def wake_transport(self) -> None:
+        """An agent has finished a fetch: there is room for another."""

@@ -1,0 +1,256 @@
+"""The engine of one worker: a partition task for each number it owns, from assignment to revocation."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from streams.engine.context import TimerHandler
+from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.partition_task import PartitionTask, TaskState
+from streams.engine.positions import POSITIONS
+from streams.engine.table import AnyTable
+from streams.engine.timers import TIMERS
+from streams.envelope import Envelope
+from streams.events.registry import EventRegistry
+from streams.metrics import Metrics
+from streams.settings import Settings
+from streams.topics import Topic
+from streams.transport.base import Broker, ProducerFenced, TopicSpec, TransportError, TransportUnusable
+from streams.transport.partitioner import partition_for
+
+log = logging.getLogger(__name__)
+
+_encode_struct = msgspec.json.Encoder().encode
+
+
+class TransportControl(Protocol):
+    """How the engine steers the consumer it is fed by."""
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Go on fetching at `offset`."""
+
+    def wake(self) -> None:
+        """Look again at what can be fetched."""
+
+    def request_rejoin(self) -> None:
+        """Join the group anew: this worker may no longer own what it believes to own."""
+
+
+class PartitionNotHere(Exception):
+    """This worker does not own the partition, or is still restoring it."""
+
+
+class Engine:
+    """Keeps a partition task alive for each owned number, each in the background, so that others flow meanwhile."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        broker: Broker,
+        registry: EventRegistry,
+        topics: Iterable[Topic],
+        tables: Iterable[AnyTable],
+        agents: Mapping[str, Topic],
+        timers: Mapping[str, TimerHandler],
+        stores_dir: Path,
+    ) -> None:
+        self.settings = settings
+        self.broker = broker
+        self.registry = registry
+        self.metrics = Metrics()
+        self.topics = {topic.name: topic for topic in topics}
+        self.tables: Mapping[str, AnyTable] = {table.name: table for table in (POSITIONS, TIMERS, *tables)}
+        self.agents = dict(agents)
+        self.tasks: dict[int, PartitionTask] = {}
+        self.numbers: frozenset[int] = frozenset()
+        self.fatal: str | None = None
+        self.on_fatal: Callable[[], None] = lambda: None
+        self.probe: Callable[[str], None] = lambda step: None
+        self._timers = dict(timers)
+        self._stores_dir = stores_dir
+        self._control: TransportControl | None = None
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._generation = -1
+        self._agents_of = {
+            name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
+        }
+        self._bound: dict[tuple[int, str], RecordHandler] = {}
+
+    # ---- what partition tasks ask (EngineContext)
+
+    def agents_of(self, topic: str) -> tuple[str, ...]:
+        """Names of the agents that consume `topic`."""
+        return self._agents_of.get(topic, ())
+
+    def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
+        """The function that handles one record of `topic`, made once for each pair."""
+        if not isinstance(handlers, Handlers):
+            return handlers
+        bound = self._bound.get((id(handlers), topic))
+        if bound is None:
+            bound = handlers.bind(self.registry, self.topics[topic], self.settings.record_bytes_max)
+            self._bound[id(handlers), topic] = bound
+        return bound
+
+    def partition_for(self, key: bytes) -> int:
+        """The partition number of `key`, as every Kafka client computes it."""
+        return partition_for(key, self.settings.partitions)
+
+    def encode(self, message: Any) -> bytes:
+        """Bytes of an envelope or another msgspec struct."""
+        return self.registry.encode(message) if type(message) is Envelope else _encode_struct(message)
+
+    def timer_handler(self, kind: str) -> TimerHandler:
+        """The handler of timers of `kind`."""
+        return self._timers[kind]
+
+    def store_path(self, number: int) -> Path:
+        """Folder of the store of partition `number`."""
+        return self._stores_dir / str(number)
+
+    def wake_transport(self) -> None:
+        """There is room for another fetch."""
+        if self._control is not None:
+            self._control.wake()
+
+    # ---- life
+
+    async def start(self, control: TransportControl) -> None:
+        """Reach the broker, however long it takes, and create the topics.
+
+        A problem that waiting does not solve ends the worker with a message (`fatal`).
+        """
+        self._control = control
+        backoff_s = self.settings.restart_backoff
+        while True:
+            try:
+                await self.broker.start()
+                await self.broker.create_topics(self.topic_specs())
+                return
+            except TransportUnusable as error:
+                self._die(str(error))
+                raise
+            except TransportError as error:
+                log.error("%s; trying again in %.1f s", error, backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, self.settings.restart_backoff_max)
+
+    def topic_specs(self) -> Sequence[TopicSpec]:
+        """Every topic of the application and a changelog for each table."""
+        count, app_id = self.settings.partitions, self.settings.app_id
+        specs = [TopicSpec(topic.name, count, topic.compacted, topic.retention_ms) for topic in self.topics.values()]
+        return specs + [TopicSpec(table.changelog_topic(app_id), count, True, None) for table in self.tables.values()]
+
+    async def assigned(self, numbers: Iterable[int], generation: int) -> None:
+        """Own exactly `numbers` from now on; new ones are restored in the background.
+
+        A task survives only from one generation to the very next: otherwise somebody else may have owned its partition
+        in between, and what it holds in memory is old.
+        """
+        self.numbers = frozenset(numbers)
+        next_of_kin = generation == self._generation + 1
+        self._generation = generation
+        log.info("generation %d owns partitions %s", generation, sorted(self.numbers))
+        gone = [n for n in self._keepers if n not in self.numbers or not next_of_kin or not self._is_healthy(n)]
+        await asyncio.gather(*(self._drop(number) for number in gone))
+        for number in self.numbers:
+            if number in self._keepers:
+                self._resume(self.tasks[number])
+            else:
+                self._keepers[number] = asyncio.create_task(self._keep(number), name=f"partition {number}")
+
+    def _is_healthy(self, number: int) -> bool:
+        task = self.tasks.get(number)
+        return task is not None and task.state is TaskState.SUSPENDED and not task.failed.done()
+
+    async def revoked(self) -> None:
+        """Take nothing more and commit what is open, before another worker may own it."""
+        await asyncio.gather(*(task.suspend() for task in self.tasks.values()))
+
+    async def stop(self) -> None:
+        """Commit what is open and let go of everything."""
+        await self.revoked()
+        await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
+        await self.broker.stop()
+
+    async def _drop(self, number: int) -> None:
+        keeper = self._keepers.pop(number)
+        keeper.cancel()
+        await asyncio.wait([keeper])
+
+    async def _keep(self, number: int) -> None:
+        """Live through one partition task after another until the partition is taken away."""
+        backoff_s = self.settings.restart_backoff
+        while True:
+            task = self.tasks[number] = PartitionTask(number, self)
+            try:
+                await task.start()
+                log.info("partition %d is restored (%d records)", number, task.progress.applied)
+                self._resume(task)
+                backoff_s = self.settings.restart_backoff
+                error: BaseException = await asyncio.shield(task.failed)
+            except Exception as start_error:
+                error = start_error
+            finally:
+                await task.close()
+                if self.tasks.get(number) is task:
+                    del self.tasks[number]
+            if isinstance(error, ProducerFenced):
+                log.warning("partition %d was fenced: another worker owns it; joining the group anew", number)
+                if self._control is not None:
+                    self._control.request_rejoin()
+                return
+            log.error("partition %d starts again in %.1f s: %s: %s", number, backoff_s, type(error).__name__, error)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, self.settings.restart_backoff_max)
+
+    def _resume(self, task: PartitionTask) -> None:
+        """Let the records flow from where the agents are."""
+        assert self._control is not None
+        if task.state is TaskState.SUSPENDED:
+            task.resume()
+        for topic in {topic.name for topic in self.agents.values()}:
+            self._control.seek(topic, task.number, task.fetch_offset(topic))
+        self._control.wake()
+
+    def _die(self, message: str) -> None:
+        self.fatal = message
+        log.critical("%s", message)
+        self.on_fatal()
+
+    # ---- what the transport tells
+
+    def task_for(self, topic: str, number: int) -> PartitionTask | None:
+        """The running task that may take records of `topic`, None while there is none or it has enough."""
+        task = self.tasks.get(number)
+        if task is None or task.state is not TaskState.RUNNING or not self.agents_of(topic):
+            return None
+        return task if task.queued[topic] < 2 * len(self.agents_of(topic)) else None
+
+    def polled(self, with_records: Iterable[int]) -> None:
+        """One look at the transport is over: these numbers had records, all others ran dry."""
+        busy = set(with_records)
+        for number, task in self.tasks.items():
+            if number not in busy and task.state is TaskState.RUNNING:
+                task.ran_dry()
+
+    # ---- reads
+
+    def task(self, number: int) -> PartitionTask:
+        """The restored task of `number`; raises PartitionNotHere otherwise."""
+        task = self.tasks.get(number)
+        if task is None or task.state not in (TaskState.RUNNING, TaskState.SUSPENDED):
+            raise PartitionNotHere(f"partition {number} is not (yet) on this worker")
+        return task
+
+    def is_ready(self) -> bool:
+        """Whether every owned partition is restored."""
+        return self._generation >= 0 and all(
+            number in self.tasks and self.tasks[number].state is TaskState.RUNNING for number in self.numbers
+        )

@@ -1,0 +1,62 @@
+"""Handlers: one function per event type, found by the type of the decoded payload."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.errors import KeyMismatch, MissingKey, OversizeRecord, UnknownEventType
+from streams.events.registry import EventRegistry
+from streams.topics import Topic
+from streams.transport.base import Record
+
+Handler = Callable[[Envelope[Any], UnitOfWork], None]
+RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, for metrics
+F = TypeVar("F", bound=Callable[..., None])
+
+
+class Handlers:
+    """The handlers of one agent.
+
+    A handler is synchronous, reads and writes through its unit of work, and raises to fail its record alone.
+    """
+
+    def __init__(self) -> None:
+        self._by_payload: dict[type, Handler] = {}
+
+    def on(self, *payloads: type) -> Callable[[F], F]:
+        """Register the decorated function for these payload types; a type has one handler per agent."""
+
+        def register(handler: F) -> F:
+            for payload in payloads:
+                if payload in self._by_payload:
+                    raise ValueError(f"{payload.__name__} has a handler already: {self._by_payload[payload]}")
+                self._by_payload[payload] = handler
+            return handler
+
+        return register
+
+    def bind(self, registry: EventRegistry, topic: Topic, record_bytes_max: int) -> RecordHandler:
+        """What the engine calls for each record of `topic`: checks, decodes and dispatches.
+
+        The returned function raises a RecordError for a record that can never be processed.
+        """
+        decode, by_payload, strict, own_key = registry.decode, self._by_payload, topic.strict, topic.own_key
+
+        def handle(record: Record, work: UnitOfWork) -> str:
+            key, value = record.key, record.value
+            if not key:
+                raise MissingKey(f"a record of {topic.name} needs its aggregate's id as key")
+            if value is None or len(value) > record_bytes_max:
+                raise OversizeRecord(f"{len(value or b'')} bytes; a record of {topic.name} has 1 to {record_bytes_max}")
+            envelope = decode(value)
+            if own_key and envelope.aggregate_id.encode() != key:
+                raise KeyMismatch(f"key {key!r} is not the aggregate's id {envelope.aggregate_id!r}")
+            handler = by_payload.get(type(envelope.payload))
+            if handler is not None:
+                handler(envelope, work)
+            elif strict:
+                raise UnknownEventType(f"{envelope.event_type} does not belong into {topic.name}")
+            return envelope.event_type
+
+        return handle

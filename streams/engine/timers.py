@@ -1,0 +1,43 @@
+"""Timers: rows sorted by due time, kept with the partition's state, handled like records and exactly once."""
+
+import struct
+from typing import NamedTuple
+
+import msgspec
+
+from streams.engine.table import KeyCodec, Table
+
+
+class TimerKey(NamedTuple):
+    """Due time first (milliseconds since the epoch, production time), so that rows lie in the order they fall due."""
+
+    due_ms: int
+    kind: str
+    key: str
+
+
+class Timer(msgspec.Struct, frozen=True):
+    """One timer: `kind` names the handler, `key` the aggregate, `payload` is the handler's own."""
+
+    kind: str
+    key: str
+    due_ms: int
+    payload: bytes = b""
+
+
+def encode_due(due_ms: int) -> bytes:
+    """The start of all timer keys due at `due_ms`."""
+    return struct.pack(">Q", due_ms)
+
+
+def _encode(key: TimerKey) -> bytes:
+    kind = key.kind.encode()
+    return encode_due(key.due_ms) + bytes([len(kind)]) + kind + key.key.encode()
+
+
+def _decode(raw: bytes) -> TimerKey:
+    kind_end = 9 + raw[8]
+    return TimerKey(struct.unpack(">Q", raw[:8])[0], raw[9:kind_end].decode(), raw[kind_end:].decode())
+
+
+TIMERS: Table[TimerKey, Timer] = Table("timers", Timer, KeyCodec(_encode, _decode), help="what falls due, by due time")

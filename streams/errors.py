@@ -1,0 +1,36 @@
+"""Errors of records that can never be processed, however often they are tried."""
+
+
+class RecordError(Exception):
+    """A record that can never be processed.
+
+    The class name is stable: it is the `error_type` of the dead letter. The message says what is wrong and what to do.
+    """
+
+
+class UndecodableRecord(RecordError):
+    """The value is not JSON, or not an event envelope."""
+
+
+class InvalidPayload(RecordError):
+    """The envelope is well-formed, but its payload does not fit the type; the message names the path."""
+
+
+class UnknownEventType(RecordError):
+    """No class is registered for the envelope's `eventType`."""
+
+
+class UnknownEventVersion(RecordError):
+    """The payload's version is newer than the one known here, or no upcaster leads from it to the current one."""
+
+
+class OversizeRecord(RecordError):
+    """The value is larger than the largest accepted record."""
+
+
+class MissingKey(RecordError):
+    """The record has no key, so its aggregate is unknown."""
+
+
+class KeyMismatch(RecordError):
+    """The record's key differs from its envelope's `aggregateId`."""

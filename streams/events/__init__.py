@@ -1,0 +1,1 @@
+"""Events and commands: the words that services exchange, and how they look on the wire."""

@@ -1,0 +1,103 @@
+"""Metrics: plain integers on the hot path, turned into Prometheus families only when somebody scrapes."""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+PROCESSING_BOUNDS_S = (1e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 0.1, 1.0, 10.0)
+COMMIT_BOUNDS_S = (1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Distribution:
+    """A histogram of seconds with fixed bounds; `observe` costs about 0.2 µs."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds_s: tuple[float, ...]) -> None:
+        self._bounds = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one observation."""
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts by upper bound as Prometheus wants them, and the sum of seconds."""
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        return buckets, self._sum
+
+
+class EventCounts:
+    """How often records of one type ended in which status, and how long a record took."""
+
+    __slots__ = ("by_status", "seconds")
+
+    def __init__(self) -> None:
+        self.by_status: dict[str, int] = {}
+        self.seconds = Distribution(PROCESSING_BOUNDS_S)
+
+    def observe(self, status: str, seconds: float) -> None:
+        """Count one record."""
+        self.by_status[status] = self.by_status.get(status, 0) + 1
+        self.seconds.observe(seconds)
+
+
+class Metrics(Collector):
+    """All figures of one application; `text` is what `/metrics` answers.
+
+    Label sets are bounded: `type` holds only types the registry knows, everything else is "unknown".
+    """
+
+    def __init__(self) -> None:
+        self.events: dict[str, EventCounts] = {}
+        self.commits = 0
+        self.commit_failures = 0
+        self.commit_seconds = Distribution(COMMIT_BOUNDS_S)
+        self.committed_records = 0
+        self.dead_letters = 0
+        self.cache_hits = 0
+        self.cache_misses = 0
+        self.gauges: list[Callable[[], Iterable[Metric]]] = []
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+
+    def event(self, event_type: str) -> EventCounts:
+        """The counts of one type."""
+        counts = self.events.get(event_type)
+        if counts is None:
+            counts = self.events[event_type] = EventCounts()
+        return counts
+
+    def collect(self) -> Iterable[Metric]:
+        """Prometheus families of this moment."""
+        processed = CounterMetricFamily("events_processed", "records by type and outcome", labels=("type", "status"))
+        seconds = HistogramMetricFamily("event_processing_seconds", "time of one record", labels=("type",))
+        for event_type, counts in self.events.items():
+            for status, count in counts.by_status.items():
+                processed.add_metric((event_type, status), count)
+            buckets, total = counts.seconds.buckets()
+            seconds.add_metric((event_type,), buckets, total)
+        yield processed
+        yield seconds
+        yield CounterMetricFamily("commits", "transactions committed", self.commits)
+        yield CounterMetricFamily("commit_failures", "partition tasks lost to a failed commit", self.commit_failures)
+        yield CounterMetricFamily("committed_records", "records in committed transactions", self.committed_records)
+        buckets, total = self.commit_seconds.buckets()
+        yield HistogramMetricFamily("commit_seconds", "steps 1 to 6 of a commit", buckets, total)
+        yield GaugeMetricFamily("dead_letters", "dead letters written by this worker", self.dead_letters)
+        yield CounterMetricFamily("cache_hits", "rows found in memory", self.cache_hits)
+        yield CounterMetricFamily("cache_misses", "rows looked up in RocksDB", self.cache_misses)
+        for gauges in self.gauges:
+            yield from gauges()
+
+    def text(self) -> bytes:
+        """The Prometheus text format."""
+        return generate_latest(self._registry)

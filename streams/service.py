@@ -1,0 +1,67 @@
+"""Services: what a module declares - its agents, timers, tables and routes - for `create_app` to find and bind."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from aiohttp import web
+
+from streams.engine.batch import Batches
+from streams.engine.context import TimerHandler
+from streams.engine.table import AnyTable
+from streams.topics import Topic
+
+AgentFunction = Callable[[Batches], Awaitable[None]]
+A = TypeVar("A", bound=AgentFunction)
+T = TypeVar("T", bound=TimerHandler)
+RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
+R = TypeVar("R", bound=RouteFunction)
+
+
+class Service:
+    """Declarations of one module, bound to no application, so that several applications may share the module.
+
+    `topics` it produces to and `tables` it writes are created with the application; each table has one writing service.
+    """
+
+    def __init__(self, name: str, *, tables: Iterable[AnyTable] = (), topics: Iterable[Topic] = ()) -> None:
+        self.name = name
+        self.tables: Sequence[AnyTable] = tuple(tables)
+        self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
+        self.timers: dict[str, TimerHandler] = {}
+        self.routes: list[tuple[str, str, RouteFunction]] = []
+        self._topics = tuple(topics)
+
+    @property
+    def topics(self) -> Sequence[Topic]:
+        """Topics it consumes and those it says it produces to."""
+        return (*(topic for topic, _ in self.agents.values()), *self._topics)
+
+    def agent(self, topic: Topic) -> Callable[[A], A]:
+        """Declare an agent: an async function that takes batches of `topic`, named as it is stored with its position."""
+
+        def register(function: A) -> A:
+            name = function.__name__.replace("_", "-")
+            if name in self.agents:
+                raise ValueError(f"service {self.name} has an agent {name} already")
+            self.agents[name] = topic, function
+            return function
+
+        return register
+
+    def on_timer(self, kind: str) -> Callable[[T], T]:
+        """Declare the handler of timers of `kind`, called like a record handler: synchronous, in the unit of work."""
+
+        def register(function: T) -> T:
+            self.timers[kind] = function
+            return function
+
+        return register
+
+    def route(self, method: str, path: str) -> Callable[[R], R]:
+        """Declare an HTTP route of the web view: an aiohttp handler; `request.app[ENGINE]` is the engine."""
+
+        def register(function: R) -> R:
+            self.routes.append((method, path, function))
+            return function
+
+        return register

@@ -1,0 +1,39 @@
+"""Every topic of the system as a typed object: the one place for names, retention and who may write."""
+
+import msgspec
+
+DAY_MS = 86_400_000
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """A topic; all topics of an application have the same number of partitions.
+
+    `retention_ms` None keeps records for ever. `strict` topics carry only types their consumer knows: another type
+    there is a dead letter, while consumers of event topics ignore types they do not handle. `own_key`: records are
+    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection.
+    """
+
+    name: str
+    help: str
+    retention_ms: int | None = None
+    compacted: bool = False
+    strict: bool = False
+    own_key: bool = True
+
+
+ORDER_COMMANDS = Topic(
+    "order-commands", "what customers and programs ask of orders; key = order id", retention_ms=7 * DAY_MS, strict=True
+)
+ORDER_REQUESTS = Topic(
+    "order-requests",
+    "orders placed with an Idempotency-Key; key = customer and idempotency key",
+    retention_ms=7 * DAY_MS,
+    strict=True,
+    own_key=False,
+)
+ORDER_EVENTS = Topic("order-events", "what happened to orders, kept for ever; key = order id")
+CUSTOMER_ORDER_EVENTS = Topic(
+    "customer-order-events", "order events again, keyed by customer id for projections", own_key=False
+)
+INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
+DEAD_LETTERS = Topic("dead-letters", "records that could not be processed, byte for byte", retention_ms=90 * DAY_MS)

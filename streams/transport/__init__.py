@@ -1,0 +1,1 @@
+"""Faust transport drivers: one contract, three URLs."""

@@ -1,0 +1,116 @@
+"""What the engine needs of a transport: fenced transactions, a reader of changelogs, topics, and a way to publish."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+from streams.transport.log_layout import Headers, Record
+
+Outgoing = tuple[bytes | None, bytes | None, Headers]  # key, value, headers; a plain tuple, there are very many
+
+
+__all__ = ["Broker", "Headers", "Outgoing", "PartitionsMismatch", "Position", "ProducerFenced", "Reader", "Record", "TopicSpec", "TransactionalProducer", "TransportError", "TransportUnusable"]
+
+
+class Position(NamedTuple):
+    """Where a published record is."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class TopicSpec(NamedTuple):
+    """A topic to create: `retention_ms` None keeps records for ever, `compacted` keeps the newest of each key."""
+
+    name: str
+    partitions: int
+    compacted: bool
+    retention_ms: int | None
+
+
+class TransportError(Exception):
+    """The log cannot be reached or refuses; what was not acknowledged may or may not be there."""
+
+
+class ProducerFenced(TransportError):
+    """A newer producer of the same partition exists: whoever holds this one no longer owns the partition."""
+
+
+class TransportUnusable(TransportError):
+    """Waiting does not help: a setting, a permission or a folder has to be changed first."""
+
+
+class PartitionsMismatch(TransportUnusable):
+    """A topic exists with another number of partitions than the application's."""
+
+
+class TransactionalProducer(Protocol):
+    """The one writer of a partition number; its start ends the transactions of every earlier one (fencing)."""
+
+    async def start(self) -> None:
+        """Become the writer and fence the one before."""
+
+    async def begin(self) -> None:
+        """Open a transaction."""
+
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> Mapping[tuple[str, int], int]:
+        """Send records of each topic and partition; returns the offset behind the last record of each."""
+
+    async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Let the group's offsets move with this transaction."""
+
+    async def commit(self) -> None:
+        """Make everything since `begin` visible at once."""
+
+    async def close(self) -> None:
+        """Let go of connections; an open transaction is left to be aborted."""
+
+
+class Reader(Protocol):
+    """Reads committed records of one partition number of some topics."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def bounds(self) -> Mapping[str, tuple[int, int]]:
+        """First and next offset of each topic."""
+
+    def seek(self, topic: str, offset: int) -> None:
+        """Go on reading `topic` at `offset`."""
+
+    async def fetch(self) -> Mapping[str, tuple[Sequence[Record], int]]:
+        """The next records of each topic that has any, with the position behind them; transaction markers count."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class Broker(Protocol):
+    """One log, embedded or Kafka, as the engine and the web view see it."""
+
+    async def start(self) -> None:
+        """Connect; raises TransportError with what to do when there is nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Let go of connections."""
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what is missing; raises PartitionsMismatch for a topic of another size."""
+
+    async def topics(self) -> Mapping[str, int]:
+        """All topics with their number of partitions."""
+
+    def producer(self, partition: int) -> TransactionalProducer:
+        """A producer for a partition number, not yet started."""
+
+    def reader(self, partition: int, topics: Sequence[str]) -> Reader:
+        """A reader of a partition number, not yet started."""
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        """The next offset to be written."""
+
+    async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
+        """Write records outside of any partition task; returns when they are durable."""
+
+    async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """The group's committed offsets of these topics and partitions."""

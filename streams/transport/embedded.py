@@ -1,0 +1,285 @@
+"""The transports memory:// and embedded://: the embedded log behind the engine's ports and Faust's driver classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from faust.types import TP
+
+from streams.settings import Settings
+from streams.transport.base import (
+    Broker,
+    Outgoing,
+    PartitionsMismatch,
+    Position,
+    ProducerFenced,
+    Reader,
+    Record,
+    TopicSpec,
+    TransactionalProducer,
+    TransportError,
+    TransportUnusable,
+)
+from streams.transport.driver import EngineTransport, FetchConsumer
+from streams.transport.log import Log, LogError, MemoryStorage, NewRecord, RocksStorage, TopicConfig
+from streams.transport.log import ProducerFenced as LogFenced
+from streams.transport.log import TopicExistsDifferently
+
+MAINTENANCE_INTERVAL_S = 60.0
+# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
+TOPIC_RECORD_BYTES_MAX = 4 << 20
+
+
+class EmbeddedBroker(Broker):
+    """The embedded log of one process, as the engine and the web view see it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._log: Log | None = None
+        self._maintenance: asyncio.Task[None] | None = None
+
+    @property
+    def log(self) -> Log:
+        """The open log."""
+        if self._log is None:
+            raise TransportError("the embedded log is not open")
+        return self._log
+
+    async def start(self) -> None:
+        """Open the log; raises TransportError with what to do when the folder cannot be used."""
+        if self._log is not None:
+            return
+        try:
+            in_memory = self._settings.transport == "memory"
+            storage = MemoryStorage() if in_memory else RocksStorage(self._settings.data_dir / "log")
+            self._log = Log(storage, delete_retention_ms=int(self._settings.delete_retention * 1000))
+        except LogError as error:
+            raise TransportUnusable(str(error)) from error
+        self._maintenance = asyncio.create_task(self._maintain(), name="maintenance of the embedded log")
+
+    async def _maintain(self) -> None:
+        while True:
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            for _ in self.log.maintain():
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Close the log."""
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what is missing."""
+        for topic in topics:
+            config = TopicConfig(topic.partitions, topic.compacted, topic.retention_ms, TOPIC_RECORD_BYTES_MAX)
+            try:
+                self.log.create_topic(topic.name, config)
+            except TopicExistsDifferently as error:
+                raise PartitionsMismatch(str(error)) from error
+
+    async def topics(self) -> Mapping[str, int]:
+        """All topics with their number of partitions."""
+        return {name: config.partitions for name, config in self.log.topics().items()}
+
+    def producer(self, partition: int) -> TransactionalProducer:
+        """A producer for a partition number, not yet started."""
+        return EmbeddedProducer(self, f"{self._settings.app_id}-{partition}", self._settings.app_id)
+
+    def reader(self, partition: int, topics: Sequence[str]) -> Reader:
+        """A reader of a partition number, not yet started."""
+        return EmbeddedReader(self, partition, topics)
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        """The next offset to be written."""
+        return self.log.end_offset(topic, partition)
+
+    async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
+        """Append records; they are durable on return."""
+        try:
+            base = self.log.append(topic, partition, [NewRecord(*record) for record in records])
+        except LogError as error:
+            raise TransportError(str(error)) from error
+        return [Position(topic, partition, base + index) for index in range(len(records))]
+
+    async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """The group's committed offsets."""
+        group = self._settings.app_id
+        found = {(topic, number): self.log.committed(group, topic, number) for topic, number in offsets}
+        return {key: offset for key, offset in found.items() if offset is not None}
+
+
+class EmbeddedProducer(TransactionalProducer):
+    """Collects a transaction and gives it to the log in one atomic write."""
+
+    def __init__(self, broker: EmbeddedBroker, transactional_id: str, group: str) -> None:
+        self._broker = broker
+        self._transactional_id = transactional_id
+        self._group = group
+        self._epoch = -1
+        self._appends: list[tuple[str, int, Sequence[NewRecord]]] = []
+        self._offsets: dict[tuple[str, int], int] = {}
+
+    async def start(self) -> None:
+        """Become the writer and fence the one before."""
+        try:
+            self._epoch = self._broker.log.init_producer(self._transactional_id)
+        except LogError as error:
+            raise TransportError(str(error)) from error
+
+    async def begin(self) -> None:
+        """Open a transaction."""
+        self._appends, self._offsets = [], {}
+
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> Mapping[tuple[str, int], int]:
+        """Note records for the transaction. Nothing awaits before `commit`, so that the offsets are certain."""
+        log, ends = self._broker.log, {}
+        for (topic, partition), records in batches.items():
+            self._appends.append((topic, partition, [NewRecord(*record) for record in records]))
+            ends[topic, partition] = log.end_offset(topic, partition) + len(records)
+        return ends
+
+    async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Let the group's offsets move with this transaction."""
+        self._offsets.update(offsets)
+
+    async def commit(self) -> None:
+        """One atomic write."""
+        appends, offsets, self._appends, self._offsets = self._appends, self._offsets, [], {}
+        try:
+            self._broker.log.commit(self._transactional_id, self._epoch, appends, offsets, self._group)
+        except LogFenced as error:
+            raise ProducerFenced(str(error)) from error
+        except LogError as error:
+            raise TransportError(str(error)) from error
+
+    async def close(self) -> None:
+        """Forget an open transaction."""
+        self._appends, self._offsets = [], {}
+
+
+class EmbeddedReader(Reader):
+    """Reads one partition number of some topics."""
+
+    def __init__(self, broker: EmbeddedBroker, partition: int, topics: Sequence[str]) -> None:
+        self._broker = broker
+        self._partition = partition
+        self._positions = dict.fromkeys(topics, 0)
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def bounds(self) -> Mapping[str, tuple[int, int]]:
+        """First and next offset of each topic."""
+        log, partition = self._broker.log, self._partition
+        return {
+            topic: (log.start_offset(topic, partition), log.end_offset(topic, partition)) for topic in self._positions
+        }
+
+    def seek(self, topic: str, offset: int) -> None:
+        """Go on reading at `offset`."""
+        self._positions[topic] = offset
+
+    async def fetch(self) -> Mapping[str, tuple[Sequence[Record], int]]:
+        """The next records of each topic that has any."""
+        await asyncio.sleep(0)
+        found: dict[str, tuple[Sequence[Record], int]] = {}
+        for topic, offset in self._positions.items():
+            records, position = self._broker.log.read(topic, self._partition, offset)
+            if position != offset:
+                self._positions[topic] = position
+                found[topic] = records, position
+        if not found:
+            await asyncio.sleep(0.01)
+        return found
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class EmbeddedConsumer(FetchConsumer):
+    """The only member of its group: it owns all partitions of what it subscribes to."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.broker: EmbeddedBroker = self.engine.broker  # type: ignore[assignment]
+        self._assigned: set[TP] = set()
+        self._positions: dict[TP, int] = {}
+        self._grown = asyncio.Event()
+        self._grown.set()
+
+    async def on_start(self) -> None:
+        """Open the log and listen to it."""
+        await self.engine.start(self)
+        self.broker.log.subscribe(lambda grown: self._grown.set())
+
+    async def subscribe(self, topics: Iterable[str]) -> None:
+        """Own every partition of `topics`; goes through Faust's rebalance like a group of one."""
+        self._tps = {TP(topic, number) for topic in topics for number in range(self.engine.settings.partitions)}
+        self.add_future(self._rebalance())
+
+    async def _rebalance(self) -> None:
+        self.app.on_rebalance_start()
+        await self.on_partitions_revoked(set(self._assigned))
+        self._assigned = set(self._tps)
+        self._positions = dict.fromkeys(self._assigned, 0)
+        self.app.consumer_generation_id += 1
+        await self.on_partitions_assigned(self._assigned, self.app.consumer_generation_id)
+
+    def take(self, partitions: Sequence[TP]) -> Mapping[TP, Sequence[Record]]:
+        """Read the log."""
+        self._grown.clear()
+        taken: dict[TP, Sequence[Record]] = {}
+        for tp in partitions:
+            records, self._positions[tp] = self.broker.log.read(tp.topic, tp.partition, self._positions[tp])
+            if records:
+                taken[tp] = records
+        return taken
+
+    async def wait_for_records(self) -> None:
+        """Wait for an append."""
+        await self._grown.wait()
+
+    def position_of(self, tp: TP) -> int | None:
+        """The next offset to be read."""
+        return self._positions.get(tp)
+
+    def seek_now(self, tp: TP, offset: int) -> None:
+        """Go on reading at `offset`."""
+        self._positions[tp] = offset
+
+    def assignment(self) -> set[TP]:
+        """What this consumer owns."""
+        return self._assigned
+
+    def highwater(self, tp: TP) -> int:
+        """The next offset to be written."""
+        return self.broker.log.end_offset(tp.topic, tp.partition)
+
+    async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
+        """The next offsets to be written."""
+        return {tp: self.highwater(tp) for tp in partitions}
+
+    async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
+        """The first offsets there are."""
+        return {tp: self.broker.log.start_offset(tp.topic, tp.partition) for tp in partitions}
+
+    def topic_partitions(self, topic: str) -> int | None:
+        """How many partitions `topic` has."""
+        config = self.broker.log.topics().get(topic)
+        return config.partitions if config else None
+
+    async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the engine creates all topics at start."""
+
+
+class Transport(EngineTransport):
+    """Faust's entry to memory:// and embedded://."""
+
+    Consumer = EmbeddedConsumer
+    driver_version = "embedded log 1"
+

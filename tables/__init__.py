@@ -1,0 +1,1 @@
+"""State and the ways to read it."""

@@ -1,0 +1,26 @@
+"""What customers asked for under which Idempotency-Key."""
+
+import msgspec
+
+from streams.engine.table import Table
+
+
+class OrderRequest(msgspec.Struct, frozen=True, gc=False):
+    """The first request under a key: its order and the fingerprint of its body; kept until `expires_at_ms`."""
+
+    order_id: str
+    fingerprint: str
+    expires_at_ms: int
+
+
+ORDER_REQUESTS: Table[str, OrderRequest] = Table(
+    "order-requests",
+    OrderRequest,
+    help="orders by customer and Idempotency-Key, so that a repeated request is the same order",
+    expires_at_ms=lambda row: row.expires_at_ms,
+)
+
+
+def request_key(customer_id: str, idempotency_key: str) -> str:
+    """Key of a request; the length keeps two pairs of customer and key from running together."""
+    return f"{len(customer_id)}:{customer_id}:{idempotency_key}"
