@@ -63,9 +63,7 @@ def _record(
 ) -> Order:
     """Apply an event to the order and its history, and tell the others."""
     version = order.version + 1 if order is not None else 1
-    envelope = follow_up(
-        command, event, step=str(step), aggregate_id=command.aggregate_id, aggregate_version=version
-    )
+    envelope = follow_up(command, event, step=str(step), aggregate_id=command.aggregate_id, aggregate_version=version)
     order = evolve(order, envelope)
     value = work.encode(envelope)
     work.put(ORDERS, order.order_id, order)

@@ -8,7 +8,7 @@ import pkgutil
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import faust
 from faust.serializers.schemas import Schema
@@ -20,13 +20,14 @@ from streams.engine.engine import Engine
 from streams.engine.faust_tables import EngineTables
 from streams.events.orders import ORDER_TYPES
 from streams.events.registry import EventRegistry
+from streams.routing import install as install_routing
 from streams.service import AgentFunction, Service
-from streams.settings import Settings
+from streams.settings import Settings, SettingsError, load_settings
 from streams.topics import DEAD_LETTERS, Topic
 from streams.transport.base import Broker
 from streams.transport.embedded import EmbeddedBroker
 from streams.transport.kafka import KafkaBroker
-from streams.web import ENGINE, FAUST_APP
+from streams.web import ENGINE, FAUST_APP, application_options
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ TRANSPORTS.aliases.update(
 )
 
 
-class OrdersApp(faust.App):  # type: ignore[misc]
+class OrdersApp(faust.App):
     """A Faust application that carries its engine."""
 
     engine: Engine
@@ -51,6 +52,7 @@ class OrdersApp(faust.App):  # type: ignore[misc]
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to Faust's own web server."""
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
+        install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
             for method, path, function in service.routes:
                 web.web_app.router.add_route(method, path, function)
@@ -59,7 +61,7 @@ class OrdersApp(faust.App):  # type: ignore[misc]
         """Nothing: Faust keeps no state here, and the engine makes the folders it needs."""
 
 
-class _WholeFetch(Schema):  # type: ignore[misc]
+class _WholeFetch(Schema[Any, Any]):
     """Leaves a fetch as it is; records are decoded by the handlers."""
 
     def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
@@ -89,6 +91,7 @@ def create_app(
         web_port=settings.web_port,
         web_host=settings.web_host,
         canonical_url=settings.public_url,
+        web_application_options=application_options(settings),
         topic_partitions=settings.partitions,
         topic_disable_leader=True,
         topic_allow_declare=False,
@@ -98,6 +101,7 @@ def create_app(
         broker_commit_interval=3600.0,  # Faust has nothing to commit
         PartitionAssignor=NumberAssignor,
         TableManager=EngineTables,
+        Worker="streams.worker:OrdersWorker",
         autodiscover=False,
     )
     app.services = found
@@ -123,7 +127,9 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
                 raise ValueError(f"two services write table {table.name}")
             tables[table.name] = table
     timers = {kind: handler for service in services for kind, handler in service.timers.items()}
-    stores = Path(tempfile.mkdtemp(prefix="orders-")) if settings.transport == "memory" else settings.data_dir / "stores"
+    stores = (
+        Path(tempfile.mkdtemp(prefix="orders-")) if settings.transport == "memory" else settings.data_dir / "stores"
+    )
     return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores)
 
 
@@ -147,7 +153,7 @@ def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction
 
 
 class _Feed(AsyncIterator[Batch]):
-    """The batches of one agent. A batch that is not processed to its end takes its partition back to the last commit."""
+    """The batches of one agent. One that is not processed to its end takes its partition back to the last commit."""
 
     def __init__(self, engine: Engine, agent: str, fetches: AsyncIterator[Any]) -> None:
         self._engine = engine
@@ -184,3 +190,15 @@ def discover(packages: Iterable[str]) -> tuple[Service, ...]:
                 if isinstance(value, Service):
                     services[id(value)] = value
     return tuple(services.values())
+
+
+def __getattr__(name: str) -> Any:
+    """`app`, made from the environment when `faust -A streams.app` asks for it, so that importing makes none."""
+    if name != "app":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        app = create_app(load_settings())
+    except SettingsError as error:
+        raise SystemExit(str(error)) from error
+    globals()["app"] = app
+    return app

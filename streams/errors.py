@@ -34,3 +34,7 @@ class MissingKey(RecordError):
 
 class KeyMismatch(RecordError):
     """The record's key differs from its envelope's `aggregateId`."""
+
+
+class WrongPartition(RecordError):
+    """The record lies in another partition than Kafka's default partitioner (murmur2) gives to its key."""

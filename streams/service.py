@@ -37,7 +37,7 @@ class Service:
         return (*(topic for topic, _ in self.agents.values()), *self._topics)
 
     def agent(self, topic: Topic) -> Callable[[A], A]:
-        """Declare an agent: an async function that takes batches of `topic`, named as it is stored with its position."""
+        """Declare an agent: an async function that takes batches of `topic`; its position is stored under its name."""
 
         def register(function: A) -> A:
             name = function.__name__.replace("_", "-")

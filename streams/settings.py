@@ -1,13 +1,18 @@
 """Settings: environment variables with the prefix ORDERS_, or the same names in a `.env` file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+ENV_PREFIX = "ORDERS_"
 TRANSPORTS = ("embedded", "memory", "kafka")
+
+
+class SettingsError(Exception):
+    """Settings that cannot be used; the message has a line for each, with what is allowed."""
 
 
 class Settings(BaseSettings):
@@ -16,7 +21,7 @@ class Settings(BaseSettings):
     Times are seconds unless the name says otherwise, sizes are bytes.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ORDERS_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
 
     app_id: str = Field("orders", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="consumer group, changelog prefix")
     broker: str = "embedded://"
@@ -75,3 +80,46 @@ class Settings(BaseSettings):
     def public_url(self) -> str:
         """Where other workers reach this one's web view."""
         return self.web_url or f"http://{self.web_host}:{self.web_port}"
+
+    @property
+    def local_url(self) -> str:
+        """Where a program on this machine reaches a worker with these settings."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.web_host, self.web_host)
+        return self.web_url.rstrip("/") or f"http://{host}:{self.web_port}"
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`; `overrides` that are not None win.
+
+    Raises:
+        SettingsError: a value cannot be used.
+    """
+    try:
+        return Settings(**{name: value for name, value in overrides.items() if value is not None})
+    except ValidationError as error:
+        lines = [_explain(str(problem["loc"][0]), problem["input"], problem["msg"]) for problem in error.errors()]
+        raise SettingsError("\n".join(lines)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the file .env cannot be read: {error}") from error
+
+
+def _explain(name: str, value: Any, message: str) -> str:
+    """One line: the variable, what it holds (unless that is a secret), and what is allowed."""
+    shown = "" if "token" in name or "password" in name else f"={value}"
+    return f"{ENV_PREFIX}{name.upper()}{shown}: {_allowed(name) or _plain(message)}"
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").replace("Input should", "must", 1)
+
+
+def _allowed(name: str) -> str | None:
+    """The range of a number in words, None for other settings, whose own message says what is allowed."""
+    field = Settings.model_fields[name]
+    kind = {int: "a whole number", float: "a number"}.get(field.annotation)  # type: ignore[arg-type]
+    if kind is None:
+        return None
+    words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    limits = [f"{words[sign]} {bound}" for sign in words for rule in field.metadata
+              if (bound := getattr(rule, sign, None)) is not None]  # fmt: skip
+    return f"must be {kind}{', ' if limits else ''}{' and '.join(limits)}"

@@ -1,10 +1,160 @@
-"""What all routes of the web view share."""
+"""What all routes of the web view share: JSON answers, problems (RFC 9457), parameters and the bearer token."""
 
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
-from streams.engine.engine import Engine
+from streams.engine.engine import Engine, PartitionNotHere
+from streams.engine.failures import InfrastructureError
+from streams.engine.waiters import PartitionLost, TooManyWaiters
+from streams.settings import Settings
+from streams.transport.base import TransportError
+
+log = logging.getLogger(__name__)
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 FAUST_APP: web.AppKey[Any] = web.AppKey("faust_app", object)
+
+BODY_BYTES_MAX = 1 << 20
+TIMEOUT_S = 2.0
+TIMEOUT_MAX_S = 30.0
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+# Conditions that pass by themselves; the same request may succeed a moment later, or at another worker.
+PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
+_encode = msgspec.json.Encoder().encode
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Problem(Exception):
+    """An answer of `application/problem+json`; `members` are the extension members of this kind of problem.
+
+    `errors` holds one `{"field": ..., "message": ...}` per field that cannot be used.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        errors: Iterable[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = dict(headers or {})
+        self.body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "detail": detail,
+        }
+        if listed := list(errors):
+            self.body["errors"] = listed
+        self.body |= members
+
+    def response(self) -> web.Response:
+        """The problem as an HTTP answer."""
+        return web.Response(
+            body=_encode(self.body), status=self.status, content_type="application/problem+json", headers=self.headers
+        )
+
+
+def unavailable(detail: str) -> Problem:
+    """A 503 for what passes by itself; the client is told to come again in a second."""
+    return Problem(503, detail, headers={"Retry-After": "1"})
+
+
+def invalid(field: str, message: str) -> Problem:
+    """A 422 for one field: of the body, the query or the headers."""
+    return Problem(422, f"{field}: {message}", errors=[{"field": field, "message": message}])
+
+
+def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """JSON of structs, dictionaries and lists; decimals become strings."""
+    return web.Response(body=_encode(value), status=status, content_type="application/json", headers=headers)
+
+
+def int_parameter(request: web.Request, name: str, default: int, minimum: int, maximum: int) -> int:
+    """A whole number of the query; raises a 422 problem when it is none or out of bounds."""
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not re.fullmatch(r"-?[0-9]{1,19}", text) or not minimum <= int(text) <= maximum:
+        raise invalid(name, f"a whole number from {minimum} to {maximum}")
+    return int(text)
+
+
+def duration_parameter(request: web.Request, name: str, default_s: float) -> float:
+    """Seconds given as `2s`, `500ms` or `2`; raises a 422 problem when it is none or over TIMEOUT_MAX_S."""
+    text = request.query.get(name)
+    if text is None:
+        return default_s
+    found = _DURATION.fullmatch(text)
+    seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else -1.0
+    if not 0 <= seconds <= TIMEOUT_MAX_S:
+        raise invalid(name, f"a time like 2s or 500ms, at most {TIMEOUT_MAX_S:.0f}s")
+    return seconds
+
+
+def application_options(settings: Settings) -> dict[str, Any]:
+    """How the aiohttp application is made."""
+    return {"client_max_size": BODY_BYTES_MAX, "middlewares": [answer_problems(settings.api_token)]}
+
+
+def answer_problems(api_token: str) -> Any:
+    """The middleware around every route: checks the token of changing requests and turns errors into problems."""
+    expected = f"Bearer {api_token}".encode() if api_token else b""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            if expected and request.method not in _SAFE_METHODS:
+                _check_token(request, expected)
+            response = await handler(request)
+        except Problem as problem:
+            response = problem.response()
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            response = _explain(request, error).response()
+        except PASSING as error:
+            response = unavailable(str(error)).response()
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            response = Problem(500, "an unexpected error; the worker's log has the details").response()
+        if not response.prepared:
+            response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return middleware
+
+
+def _check_token(request: web.Request, expected: bytes) -> None:
+    given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
+    if not hmac.compare_digest(given, expected):
+        detail = "changing requests need the header Authorization: Bearer with the worker's ORDERS_API_TOKEN"
+        raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _explain(request: web.Request, error: web.HTTPException) -> Problem:
+    """The problem behind an error that aiohttp raised by itself."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return Problem(405, f"{request.path} takes {allowed}", headers={"Allow": allowed})
+    if isinstance(error, web.HTTPRequestEntityTooLarge):
+        return Problem(413, f"a body has at most {BODY_BYTES_MAX} bytes")
+    if isinstance(error, web.HTTPNotFound):
+        return Problem(404, f"there is no {request.path}")
+    return Problem(error.status, error.reason)

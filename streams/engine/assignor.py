@@ -32,7 +32,7 @@ def distribute(count: int, members: Iterable[str], owned: Mapping[str, Iterable[
     return {name: sorted(numbers) for name, numbers in shares.items()}
 
 
-class NumberAssignor(PartitionAssignor):  # type: ignore[misc]
+class NumberAssignor(PartitionAssignor):
     """Faust's assignor with the decision replaced: each number as a whole, whatever the members' subscriptions.
 
     During a rolling upgrade that adds a topic, the owner of a number gets that number of all topics it subscribes to;

@@ -65,7 +65,8 @@ class Engine:
         self.registry = registry
         self.metrics = Metrics()
         self.topics = {topic.name: topic for topic in topics}
-        self.tables: Mapping[str, AnyTable] = {table.name: table for table in (POSITIONS, TIMERS, *tables)}
+        own_tables: tuple[AnyTable, ...] = (POSITIONS, TIMERS)
+        self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*own_tables, *tables)}
         self.agents = dict(agents)
         self.tasks: dict[int, PartitionTask] = {}
         self.numbers: frozenset[int] = frozenset()
@@ -94,7 +95,7 @@ class Engine:
             return handlers
         bound = self._bound.get((id(handlers), topic))
         if bound is None:
-            bound = handlers.bind(self.registry, self.topics[topic], self.settings.record_bytes_max)
+            bound = handlers.bind(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
             self._bound[id(handlers), topic] = bound
         return bound
 

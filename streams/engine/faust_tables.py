@@ -13,19 +13,22 @@ from streams.transport.driver import engine_of
 log = logging.getLogger(__name__)
 
 
-class EngineTables(TableManager):  # type: ignore[misc]
+class EngineTables(TableManager):
     """Hands assignments to the engine and lets the records flow at once: each partition starts when it is restored."""
+
+    def __init__(self, app: Any, **kwargs: Any) -> None:
+        super().__init__(app, **kwargs)
+        self.data.update(engine_of(app).tables)
 
     async def on_start(self) -> None:
         """No channels for changelogs, no recovery service."""
-        for table in engine_of(self.app).tables.values():
-            self.data[table.name] = table
         self._tables_finalized.set()
         self._tables_registered.set()
 
     async def on_stop(self) -> None:
         """Commit and close all partitions while the consumer is still there."""
-        await self.app._fetcher.stop()
+        app: Any = self.app
+        await app._fetcher.stop()
         await engine_of(self.app).stop()
 
     def on_partitions_revoked(self, revoked: set[TP]) -> None:

@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
-from streams.errors import KeyMismatch, MissingKey, OversizeRecord, UnknownEventType
+from streams.errors import KeyMismatch, MissingKey, OversizeRecord, UnknownEventType, WrongPartition
 from streams.events.registry import EventRegistry
 from streams.topics import Topic
 from streams.transport.base import Record
@@ -36,10 +36,14 @@ class Handlers:
 
         return register
 
-    def bind(self, registry: EventRegistry, topic: Topic, record_bytes_max: int) -> RecordHandler:
+    def bind(
+        self, registry: EventRegistry, topic: Topic, record_bytes_max: int, partition_for: Callable[[bytes], int]
+    ) -> RecordHandler:
         """What the engine calls for each record of `topic`: checks, decodes and dispatches.
 
-        The returned function raises a RecordError for a record that can never be processed.
+        The returned function raises a RecordError for a record that can never be processed. Topics that only this
+        system writes are trusted to be partitioned right; in `strict` ones, which any client writes, it is checked: a
+        client with another partitioner would split an aggregate over two partitions.
         """
         decode, by_payload, strict, own_key = registry.decode, self._by_payload, topic.strict, topic.own_key
 
@@ -49,6 +53,11 @@ class Handlers:
                 raise MissingKey(f"a record of {topic.name} needs its aggregate's id as key")
             if value is None or len(value) > record_bytes_max:
                 raise OversizeRecord(f"{len(value or b'')} bytes; a record of {topic.name} has 1 to {record_bytes_max}")
+            if strict and partition_for(key) != work.partition:
+                raise WrongPartition(
+                    f"key {key!r} belongs into partition {partition_for(key)} of {topic.name}: "
+                    "let your client partition with murmur2, as Kafka's own clients do"
+                )
             envelope = decode(value)
             if own_key and envelope.aggregate_id.encode() != key:
                 raise KeyMismatch(f"key {key!r} is not the aggregate's id {envelope.aggregate_id!r}")

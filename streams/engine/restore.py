@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from streams.engine.store import ChangelogMark, Store
 from streams.engine.table import AnyTable
-from streams.transport.base import Reader, Record
+from streams.transport.base import Outgoing, Reader, Record, TransactionalProducer
 
 log = logging.getLogger(__name__)
 
@@ -25,18 +25,13 @@ class RestoreProgress:
     started_at: float = 0.0
 
 
-def new_identity() -> bytes:
-    """A record value that tells this changelog from one created later under the same name."""
-    return uuid.uuid4().hex.encode()
-
-
 async def restore(
     store: Store, reader: Reader, tables: Mapping[str, AnyTable], delete_retention_s: float, progress: RestoreProgress
 ) -> list[str]:
     """Apply every changelog (topic name to table) to `store` up to its end, read committed.
 
-    Returns the changelogs that have no identity record yet. A store is wiped first when it is ahead of a changelog, when
-    a changelog was recreated, or when it is older than half of the tombstones' retention (they may be gone).
+    Returns the changelogs that have no identity record yet. A store is wiped first when it is ahead of a changelog,
+    when a changelog was recreated, or when it is older than half of the tombstones' retention (they may be gone).
     """
     progress.started_at = time.monotonic()
     bounds = await reader.bounds()
@@ -58,17 +53,32 @@ async def restore(
     return [topic for topic in ends if not store.mark(topic).identity]
 
 
+async def identify(topics: Sequence[str], partition: int, producer: TransactionalProducer, store: Store) -> None:
+    """Give new changelogs the record by which a store recognises them; `producer` is the partition's, started."""
+    identities: dict[tuple[str, int], Sequence[Outgoing]] = {
+        (topic, partition): [(IDENTITY_KEY, uuid.uuid4().hex.encode(), ())] for topic in topics
+    }
+    await producer.begin()
+    ends = await producer.send(identities)
+    await producer.commit()
+    marks = {
+        topic: ChangelogMark(end, identities[topic, number][0][1] or b"", end - 1)
+        for (topic, number), end in ends.items()
+    }
+    store.write((), marks)
+
+
 def apply(store: Store, table: AnyTable, topic: str, records: Sequence[Record], position: int) -> None:
     """Write changelog records and the position behind them to the store in one batch."""
     mark = store.mark(topic)
     identity, identity_offset = mark.identity, mark.identity_offset
-    rows: list[tuple[bytes, bytes | None]] = []
+    rows: list[Outgoing] = []
     for record in records:
         key = record.key
         if key == IDENTITY_KEY:
             identity, identity_offset = record.value or b"", record.offset
         elif key is not None:
-            rows.append((key, record.value))
+            rows.append((key, record.value, ()))
     store.write([(table.prefix, rows)], {topic: ChangelogMark(position, identity, identity_offset)})
 
 
@@ -81,8 +91,8 @@ def _age_problem(store: Store, delete_retention_s: float) -> str:
 async def _identity_problem(store: Store, reader: Reader, bounds: Mapping[str, tuple[int, int]]) -> str:
     """Why the store does not belong to these changelogs, empty if it does.
 
-    The identity record is read back at the offset where the store saw it. It may have moved on only if the changelog was
-    restored from a copy, which makes it another changelog.
+    The identity record is read back at the offset where the store saw it. It can only have moved if the changelog is a
+    copy, which is another changelog.
     """
     to_check: dict[str, ChangelogMark] = {}
     for topic, (_, end) in bounds.items():

@@ -9,6 +9,8 @@ from pathlib import Path
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
+from streams.transport.base import Outgoing
+
 log = logging.getLogger(__name__)
 
 FORMAT = 1
@@ -90,11 +92,12 @@ class Store:
 
     def get(self, key: bytes) -> bytes | None:
         """The stored row of `key`."""
-        return self._db.get(key)  # type: ignore[no-any-return]
+        try:
+            return self._db.get(key)
+        except Exception as error:
+            raise StoreError(f"cannot read {self.path}: {error}") from error
 
-    def write(
-        self, rows: Iterable[tuple[bytes, Iterable[tuple[bytes, bytes | None]]]], marks: Mapping[str, ChangelogMark]
-    ) -> None:
+    def write(self, rows: Iterable[tuple[bytes, Iterable[Outgoing]]], marks: Mapping[str, ChangelogMark]) -> None:
         """Apply rows (each table's key prefix with its keys and values, None deletes) and changelog marks at once.
 
         Raises StoreError when the disk is full or the folder went away; the store then holds none of it.
@@ -102,11 +105,11 @@ class Store:
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for prefix, changes in rows:
-            for key, value in changes:
+            for key, value, _ in changes:
                 if value is None:
-                    delete(prefix + key)
+                    delete(prefix + key)  # type: ignore[operator]
                 else:
-                    put(prefix + key, value)
+                    put(prefix + key, value)  # type: ignore[operator]
         changelogs, now = {**self._changelogs, **marks}, time.time()
         put(_META_KEY, _encode_meta(_Meta(FORMAT, now, changelogs)))
         try:

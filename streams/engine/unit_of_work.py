@@ -1,6 +1,6 @@
 """Unit of work: what handlers changed, emitted and scheduled in one partition since its last commit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from streams.engine.table import AnyTable, Table
@@ -11,8 +11,7 @@ from streams.transport.base import Headers, Outgoing, Record
 K = TypeVar("K")
 V = TypeVar("V")
 
-Output = tuple[str, int, bytes | None, bytes | None, Headers]  # topic, partition, key, value, headers
-Changes = dict[AnyTable, list[tuple[bytes, bytes | None]]]  # rows of a table as they go to changelog and store
+Changes = dict[AnyTable, list[Outgoing]]  # rows of a table as they go to changelog and store
 
 MISSING: Final = object()
 DELETED: Final = None
@@ -35,7 +34,7 @@ class UnitOfWork:
 
     __slots__ = (
         "_partition_for",
-        "_savepoint",
+        "_sent",
         "_source",
         "_undo",
         "encode",
@@ -54,15 +53,15 @@ class UnitOfWork:
         encode: Callable[[Any], bytes],
     ) -> None:
         self.partition = partition
-        self.rows: dict[AnyTable, dict[Any, Any]] = {}
-        self.outputs: list[Output] = []
-        self.records = 0
+        self.encode = encode
         self.record = NO_RECORD
+        self.records = 0
+        self.rows: dict[AnyTable, dict[Any, Any]] = {}
+        self.outputs: dict[tuple[str, int], list[Outgoing]] = {}
         self._source = source
         self._partition_for = partition_for
-        self.encode = encode
-        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []
-        self._savepoint = 0
+        self._undo: list[tuple[dict[Any, Any], Any, Any]] = []  # rows of a table, key, the row before
+        self._sent: list[list[Outgoing]] = []  # where the record's outputs were appended
 
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row of `key` as of this record, None where there is none."""
@@ -73,20 +72,17 @@ class UnitOfWork:
                 return row  # type: ignore[no-any-return]
         return self._source.committed_or_committing(table, key)
 
-    def put(self, table: Table[K, V], key: K, row: V) -> None:
-        """Replace the row of `key`."""
-        self._write(table, key, row)
-
-    def delete(self, table: Table[K, V], key: K) -> None:
-        """Remove the row of `key`; removing what is not there changes nothing."""
-        self._write(table, key, DELETED)
-
-    def _write(self, table: AnyTable, key: Any, row: Any) -> None:
+    def put(self, table: Table[K, V], key: K, row: V | None) -> None:
+        """Replace the row of `key`; None removes it."""
         rows = self.rows.get(table)
         if rows is None:
             rows = self.rows[table] = {}
         self._undo.append((rows, key, rows.get(key, MISSING)))
         rows[key] = row
+
+    def delete(self, table: Table[K, V], key: K) -> None:
+        """Remove the row of `key`; removing what is not there changes nothing."""
+        self.put(table, key, DELETED)
 
     def send(self, topic: Topic, key: str, message: Any, headers: Headers = ()) -> None:
         """Emit `message` (an envelope or another msgspec struct, encoded now) under `key`, visible with the commit."""
@@ -94,25 +90,34 @@ class UnitOfWork:
 
     def send_raw(self, topic: Topic, key: bytes, value: bytes, headers: Headers = ()) -> None:
         """Emit bytes as they are under `key`."""
-        self.outputs.append((topic.name, self._partition_for(key), key, value, headers))
+        # The key of the record at hand is in this partition already: hashing it again would cost 5 µs.
+        partition = self.partition if key == self.record.key else self._partition_for(key)
+        self._append(topic.name, partition, (key, value, headers))
 
     def send_here(self, topic: Topic, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Emit into this partition's number whatever the key; for records that stay with their source."""
-        self.outputs.append((topic.name, self.partition, key, value, headers))
+        self._append(topic.name, self.partition, (key, value, headers))
+
+    def _append(self, topic: str, partition: int, output: Outgoing) -> None:
+        outputs = self.outputs.get((topic, partition))
+        if outputs is None:
+            outputs = self.outputs[topic, partition] = []
+        outputs.append(output)
+        self._sent.append(outputs)
 
     def schedule(self, kind: str, key: str, due_ms: int, payload: bytes = b"") -> None:
-        """Call the timer handler of `kind` once, at `due_ms` (epoch, production time) or as soon after as it can run."""
-        self._write(TIMERS, TimerKey(due_ms, kind, key), Timer(kind=kind, key=key, due_ms=due_ms, payload=payload))
+        """Call the timer handler of `kind` once, at `due_ms` (epoch, production time) or as soon after as possible."""
+        self.put(TIMERS, TimerKey(due_ms, kind, key), Timer(kind=kind, key=key, due_ms=due_ms, payload=payload))
 
     def cancel(self, kind: str, key: str, due_ms: int) -> None:
         """Forget a timer; one that has fired or never was is no error."""
-        self._write(TIMERS, TimerKey(due_ms, kind, key), DELETED)
+        self.put(TIMERS, TimerKey(due_ms, kind, key), DELETED)
 
     def release(self) -> None:
         """Keep what the record did: it can no longer be taken back on its own."""
         self.records += 1
         self._undo.clear()
-        self._savepoint = len(self.outputs)
+        self._sent.clear()
 
     def rollback(self) -> None:
         """Take back what was done since the last `release`, newest first, and nothing else."""
@@ -121,24 +126,11 @@ class UnitOfWork:
                 del rows[key]
             else:
                 rows[key] = previous
+        for outputs in self._sent:
+            outputs.pop()
         self._undo.clear()
-        del self.outputs[self._savepoint :]
+        self._sent.clear()
 
     def is_empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not self.rows and not self.outputs
-
-    def encoded_rows(self, table: AnyTable) -> list[tuple[bytes, bytes | None]]:
-        """Every dirty row of `table` once, however often it changed, as changelog key and value (None: deleted)."""
-        encode_key, encode_row = table.key.encode, table.encode_row
-        return [(encode_key(key), None if row is DELETED else encode_row(row)) for key, row in self.rows[table].items()]
-
-    def outputs_by_partition(self) -> Mapping[tuple[str, int], list[Outgoing]]:
-        """What is to be sent, grouped by topic and partition, in the order it was emitted."""
-        grouped: dict[tuple[str, int], list[Outgoing]] = {}
-        for topic, partition, key, value, headers in self.outputs:
-            records = grouped.get((topic, partition))
-            if records is None:
-                records = grouped[topic, partition] = []
-            records.append((key, value, headers))
-        return grouped
+        return not any(self.rows.values()) and not any(self.outputs.values())

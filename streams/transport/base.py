@@ -3,12 +3,26 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from streams.transport.log_layout import Headers, Record
+from streams.transport.log_layout import Record
 
+Headers = Sequence[tuple[str, bytes]]
 Outgoing = tuple[bytes | None, bytes | None, Headers]  # key, value, headers; a plain tuple, there are very many
 
 
-__all__ = ["Broker", "Headers", "Outgoing", "PartitionsMismatch", "Position", "ProducerFenced", "Reader", "Record", "TopicSpec", "TransactionalProducer", "TransportError", "TransportUnusable"]
+__all__ = [
+    "Broker",
+    "Headers",
+    "Outgoing",
+    "PartitionsMismatch",
+    "Position",
+    "ProducerFenced",
+    "Reader",
+    "Record",
+    "TopicSpec",
+    "TransactionalProducer",
+    "TransportError",
+    "TransportUnusable",
+]
 
 
 class Position(NamedTuple):

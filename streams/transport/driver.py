@@ -32,7 +32,7 @@ def engine_of(app: Any) -> Engine:
     return cast(EngineApp, app).engine
 
 
-class FetchConsumer(Consumer):  # type: ignore[misc]
+class FetchConsumer(Consumer):
     """A Faust consumer that hands each fetch of one partition on as one message.
 
     Faust's cost per message is then paid per fetch. Back-pressure is the engine's: a partition is asked for more only
@@ -103,8 +103,9 @@ class FetchConsumer(Consumer):  # type: ignore[misc]
 
     def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:
         last = fetched.records[-1]
+        value: Any = fetched  # the whole fetch stands where Faust expects a record's bytes
         return ConsumerMessage(
-            tp.topic, tp.partition, last.offset, last.timestamp_ms / 1000, 0, (), None, fetched, None, 0, 0, tp,
+            tp.topic, tp.partition, last.offset, last.timestamp_ms / 1000, 0, None, None, value, None, 0, 0, tp,
             generation_id=self.app.consumer_generation_id,
         )  # fmt: skip
 
@@ -170,7 +171,7 @@ class FetchConsumer(Consumer):  # type: ignore[misc]
         """Join the group anew."""
 
 
-class PublishProducer(Producer):  # type: ignore[misc]
+class PublishProducer(Producer):
     """Faust's producer, for agents' replies and `topic.send`: one record at a time through the broker's publish."""
 
     async def send(
@@ -213,8 +214,7 @@ class PublishProducer(Producer):  # type: ignore[misc]
         return True
 
 
-class EngineTransport(base.Transport):  # type: ignore[misc]
+class EngineTransport(base.Transport):
     """Base of the project's transports."""
 
     Producer = PublishProducer
-

@@ -23,9 +23,16 @@ from streams.transport.base import (
     TransportUnusable,
 )
 from streams.transport.driver import EngineTransport, FetchConsumer
-from streams.transport.log import Log, LogError, MemoryStorage, NewRecord, RocksStorage, TopicConfig
+from streams.transport.log import (
+    Log,
+    LogError,
+    MemoryStorage,
+    NewRecord,
+    RocksStorage,
+    TopicConfig,
+    TopicExistsDifferently,
+)
 from streams.transport.log import ProducerFenced as LogFenced
-from streams.transport.log import TopicExistsDifferently
 
 MAINTENANCE_INTERVAL_S = 60.0
 # Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
@@ -101,7 +108,7 @@ class EmbeddedBroker(Broker):
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Append records; they are durable on return."""
         try:
-            base = self.log.append(topic, partition, [NewRecord(*record) for record in records])
+            base = self.log.append(topic, partition, _new_records(records))
         except LogError as error:
             raise TransportError(str(error)) from error
         return [Position(topic, partition, base + index) for index in range(len(records))]
@@ -139,7 +146,7 @@ class EmbeddedProducer(TransactionalProducer):
         """Note records for the transaction. Nothing awaits before `commit`, so that the offsets are certain."""
         log, ends = self._broker.log, {}
         for (topic, partition), records in batches.items():
-            self._appends.append((topic, partition, [NewRecord(*record) for record in records]))
+            self._appends.append((topic, partition, _new_records(records)))
             ends[topic, partition] = log.end_offset(topic, partition) + len(records)
         return ends
 
@@ -160,6 +167,10 @@ class EmbeddedProducer(TransactionalProducer):
     async def close(self) -> None:
         """Forget an open transaction."""
         self._appends, self._offsets = [], {}
+
+
+def _new_records(records: Sequence[Outgoing]) -> list[NewRecord]:
+    return [NewRecord(key, value, tuple(headers)) for key, value, headers in records]
 
 
 class EmbeddedReader(Reader):
@@ -282,4 +293,3 @@ class Transport(EngineTransport):
 
     Consumer = EmbeddedConsumer
     driver_version = "embedded log 1"
-

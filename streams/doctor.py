@@ -1,0 +1,97 @@
+"""Doctor: checks of what the system stands on, each with advice for what it finds."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+import msgspec
+
+from streams.engine.engine import Engine
+from streams.engine.partition_task import TaskState
+from streams.settings import Settings
+from streams.transport.base import Broker, TopicSpec, TransportError
+
+BROKER_TIMEOUT_S = 5.0
+FREE_BYTES_MIN = 1 << 30
+
+
+class Check(msgspec.Struct, frozen=True):
+    """What was looked at and found; `advice` says what to do when it is not `ok`."""
+
+    check: str
+    ok: bool
+    detail: str
+    advice: str | None = None
+
+
+async def examine(engine: Engine) -> list[Check]:
+    """All checks of a running worker."""
+    return [
+        *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
+        *await asyncio.to_thread(check_data_folder, engine.settings),
+        check_partitions(engine),
+    ]
+
+
+async def check_broker(settings: Settings, broker: Broker, specs: Sequence[TopicSpec]) -> list[Check]:
+    """Is the broker there, and has it all topics with the right number of partitions?"""
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            found = await broker.topics()
+    except (TransportError, TimeoutError) as error:
+        advice = "start the broker, or correct ORDERS_BROKER; the worker goes on by itself when it is there"
+        return [Check("broker", False, f"{settings.broker} does not answer: {error or 'no answer in time'}", advice)]
+    checks = [Check("broker", True, f"{settings.broker} answers")]
+    missing = [spec.name for spec in specs if spec.name not in found]
+    different = [
+        f"{spec.name} has {found[spec.name]}"
+        for spec in specs
+        if spec.name in found and found[spec.name] != spec.partitions
+    ]
+    if missing:
+        advice = "restart the worker, which creates them, or create them by hand"
+        checks.append(Check("topics", False, f"missing: {', '.join(missing)}", advice))
+    elif different:
+        advice = f"all topics need {settings.partitions} partitions: set ORDERS_PARTITIONS, or create these topics anew"
+        checks.append(Check("topics", False, "; ".join(different), advice))
+    else:
+        checks.append(Check("topics", True, f"{len(specs)} topics with {settings.partitions} partitions each"))
+    return checks
+
+
+def check_data_folder(settings: Settings) -> list[Check]:
+    """Can the data folder be written, and has it room? Looks at the disk, so call it in a thread."""
+    if settings.transport == "memory":
+        return [Check("data folder", True, "memory:// keeps nothing")]
+    folder = settings.data_dir.absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"orders")
+        free_bytes = shutil.disk_usage(folder).free
+    except OSError as error:
+        advice = "change its permissions, free space, or set ORDERS_DATA_DIR to another folder"
+        return [Check("data folder", False, f"{folder} cannot be written: {error.strerror}", advice)]
+    room = f"{free_bytes / (1 << 30):.1f} GiB free"
+    if free_bytes < FREE_BYTES_MIN:
+        advice = "free space, or set ORDERS_DATA_DIR to another disk"
+        return [Check("data folder", True, f"{folder} can be written"), Check("free space", False, room, advice)]
+    return [Check("data folder", True, f"{folder} can be written"), Check("free space", True, room)]
+
+
+def check_partitions(engine: Engine) -> Check:
+    """Has the worker restored what it owns?"""
+    if engine.fatal is not None:
+        return Check("partitions", False, engine.fatal, "do what the message says and start the worker again")
+    running = [number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING]
+    detail = (
+        f"{len(running)} of {len(engine.numbers)} owned partitions are restored ({engine.settings.partitions} in all)"
+    )
+    if engine.is_ready():
+        return Check("partitions", True, detail)
+    return Check(
+        "partitions", False, detail, "wait; if it stays so, the worker's log says what keeps it from restoring"
+    )

@@ -1,0 +1,74 @@
+"""Rows of one partition: the committing unit of work, the cache and the store, in the order they are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
+from streams.engine.cache import ABSENT, RowCache
+from streams.engine.store import Store
+from streams.engine.table import AnyTable, Table
+from streams.engine.unit_of_work import MISSING, UnitOfWork
+from streams.metrics import Metrics
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Rows:
+    """Committed rows for readers, and for handlers those of the unit of work that is being committed too.
+
+    A failed commit ends the partition task, and this with it: nothing here outlives what the changelog says.
+    """
+
+    def __init__(self, store: Store, rows_max: int, metrics: Metrics) -> None:
+        self.store = store
+        self.committing: UnitOfWork | None = None
+        self._rows_max = rows_max
+        self._metrics = metrics
+        self._caches: dict[AnyTable, RowCache] = {}
+
+    def committed_or_committing(self, table: Table[K, V], key: K) -> V | None:
+        """The row that the unit of work being committed leaves, or the committed one; None where there is none."""
+        if self.committing is not None:
+            rows = self.committing.rows.get(table)
+            if rows is not None:
+                row = rows.get(key, MISSING)
+                if row is not MISSING:
+                    return row  # type: ignore[no-any-return]
+        return self.read(table, key)
+
+    def read(self, table: Table[K, V], key: K) -> V | None:
+        """The committed row of `key`, None where there is none."""
+        cache = self._cache(table)
+        row: Any = cache.get(key)
+        if row is not ABSENT:
+            self._metrics.cache_hits += 1
+            return row  # type: ignore[no-any-return]
+        self._metrics.cache_misses += 1
+        raw = self.store.get(table.storage_key(key))
+        row = None if raw is None else table.decode_row(raw)
+        cache.put(key, row)
+        return row  # type: ignore[no-any-return]
+
+    def scan(
+        self, table: Table[K, V], prefix: bytes = b"", start: bytes = b"", reverse: bool = False
+    ) -> Iterator[tuple[K, V]]:
+        """Committed rows whose key bytes begin with `prefix`, from the key bytes `start` on, in key order."""
+        skip = len(table.prefix)
+        first = table.prefix + start if start else b""
+        for key, value in self.store.scan(table.prefix + prefix, first, reverse):
+            yield table.key.decode(key[skip:]), table.decode_row(value)
+
+    def committed(self) -> None:
+        """The unit of work being committed is committed: readers may see its rows."""
+        assert self.committing is not None
+        for table, rows in self.committing.rows.items():
+            self._cache(table).update(rows)
+        self.committing = None
+
+    def _cache(self, table: AnyTable) -> RowCache:
+        cache = self._caches.get(table)
+        if cache is None:
+            cache = self._caches[table] = RowCache(self._rows_max)
+        return cache

@@ -1,0 +1,78 @@
+"""The timers of one partition: woken when the first falls due, handled like records in the unit of work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from itertools import islice, takewhile
+from typing import TYPE_CHECKING
+
+from streams.engine.context import EngineContext
+from streams.engine.failures import InfrastructureError, dead_letter
+from streams.engine.store import StoreError
+from streams.engine.timers import TIMERS, Timer, TimerKey
+from streams.engine.unit_of_work import UnitOfWork
+from streams.transport.base import Record
+
+if TYPE_CHECKING:
+    from streams.engine.partition_task import PartitionTask
+
+log = logging.getLogger(__name__)
+
+TIMERS_PER_RUN = 500
+
+
+class TimerLoop:
+    """Fires committed timers: what a timer's handler does and the timer's end are committed together."""
+
+    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
+        self._task = task
+        self._context = context
+        self._handle: asyncio.TimerHandle | None = None
+
+    def plan(self) -> None:
+        """Wake up when the first committed timer falls due."""
+        self.cancel()
+        first = next(self._task.scan(TIMERS), None)
+        if first is not None:
+            delay_s = max(0.0, first[0].due_ms / 1000 - time.time())
+            self._handle = asyncio.get_running_loop().call_later(delay_s, self._run)
+
+    def cancel(self) -> None:
+        """Do not wake up."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _run(self) -> None:
+        self._handle = None
+        work, now_ms = self._task.open_work(), int(time.time() * 1000)
+        due = takewhile(lambda row: row[0].due_ms <= now_ms, self._task.scan(TIMERS))
+        rows = list(islice(due, TIMERS_PER_RUN))
+        # What is being committed right now may have ended a timer that is still in the store.
+        pending = [timer for key, timer in rows if work.get(TIMERS, key) is not None]
+        try:
+            for timer in pending:
+                self._fire(timer, work)
+        except (InfrastructureError, StoreError, MemoryError) as error:
+            self._task.fail(error)
+            return
+        if pending:
+            self._task.commit_soon()
+        elif not rows:
+            self.plan()
+
+    def _fire(self, timer: Timer, work: UnitOfWork) -> None:
+        try:
+            self._context.timer_handler(timer.kind)(timer, work)
+        except (InfrastructureError, StoreError, MemoryError):
+            raise
+        except Exception as error:
+            log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, error)
+            work.rollback()
+            record = Record(0, timer.due_ms, timer.key.encode(), timer.payload, ())
+            dead_letter(work, f"timer {timer.kind}", "timers", record, error)
+            self._context.metrics.dead_letters += 1
+        work.put(TIMERS, TimerKey(timer.due_ms, timer.kind, timer.key), None)
+        work.release()

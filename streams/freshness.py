@@ -1,0 +1,107 @@
+"""Freshness: a read with a token waits until its view shows at least what the token stands for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.engine import Engine, PartitionNotHere
+from streams.routing import ROUTER, task_here
+from streams.tokens import InvalidToken, decode_token
+from streams.topics import Topic
+from streams.transport.base import Position
+from streams.web import ENGINE, TIMEOUT_S, Problem, duration_parameter, invalid
+
+
+class Hop(NamedTuple):
+    """One step of a command on its way into a view: the agent that takes it from `topic`."""
+
+    agent: str
+    topic: Topic
+
+
+Path = Sequence[Hop]
+"""All steps from a command to a view; the last one writes the view, in the partition of the view's key."""
+
+
+async def catch_up(request: web.Request, path: Path, number: int) -> None:
+    """Wait until partition `number` of the view at the end of `path` is not older than the request's `?after=`.
+
+    The token's position is resolved hop by hop: once an agent has passed it, what the agent made of it is in the next
+    topic, before that topic's end as of then; so the next agent is waited for there. Without a token nothing is waited
+    for. Raises problems: 422 for a token that is none, 504 with the lag after `?timeout=` (2 s), 503 when a partition
+    moves meanwhile.
+    """
+    if "after=" not in request.query_string:
+        return
+    positions = _positions(request.app[ENGINE], request.query.get("after", ""))
+    deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
+    came_through = False
+    for index, hop in enumerate(path):
+        numbers = {number} if index == len(path) - 1 else None
+        wanted = _wanted(positions, hop)
+        if came_through:
+            wanted = await _ends(request.app[ENGINE], hop.topic.name, numbers)
+        if numbers is not None:
+            wanted = {partition: offset for partition, offset in wanted.items() if partition in numbers}
+        await asyncio.gather(*(wait_at(request, hop, at, offset, deadline) for at, offset in wanted.items()))
+        came_through = came_through or bool(wanted)
+
+
+def _positions(engine: Engine, token: str) -> Sequence[Position]:
+    try:
+        positions = decode_token(token)
+    except InvalidToken as error:
+        raise invalid("after", str(error)) from error
+    if any(at.topic not in engine.topics or at.partition >= engine.settings.partitions for at in positions):
+        raise invalid("after", "not a token of this application")
+    return positions
+
+
+def _wanted(positions: Sequence[Position], hop: Hop) -> dict[int, int]:
+    """The offset to be reached in each partition of the hop's topic."""
+    return {at.partition: at.offset + 1 for at in positions if at.topic == hop.topic.name}
+
+
+async def _ends(engine: Engine, topic: str, numbers: set[int] | None) -> dict[int, int]:
+    listed = sorted(numbers if numbers is not None else range(engine.settings.partitions))
+    offsets = await asyncio.gather(*(engine.broker.end_offset(topic, number) for number in listed))
+    return dict(zip(listed, offsets, strict=True))
+
+
+async def wait_at(request: web.Request, hop: Hop, number: int, offset: int, deadline: float) -> None:
+    """Wait until the hop's agent has committed everything before `offset` of partition `number`, wherever that is.
+
+    `deadline` is the loop's time. Raises a 504 problem with the lag when it passes.
+    """
+    timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
+    task = task_here(request, number)
+    if task is None:
+        await _wait_elsewhere(request, hop, number, offset, timeout_s)
+    elif not await task.waiters.wait(hop.agent, hop.topic.name, offset, timeout_s):
+        lag = offset - task.reached(hop.agent, hop.topic.name)
+        raise too_late(hop.agent, hop.topic.name, number, lag)
+
+
+async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, offset: int, timeout_s: float) -> None:
+    query = urlencode({"agent": hop.agent, "offset": offset, "timeout": f"{int(timeout_s * 1000)}ms"})
+    path = f"/internal/positions/{quote(hop.topic.name, safe='')}/{number}?{query}"
+    status, body = await request.app[ROUTER].ask(number, path, timeout_s)
+    if status == 504:
+        found: Mapping[str, Any] = msgspec.json.decode(body)
+        raise too_late(hop.agent, hop.topic.name, number, found["lag_records"])
+    if status != 200:
+        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
+
+
+def too_late(agent: str, topic: str, number: int, lag_records: int) -> Problem:
+    """A 504: the view is still older than the token. `lag_records` is how far it is behind, in offsets."""
+    detail = (
+        f"{agent} is {lag_records} records behind the token in {topic}, partition {number}; try again, or wait longer"
+    )
+    return Problem(504, detail, lag_records=lag_records, agent=agent, topic=topic, partition=number)
