@@ -20,6 +20,7 @@ from streams.engine.engine import Engine
 from streams.engine.faust_tables import EngineTables
 from streams.events.orders import ORDER_TYPES
 from streams.events.registry import EventRegistry
+from streams.gauges import Gauges
 from streams.routing import install as install_routing
 from streams.service import AgentFunction, Service
 from streams.settings import Settings, SettingsError, load_settings
@@ -27,7 +28,7 @@ from streams.topics import DEAD_LETTERS, Topic
 from streams.transport.base import Broker
 from streams.transport.embedded import EmbeddedBroker
 from streams.transport.kafka import KafkaBroker
-from streams.web import ENGINE, FAUST_APP, application_options
+from streams.web import ENGINE, FAUST_APP, GAUGES, application_options
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class OrdersApp(faust.App):
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to Faust's own web server."""
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
+        web.web_app[GAUGES] = Gauges(self.engine)
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
             for method, path, function in service.routes:

@@ -35,9 +35,9 @@ async def read_page(
             size = 0
             reader.seek(topic, position)
             while position < end and (offset is None or (len(records) < limit and size < PAGE_BYTES_MAX)):
-                for found, position in (await reader.fetch()).values():
-                    records += found
-                    size += sum(len(record.value or b"") for record in found)
+                found, position = (await reader.fetch()).get(topic, ((), position))
+                records += found
+                size += sum(len(record.value or b"") for record in found)
     except TimeoutError as error:
         raise TransportError(f"reading {topic}/{partition} took over {READ_TIMEOUT_S:.0f} s") from error
     finally:
@@ -63,7 +63,8 @@ async def bounds(broker: Broker, topics: Sequence[str], partitions: int) -> Mapp
 def record_view(partition: int, record: Record) -> dict[str, Any]:
     """A record as JSON: `{partition, offset, timestamp, key, value, headers}`.
 
-    A value that is not JSON is null with its bytes in `value_base64`; what is not UTF-8 in keys and headers is replaced.
+    A value that is not JSON is null with its bytes in `value_base64`; in keys and headers, what is not UTF-8 is
+    replaced.
     """
     view: dict[str, Any] = {
         "partition": partition,

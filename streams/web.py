@@ -15,6 +15,7 @@ from aiohttp import web
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.failures import InfrastructureError
 from streams.engine.waiters import PartitionLost, TooManyWaiters
+from streams.gauges import Gauges
 from streams.settings import Settings
 from streams.transport.base import TransportError
 
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 FAUST_APP: web.AppKey[Any] = web.AppKey("faust_app", object)
+GAUGES: web.AppKey[Gauges] = web.AppKey("gauges", Gauges)
 
 BODY_BYTES_MAX = 1 << 20
 TIMEOUT_S = 2.0

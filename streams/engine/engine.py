@@ -12,6 +12,7 @@ import msgspec
 
 from streams.engine.context import TimerHandler
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.keeper import PartitionKeeper
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
@@ -21,7 +22,7 @@ from streams.events.registry import EventRegistry
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.topics import Topic
-from streams.transport.base import Broker, ProducerFenced, TopicSpec, TransportError, TransportUnusable
+from streams.transport.base import Broker, TopicSpec, TransportError, TransportUnusable
 from streams.transport.partitioner import partition_for
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ class TransportControl(Protocol):
     def wake(self) -> None:
         """Look again at what can be fetched."""
 
-    def request_rejoin(self) -> None:
-        """Join the group anew: this worker may no longer own what it believes to own."""
+    def request_rejoin(self) -> bool:
+        """Join the group anew: this worker may own less than it believes; False where there is no group to join."""
 
 
 class PartitionNotHere(Exception):
@@ -76,7 +77,7 @@ class Engine:
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._control: TransportControl | None = None
-        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._keepers: dict[int, PartitionKeeper] = {}
         self._generation = -1
         self._agents_of = {
             name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
@@ -161,14 +162,14 @@ class Engine:
         gone = [n for n in self._keepers if n not in self.numbers or not next_of_kin or not self._is_healthy(n)]
         await asyncio.gather(*(self._drop(number) for number in gone))
         for number in self.numbers:
-            if number in self._keepers:
-                self._resume(self.tasks[number])
-            else:
-                self._keepers[number] = asyncio.create_task(self._keep(number), name=f"partition {number}")
+            if number not in self._keepers:
+                self._keepers[number] = PartitionKeeper(number, self)
+            elif self.tasks[number].state is not TaskState.RESTORING:
+                self.resume(self.tasks[number])
 
     def _is_healthy(self, number: int) -> bool:
         task = self.tasks.get(number)
-        return task is not None and task.state is TaskState.SUSPENDED and not task.failed.done()
+        return task is not None and task.state is not TaskState.CLOSED and not task.failed.done()
 
     async def revoked(self) -> None:
         """Take nothing more and commit what is open, before another worker may own it."""
@@ -181,37 +182,23 @@ class Engine:
         await self.broker.stop()
 
     async def _drop(self, number: int) -> None:
-        keeper = self._keepers.pop(number)
-        keeper.cancel()
-        await asyncio.wait([keeper])
+        await self._keepers.pop(number).stop()
 
-    async def _keep(self, number: int) -> None:
-        """Live through one partition task after another until the partition is taken away."""
-        backoff_s = self.settings.restart_backoff
-        while True:
-            task = self.tasks[number] = PartitionTask(number, self)
-            try:
-                await task.start()
-                log.info("partition %d is restored (%d records)", number, task.progress.applied)
-                self._resume(task)
-                backoff_s = self.settings.restart_backoff
-                error: BaseException = await asyncio.shield(task.failed)
-            except Exception as start_error:
-                error = start_error
-            finally:
-                await task.close()
-                if self.tasks.get(number) is task:
-                    del self.tasks[number]
-            if isinstance(error, ProducerFenced):
-                log.warning("partition %d was fenced: another worker owns it; joining the group anew", number)
-                if self._control is not None:
-                    self._control.request_rejoin()
-                return
-            log.error("partition %d starts again in %.1f s: %s: %s", number, backoff_s, type(error).__name__, error)
-            await asyncio.sleep(backoff_s)
-            backoff_s = min(backoff_s * 2, self.settings.restart_backoff_max)
+    def new_task(self, number: int) -> PartitionTask:
+        """The next life of partition `number`, not yet started."""
+        task = self.tasks[number] = PartitionTask(number, self)
+        return task
 
-    def _resume(self, task: PartitionTask) -> None:
+    def forget(self, task: PartitionTask) -> None:
+        """The task's life is over."""
+        if self.tasks.get(task.number) is task:
+            del self.tasks[task.number]
+
+    def request_rejoin(self) -> bool:
+        """Join the group anew, because this worker may own less than it believes; False where there is no group."""
+        return self._control is not None and self._control.request_rejoin()
+
+    def resume(self, task: PartitionTask) -> None:
         """Let the records flow from where the agents are."""
         assert self._control is not None
         if task.state is TaskState.SUSPENDED:

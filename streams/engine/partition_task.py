@@ -66,6 +66,7 @@ class PartitionTask:
         self.committed: dict[tuple[str, str], int] = {}  # by agent and topic, what readers may rely on
         self.waiters = PositionWaiters(self.reached)
         self.queued: Counter[str] = Counter()  # fetches per topic that agents have not finished
+        self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
         self._context = context
         self._producer = context.broker.producer(number)
         self._rows: Rows | None = None
@@ -114,6 +115,7 @@ class PartitionTask:
         self._cancel_handles()
         await self._flush()
         self.queued.clear()
+        self.oldest_ms.clear()
 
     def resume(self) -> None:
         """Go on after a rebalance that left the partition here."""
@@ -141,7 +143,7 @@ class PartitionTask:
             rows.store.close()
 
     async def _end_commit(self) -> None:
-        """Let a running commit end; only one that hangs is cancelled, which with nothing kept in memory equals a crash."""
+        """Let a running commit end; one that hangs is cancelled, which equals a crash as nothing is kept in memory."""
         running = self._commit_task
         if running is None:
             return
@@ -169,7 +171,10 @@ class PartitionTask:
     def fetched(self, topic: str, records: Sequence[Record], next_offset: int) -> Fetched:
         """Take note of a fetch that is on its way to the agents of `topic`."""
         self._dry = False
-        self.queued[topic] += len(self._context.agents_of(topic))
+        agents = self._context.agents_of(topic)
+        self.queued[topic] += len(agents)
+        for agent in agents:
+            self.oldest_ms.setdefault((agent, topic), records[0].timestamp_ms)
         return Fetched(self, topic, records, next_offset)
 
     def ran_dry(self) -> None:
@@ -203,6 +208,7 @@ class PartitionTask:
             records = self.unhandled(fetched, agent)
             done = 0
             while done < len(records):
+                self.oldest_ms[source] = records[done].timestamp_ms
                 await self._wait_for_room()
                 self._check(fetched)
                 done = self._run_slice(handle, source, records, done)
@@ -217,6 +223,7 @@ class PartitionTask:
             raise StaleBatch(str(error)) from error
         finally:
             if fetched.epoch == self.epoch:
+                self.oldest_ms.pop(source, None)
                 self.queued[fetched.topic] -= 1
                 self._context.wake_transport()
                 self._commit_if_due()

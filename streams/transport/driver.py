@@ -167,8 +167,9 @@ class FetchConsumer(Consumer):
         """Look again at what can be fetched."""
         self._wake.set()
 
-    def request_rejoin(self) -> None:
-        """Join the group anew."""
+    def request_rejoin(self) -> bool:
+        """Join the group anew; False where there is no group."""
+        return False
 
 
 class PublishProducer(Producer):

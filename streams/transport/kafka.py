@@ -90,7 +90,12 @@ class KafkaBroker(Broker):
         if self._producer is not None:
             return
         producer = AIOKafkaProducer(
-            **self.options, enable_idempotence=True, acks="all", linger_ms=0, max_request_size=REQUEST_BYTES_MAX
+            **self.options,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=PRODUCE_BATCH_BYTES,
+            max_request_size=REQUEST_BYTES_MAX,
         )
         # read_uncommitted: see end_offset.
         consumer = AIOKafkaConsumer(**self.options, group_id=None, isolation_level="read_uncommitted")
@@ -127,6 +132,8 @@ class KafkaBroker(Broker):
                     if code and error is not TopicAlreadyExistsError:
                         raise TransportError(f"cannot create topic {name}: {error.__name__} {rest}")
             await self._check_partitions(admin, topics)
+            if missing:
+                await self._wait_until_there(missing)
         except KafkaError as error:
             raise TransportError(f"cannot create topics: {error}") from error
         finally:
@@ -140,6 +147,11 @@ class KafkaBroker(Broker):
         else:
             config |= {"retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms)}
         return NewTopic(topic.name, topic.partitions, self.settings.replication, topic_configs=config)
+
+    async def _wait_until_there(self, created: Sequence[NewTopic]) -> None:
+        """A topic is announced before its partitions can be read; consumers would report that as errors."""
+        tps = [TopicPartition(topic.name, number) for topic in created for number in range(topic.num_partitions)]
+        await self._client().end_offsets(tps)
 
     async def _check_partitions(self, admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
         described = {topic["topic"]: topic for topic in await admin.describe_topics([topic.name for topic in topics])}
@@ -185,10 +197,15 @@ class KafkaBroker(Broker):
             raise TransportError("Kafka is not connected yet")
         try:
             sent = [
-                await producer.send(topic, value, key=key, partition=partition, headers=list(headers))
-                for key, value, headers in records
+                (await producer.send_batch(batch, topic, partition=partition), batch.record_count())
+                for batch in _build_batches(producer, records)
             ]
-            return [Position(topic, partition, (await future).offset) for future in sent]
+            return [
+                Position(topic, partition, first + index)
+                for future, count in sent
+                for first in ((await future).offset,)
+                for index in range(count)
+            ]
         except KafkaError as error:
             raise TransportError(f"Kafka did not take a record of {topic}: {error}") from error
 
@@ -259,27 +276,13 @@ class KafkaTransactions(TransactionalProducer):
         for (topic, partition), records in batches.items():
             if not records:
                 continue
-            for batch in self._build(records):
+            for batch in _build_batches(self._started, records):
                 future = await self._call(self._started.send_batch(batch, topic, partition=partition))
                 sent.append(((topic, partition), batch.record_count(), future))
             await asyncio.sleep(0)
         for destination, count, future in sent:
             ends[destination] = (await self._call(future)).offset + count
         return ends
-
-    def _build(self, records: Sequence[Outgoing]) -> list[Any]:
-        create = self._started.create_batch
-        batch = create()
-        batches = [batch]
-        for key, value, headers in records:
-            listed = list(headers) if headers else _NO_HEADERS
-            if batch.append(key=key, value=value, timestamp=None, headers=listed) is None:
-                batch = create()
-                batches.append(batch)
-                batch.append(key=key, value=value, timestamp=None, headers=listed)
-        for batch in batches:
-            batch.close()
-        return batches
 
     async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
         """Let the group's offsets move with this transaction."""
@@ -306,6 +309,21 @@ async def _stop_abruptly(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except (TimeoutError, KafkaError):
         await producer.client.close()
+
+
+def _build_batches(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> list[Any]:
+    """Records as closed batches, each as large as the producer takes; a larger record has a batch of its own."""
+    batch = producer.create_batch()
+    batches = [batch]
+    for key, value, headers in records:
+        listed = list(headers) if headers else _NO_HEADERS
+        if batch.append(key=key, value=value, timestamp=None, headers=listed) is None:
+            batch = producer.create_batch()
+            batches.append(batch)
+            batch.append(key=key, value=value, timestamp=None, headers=listed)
+    for batch in batches:
+        batch.close()
+    return batches
 
 
 class KafkaReader(Reader):
@@ -501,7 +519,10 @@ class KafkaConsumer(FetchConsumer):
 
     async def highwaters(self, *partitions: TP) -> Mapping[TP, int]:
         """The ends of partitions."""
-        ends = await self.client.end_offsets([TopicPartition(tp.topic, tp.partition) for tp in partitions])
+        try:
+            ends = await self.client.end_offsets([TopicPartition(tp.topic, tp.partition) for tp in partitions])
+        except KafkaError as error:
+            raise TransportError(f"cannot read the ends of topics: {error}") from error
         return {TP(tp.topic, tp.partition): offset for tp, offset in ends.items()}
 
     async def earliest_offsets(self, *partitions: TP) -> Mapping[TP, int]:
@@ -516,10 +537,10 @@ class KafkaConsumer(FetchConsumer):
     async def create_topic(self, topic: str, *args: Any, **kwargs: Any) -> None:
         """Nothing: the engine creates all topics at start."""
 
-    def request_rejoin(self) -> None:
-        """Join the group anew: this worker may no longer own what it believes to own."""
-        if self._client is not None:
-            self._client._coordinator.request_rejoin()
+    def request_rejoin(self) -> bool:
+        """Join the group anew: this worker may own less than it believes."""
+        self.client._coordinator.request_rejoin()
+        return True
 
 
 class Transport(EngineTransport):

@@ -1,0 +1,82 @@
+"""Gauges of what is going on now: how far agents are behind, which partitions are here, how restoring gets on."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from faust.types import TP
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from streams.engine.engine import Engine
+from streams.engine.partition_task import TaskState
+from streams.transport.base import TransportError
+
+REFRESH_TIMEOUT_S = 2.0
+
+
+class Gauges:
+    """Families for `/metrics`; the ends of topics are asked for once per scrape, beforehand."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._ends: dict[TP, int] = {}
+        engine.metrics.gauges.append(self.collect)
+
+    async def refresh(self, consumer: Any) -> None:
+        """Ask Faust's consumer where the topics of owned partitions end; what it cannot tell now stays as it was."""
+        topics = {topic.name for topic in self._engine.agents.values()}
+        wanted = [TP(topic, number) for topic in sorted(topics) for number in self._running()]
+        if not wanted:
+            return
+        try:
+            async with asyncio.timeout(REFRESH_TIMEOUT_S):
+                self._ends = dict(await consumer.highwaters(*wanted))
+        except (TransportError, TimeoutError):
+            return
+
+    def collect(self) -> Iterable[Metric]:
+        """Families of this moment."""
+        yield from self._lag()
+        yield from self._partitions()
+
+    def _running(self) -> list[int]:
+        return [number for number, task in self._engine.tasks.items() if task.state is TaskState.RUNNING]
+
+    def _lag(self) -> Iterator[Metric]:
+        labels = ("topic", "partition", "agent")
+        records = GaugeMetricFamily("consumer_lag_records", "offsets an agent has not committed yet", labels=labels)
+        seconds = GaugeMetricFamily(
+            "consumer_lag_seconds", "age of the oldest record an agent has fetched and not handled", labels=labels
+        )
+        now_ms = time.time() * 1000
+        for number in self._running():
+            task = self._engine.tasks[number]
+            for agent, topic in self._engine.agents.items():
+                values = topic.name, str(number), agent
+                position = task.reached(agent, topic.name)
+                records.add_metric(values, max(0, self._ends.get(TP(topic.name, number), position) - position))
+                oldest_ms = task.oldest_ms.get((agent, topic.name), now_ms)
+                seconds.add_metric(values, max(0.0, now_ms - oldest_ms) / 1000)
+        yield records
+        yield seconds
+
+    def _partitions(self) -> Iterator[Metric]:
+        engine = self._engine
+        running = self._running()
+        yield GaugeMetricFamily("partitions_owned", "partition numbers given to this worker", len(engine.numbers))
+        yield GaugeMetricFamily(
+            "partitions_restoring", "owned partition numbers that cannot be read yet", len(engine.numbers - {*running})
+        )
+        applied = GaugeMetricFamily("restore_applied_records", "changelog records applied", labels=("partition",))
+        total = GaugeMetricFamily("restore_total_records", "changelog records to apply", labels=("partition",))
+        stored = GaugeMetricFamily("store_size_bytes", "bytes of a partition's RocksDB", labels=("partition",))
+        for number, task in engine.tasks.items():
+            applied.add_metric((str(number),), task.progress.applied)
+            total.add_metric((str(number),), task.progress.total)
+            stored.add_metric((str(number),), task.store_size_bytes())
+        yield applied
+        yield total
+        yield stored
