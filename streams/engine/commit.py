@@ -50,13 +50,13 @@ async def commit(
     await producer.begin()
     probe("after 2")
     # 3. send outputs and changelog rows
-    ends = await producer.send(batches)
+    await producer.send(batches)
     probe("after 3")
     # 4. add the source offsets
     await producer.send_offsets(offsets)
     probe("after 4")
     # 5. commit the transaction
-    await producer.commit()
+    ends = await producer.commit()
     probe("after 5")
     # 6. rows and changelog positions in one write
     store.write(

@@ -59,8 +59,8 @@ async def identify(topics: Sequence[str], partition: int, producer: Transactiona
         (topic, partition): [(IDENTITY_KEY, uuid.uuid4().hex.encode(), ())] for topic in topics
     }
     await producer.begin()
-    ends = await producer.send(identities)
-    await producer.commit()
+    await producer.send(identities)
+    ends = await producer.commit()
     marks = {
         topic: ChangelogMark(end, identities[topic, number][0][1] or b"", end - 1)
         for (topic, number), end in ends.items()

@@ -67,14 +67,14 @@ class TransactionalProducer(Protocol):
     async def begin(self) -> None:
         """Open a transaction."""
 
-    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> Mapping[tuple[str, int], int]:
-        """Send records of each topic and partition; returns the offset behind the last record of each."""
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
+        """Send records of each topic and partition, once per transaction; `commit` waits for the acknowledgements."""
 
     async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Let the group's offsets move with this transaction."""
+        """Let the group's offsets move with this transaction; `commit` waits for the acknowledgement."""
 
-    async def commit(self) -> None:
-        """Make everything since `begin` visible at once."""
+    async def commit(self) -> Mapping[tuple[str, int], int]:
+        """Make everything since `begin` visible at once; the offset behind the last record of each batch sent."""
 
     async def close(self) -> None:
         """Let go of connections; an open transaction is left to be aborted."""

@@ -142,27 +142,28 @@ class EmbeddedProducer(TransactionalProducer):
         """Open a transaction."""
         self._appends, self._offsets = [], {}
 
-    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> Mapping[tuple[str, int], int]:
-        """Note records for the transaction. Nothing awaits before `commit`, so that the offsets are certain."""
-        log, ends = self._broker.log, {}
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
+        """Note records for the transaction."""
         for (topic, partition), records in batches.items():
             self._appends.append((topic, partition, _new_records(records)))
-            ends[topic, partition] = log.end_offset(topic, partition) + len(records)
-        return ends
 
     async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Let the group's offsets move with this transaction."""
+        """Note the group's offsets for the transaction."""
         self._offsets.update(offsets)
 
-    async def commit(self) -> None:
+    async def commit(self) -> Mapping[tuple[str, int], int]:
         """One atomic write."""
         appends, offsets, self._appends, self._offsets = self._appends, self._offsets, [], {}
         try:
-            self._broker.log.commit(self._transactional_id, self._epoch, appends, offsets, self._group)
+            bases = self._broker.log.commit(self._transactional_id, self._epoch, appends, offsets, self._group)
         except LogFenced as error:
             raise ProducerFenced(str(error)) from error
         except LogError as error:
             raise TransportError(str(error)) from error
+        return {
+            (topic, partition): base + len(records)
+            for (topic, partition, records), base in zip(appends, bases, strict=True)
+        }
 
     async def close(self) -> None:
         """Forget an open transaction."""

@@ -21,6 +21,7 @@ from aiokafka.errors import (
 )
 from aiokafka.errors import ProducerFenced as KafkaFenced
 from aiokafka.helpers import create_ssl_context
+from aiokafka.producer import sender
 from faust.transport.consumer import ensure_TPset
 from faust.types import TP
 
@@ -47,7 +48,11 @@ PRODUCE_BATCH_BYTES = 1 << 20
 REQUEST_TIMEOUT_MS = 20_000
 # A transaction that follows the marker of the one before is told to retry; 5 ms instead of 100 keeps p99 low.
 RETRY_BACKOFF_MS = 5
+# aiokafka waits a constant 20 ms in the one case that is ours all the time: the first request of a transaction that
+# follows another. It offers no setting for that. Measured at 200 orders/s: p50 of a commit 20 ms with it, 9 ms without.
+sender.BACKOFF_OVERRIDE = RETRY_BACKOFF_MS / 1000
 SEGMENT_MS = 24 * 3600 * 1000
+RECORDS_PER_SLICE = 500  # building more at once would hold up the event loop
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
 
@@ -235,6 +240,8 @@ class KafkaTransactions(TransactionalProducer):
         self._broker = broker
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None
+        self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
+        self._offsets_sent: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
         """Become the writer and fence the one before."""
@@ -267,38 +274,61 @@ class KafkaTransactions(TransactionalProducer):
 
     async def begin(self) -> None:
         """Open a transaction."""
+        self._sent.clear()
         await self._call(self._started.begin_transaction())
 
-    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> Mapping[tuple[str, int], int]:
-        """Send pre-built record batches: a tenth of the cost of one `send` per record."""
-        sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
-        ends: dict[tuple[str, int], int] = {}
-        for (topic, partition), records in batches.items():
-            if not records:
-                continue
-            for batch in _build_batches(self._started, records):
-                future = await self._call(self._started.send_batch(batch, topic, partition=partition))
-                sent.append(((topic, partition), batch.record_count(), future))
-            await asyncio.sleep(0)
-        for destination, count, future in sent:
-            ends[destination] = (await self._call(future)).offset + count
-        return ends
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
+        """Queue pre-built record batches: a tenth of the cost of one `send` per record.
+
+        The first batch of every destination is queued in one go, so that aiokafka adds all of them to the transaction
+        in one request and produces them in another; at a low rate requests are nearly the whole cost of a commit.
+        """
+        built: dict[tuple[str, int], list[Any]] = {}
+        for destination, records in batches.items():
+            built[destination] = _build_batches(self._started, records)
+            if len(records) >= RECORDS_PER_SLICE:
+                await asyncio.sleep(0)
+        for destination, pending in built.items():
+            await self._queue(destination, pending[0])
+        for destination, pending in built.items():
+            for batch in pending[1:]:
+                await self._queue(destination, batch)
+
+    async def _queue(self, destination: tuple[str, int], batch: Any) -> None:
+        topic, partition = destination
+        acknowledged = await self._call(self._started.send_batch(batch, topic, partition=partition))
+        self._sent.append((destination, batch.record_count(), acknowledged))
 
     async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Let the group's offsets move with this transaction."""
+        """Queue the group's offsets; they travel while the records do."""
         if offsets:
             positions = {TopicPartition(topic, number): offset for (topic, number), offset in offsets.items()}
-            await self._call(self._started.send_offsets_to_transaction(positions, self._broker.settings.app_id))
+            self._offsets_sent = asyncio.ensure_future(
+                self._started.send_offsets_to_transaction(positions, self._broker.settings.app_id)
+            )
 
-    async def commit(self) -> None:
-        """Make everything since `begin` visible at once."""
+    async def commit(self) -> Mapping[tuple[str, int], int]:
+        """Wait for all acknowledgements, then make everything since `begin` visible at once."""
+        ends: dict[tuple[str, int], int] = {}
+        for destination, count, acknowledged in self._sent:
+            ends[destination] = (await self._call(acknowledged)).offset + count
+        if self._offsets_sent is not None:
+            offsets_sent, self._offsets_sent = self._offsets_sent, None
+            await self._call(offsets_sent)
         await self._call(self._started.commit_transaction())
+        return ends
 
     async def close(self) -> None:
         """Disconnect; an open transaction is aborted by the broker or by the next owner."""
         producer, self._producer = self._producer, None
+        if self._offsets_sent is not None:
+            self._offsets_sent.cancel()
         if producer is not None:
             await _stop_abruptly(producer)
+        # Nobody waits for these any more; a failed one would be reported as never looked at.
+        for _, _, acknowledged in self._sent:
+            if acknowledged.done() and not acknowledged.cancelled():
+                acknowledged.exception()
 
 
 async def _stop_abruptly(producer: AIOKafkaProducer) -> None:
