@@ -121,7 +121,7 @@ class Broker(Protocol):
         """A reader of a partition number, not yet started."""
 
     async def end_offset(self, topic: str, partition: int) -> int:
-        """The next offset to be written."""
+        """The next offset to be written; records of transactions that are still open count."""
 
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Write records outside of any partition task; returns when they are durable."""
