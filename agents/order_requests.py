@@ -8,10 +8,9 @@ from streams.events.orders import PlaceOrder
 from streams.service import Service
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
-from tables.order_requests import ORDER_REQUESTS, OrderRequest
+from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest
 
 KEY_WINDOW_MS = 7 * 86_400_000
-FINGERPRINT_HEADER = "body_fingerprint"
 
 service = Service("order-requests", tables=(ORDER_REQUESTS,), topics=(ORDER_COMMANDS,))
 handlers = Handlers()
@@ -35,5 +34,5 @@ def accept(command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
         return
     fingerprint = dict(work.record.headers).get(FINGERPRINT_HEADER, b"").decode()
     expires_at_ms = work.record.timestamp_ms + KEY_WINDOW_MS
-    work.put(ORDER_REQUESTS, key, OrderRequest(command.aggregate_id, fingerprint, expires_at_ms))
+    work.put(ORDER_REQUESTS, key, OrderRequest(command.aggregate_id, command.event_id, fingerprint, expires_at_ms))
     work.send(ORDER_COMMANDS, command.aggregate_id, command)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import pkgutil
 import tempfile
+import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -58,6 +59,9 @@ class OrdersApp(faust.App):
         for service in self.services:
             for method, path, function in service.routes:
                 web.web_app.router.add_route(method, path, function)
+
+    def on_rebalance_return(self) -> None:
+        """Nothing: partitions are restored in the background, so a rebalance ends before Faust notes its return."""
 
     def _create_directories(self) -> None:
         """Nothing: Faust keeps no state here, and the engine makes the folders it needs."""
@@ -129,9 +133,8 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
                 raise ValueError(f"two services write table {table.name}")
             tables[table.name] = table
     timers = {kind: handler for service in services for kind, handler in service.timers.items()}
-    stores = (
-        Path(tempfile.mkdtemp(prefix="orders-")) if settings.transport == "memory" else settings.data_dir / "stores"
-    )
+    in_memory = settings.transport == "memory"
+    stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
     return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores)
 
 

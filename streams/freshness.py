@@ -14,8 +14,10 @@ from streams.engine.engine import Engine, PartitionNotHere
 from streams.routing import ROUTER, task_here
 from streams.tokens import InvalidToken, decode_token
 from streams.topics import Topic
-from streams.transport.base import Position
+from streams.transport.base import Position, TransportError
 from streams.web import ENGINE, TIMEOUT_S, Problem, duration_parameter, invalid
+
+END_TIMEOUT_S = 5.0
 
 
 class Hop(NamedTuple):
@@ -37,9 +39,10 @@ async def catch_up(request: web.Request, path: Path, number: int) -> None:
     for. Raises problems: 422 for a token that is none, 504 with the lag after `?timeout=` (2 s), 503 when a partition
     moves meanwhile.
     """
-    if "after=" not in request.query_string:
+    token = request.query.get("after") if request.query_string else None
+    if token is None:
         return
-    positions = _positions(request.app[ENGINE], request.query.get("after", ""))
+    positions = _positions(request.app[ENGINE], token)
     deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
     came_through = False
     for index, hop in enumerate(path):
@@ -70,7 +73,11 @@ def _wanted(positions: Sequence[Position], hop: Hop) -> dict[int, int]:
 
 async def _ends(engine: Engine, topic: str, numbers: set[int] | None) -> dict[int, int]:
     listed = sorted(numbers if numbers is not None else range(engine.settings.partitions))
-    offsets = await asyncio.gather(*(engine.broker.end_offset(topic, number) for number in listed))
+    try:
+        async with asyncio.timeout(END_TIMEOUT_S):
+            offsets = await asyncio.gather(*(engine.broker.end_offset(topic, number) for number in listed))
+    except TimeoutError as error:
+        raise TransportError(f"the broker did not tell the end of {topic} within {END_TIMEOUT_S:.0f} s") from error
     return dict(zip(listed, offsets, strict=True))
 
 

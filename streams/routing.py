@@ -66,7 +66,8 @@ class Router:
         url = URL(self.owner(number) + request.raw_path, encoded=True)
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
         headers[FORWARDED] = "1"
-        body = await request.read() if request.can_read_body else None
+        # Not can_read_body: that is over once a handler has read the body; `read` remembers it.
+        body = await request.read() if request.body_exists else None
         with _unreachable_is_not_here(number):
             async with self._http().request(
                 request.method, url, headers=headers, data=body, timeout=_TIMEOUT, allow_redirects=False

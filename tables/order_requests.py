@@ -4,11 +4,18 @@ import msgspec
 
 from streams.engine.table import Table
 
+FINGERPRINT_HEADER = "body_fingerprint"
+"""The header of a request's record that tells bodies apart."""
+
 
 class OrderRequest(msgspec.Struct, frozen=True, gc=False):
-    """The first request under a key: its order and the fingerprint of its body; kept until `expires_at_ms`."""
+    """The first request under a key: its order, its command and the fingerprint of its body.
+
+    It is kept until `expires_at_ms` (epoch, production time).
+    """
 
     order_id: str
+    command_id: str
     fingerprint: str
     expires_at_ms: int
 

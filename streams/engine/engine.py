@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -176,10 +177,12 @@ class Engine:
         await asyncio.gather(*(task.suspend() for task in self.tasks.values()))
 
     async def stop(self) -> None:
-        """Commit what is open and let go of everything."""
+        """Commit what is open and let go of everything; in memory nothing is kept."""
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()
+        if self.settings.transport == "memory":
+            shutil.rmtree(self._stores_dir, ignore_errors=True)
 
     async def _drop(self, number: int) -> None:
         await self._keepers.pop(number).stop()

@@ -99,7 +99,8 @@ class PartitionTask:
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
         self.committed = dict(self.positions)
         self._work = self._new_work()
-        self._run()
+        # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
+        self.state = TaskState.SUSPENDED
 
     def _run(self) -> None:
         self.state = TaskState.RUNNING
@@ -346,7 +347,9 @@ class PartitionTask:
         for source, offset in reached.items():
             self.committed[source] = max(offset, self.committed.get(source, 0))
         if TIMERS in work.rows:
-            self._timers.plan()
+            self._timers.committed(work.rows[TIMERS])
+            if self.state is not TaskState.RUNNING:
+                self._timers.cancel()
         context.metrics.commits += 1
         context.metrics.committed_records += records
         context.metrics.commit_seconds.observe(time.monotonic() - started)

@@ -171,8 +171,11 @@ class KafkaBroker(Broker):
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions."""
         consumer = self._client()
-        await consumer._client.force_metadata_update()
-        names = await consumer.topics()
+        try:
+            await consumer._client.force_metadata_update()
+            names = await consumer.topics()
+        except KafkaError as error:
+            raise TransportError(f"cannot list the topics: {error}") from error
         return {name: len(consumer.partitions_for_topic(name) or ()) for name in names}
 
     def producer(self, partition: int) -> TransactionalProducer:

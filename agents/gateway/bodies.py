@@ -1,0 +1,131 @@
+"""Bodies of HTTP commands as pydantic models, and what becomes of a body that cannot be used."""
+
+import hashlib
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from streams.events.money import Money, is_plain
+from streams.events.orders import OrderItem, PlaceOrder
+
+B = TypeVar("B", bound=BaseModel)
+
+QUANTITY_MAX = 1_000_000_000
+ITEMS_MAX = 10_000
+_DAY_AND_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
+_AMOUNT = re.compile(r"[0-9]{1,28}(\.[0-9]{1,28})?")
+
+
+def _amount(value: Any) -> Decimal:
+    """A positive decimal string of at most 28 digits, as the domain computes with."""
+    if not isinstance(value, str) or not _AMOUNT.fullmatch(value):
+        raise PydanticCustomError("amount", 'an amount is a decimal string such as "19.99"')
+    amount = Decimal(value)
+    if amount <= 0:
+        raise PydanticCustomError("amount", "an amount must be greater than 0")
+    if not is_plain(amount) or len(amount.as_tuple().digits) > 28:
+        raise PydanticCustomError("amount", "an amount has at most 28 digits and is at least 0.000001")
+    return amount
+
+
+def _only_text(value: Any) -> Any:
+    if not isinstance(value, str) or not _DAY_AND_TIME.match(value):
+        raise PydanticCustomError("time", 'a time is a string such as "2026-11-23T10:00:00Z"')
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise PydanticCustomError("time", "a time between the years 1 and 9999") from error
+
+
+Id = Annotated[str, Field(min_length=1, max_length=128)]
+Amount = Annotated[Decimal, BeforeValidator(_amount)]
+Time = Annotated[AwareDatetime, BeforeValidator(_only_text), AfterValidator(_utc)]
+
+
+class Body(BaseModel):
+    """Base of all bodies: nothing is converted, unknown fields are ignored as in the envelope."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    def fingerprint(self) -> str:
+        """The same for the same meaning: the order of fields, white space and nulls do not count."""
+        canonical = self.model_dump_json(exclude_none=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+class PriceBody(Body):
+    """An amount in a currency (ISO 4217)."""
+
+    amount: Amount
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+
+class ItemBody(Body):
+    """One line of an order; `price` is for one piece."""
+
+    product_id: Id
+    quantity: Annotated[int, Field(ge=1, le=QUANTITY_MAX)]
+    price: PriceBody
+
+
+def _one_currency(items: list[ItemBody]) -> list[ItemBody]:
+    if len({item.price.currency for item in items}) > 1:
+        raise PydanticCustomError("currencies", "all prices must be in one currency")
+    return items
+
+
+class PlaceOrderBody(Body):
+    """What `POST /orders` takes; `occurred_at` is business time, by default now.
+
+    Programs that derive their command ids, as an import does, give them: a command takes effect once.
+    """
+
+    order_id: Id | None = None
+    customer_id: Id
+    items: Annotated[list[ItemBody], Field(min_length=1, max_length=ITEMS_MAX), AfterValidator(_one_currency)]
+    occurred_at: Annotated[Time | None, Field(strict=False)] = None
+    country: Annotated[str, Field(max_length=128)] | None = None
+    email: Annotated[str, Field(max_length=320)] | None = None
+    command_id: Id | None = None
+
+    def command(self, order_id: str) -> PlaceOrder:
+        """The command that asks for this order under `order_id`."""
+        items = tuple(
+            OrderItem(item.product_id, item.quantity, Money(item.price.amount, item.price.currency))
+            for item in self.items
+        )
+        return PlaceOrder(order_id, self.customer_id, items, country=self.country, email=self.email)
+
+
+class ChangeOrderBody(Body):
+    """What confirming an order takes, all of it optional."""
+
+    occurred_at: Annotated[Time | None, Field(strict=False)] = None
+    command_id: Id | None = None
+
+
+class CancelOrderBody(ChangeOrderBody):
+    """What cancelling an order takes, all of it optional."""
+
+    reason: Annotated[str, Field(max_length=1000)] | None = None
+
+
+def parse(model: type[B], raw: bytes) -> B:
+    """Read a body; raises pydantic's ValidationError."""
+    return model.model_validate_json(raw)
+
+
+def field_errors(error: ValidationError) -> list[dict[str, str]]:
+    """One entry per field that cannot be used; `body` stands for the whole."""
+    return [
+        {"field": ".".join(map(str, found["loc"])) or "body", "message": found["msg"]}
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]

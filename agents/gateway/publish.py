@@ -1,0 +1,92 @@
+"""Publishing commands: an envelope of each, its size checked, and the token that stands for where it is."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from streams.envelope import Envelope, Metadata, new_envelope
+from streams.events.orders import OrderCommand
+from streams.topics import ORDER_COMMANDS, Topic
+from streams.transport.base import Headers, Outgoing, Position, TransportError
+from streams.web import ENGINE, Problem, invalid, unavailable
+
+ID_CHARACTERS_MAX = 128
+PUBLISH_TIMEOUT_S = 10.0
+
+
+def id_header(request: web.Request, name: str) -> str | None:
+    """A header that holds an id, None without it; raises a 422 problem when it is none."""
+    value = request.headers.get(name)
+    if value is not None and not (1 <= len(value) <= ID_CHARACTERS_MAX and value.isprintable()):
+        raise invalid(name, f"1 to {ID_CHARACTERS_MAX} printable characters")
+    return value
+
+
+def metadata(request: web.Request, user_id: str | None = None) -> Metadata:
+    """Where the request's commands come from; without `X-Correlation-Id` the request starts a correlation."""
+    return Metadata(correlation_id=id_header(request, "X-Correlation-Id") or str(uuid.uuid4()), user_id=user_id)
+
+
+def envelope(
+    command: OrderCommand, command_id: str, occurred_at: datetime | None, origin: Metadata
+) -> Envelope[OrderCommand]:
+    """A command as it travels; business time is now unless given."""
+    return new_envelope(
+        command,
+        event_id=command_id,
+        aggregate_id=command.order_id,
+        timestamp=occurred_at or datetime.now(UTC),
+        metadata=origin,
+    )
+
+
+def encode(request: web.Request, command: Envelope[Any]) -> bytes:
+    """A command's record value; raises a 413 problem when no consumer would take it."""
+    engine = request.app[ENGINE]
+    value = engine.encode(command)
+    if len(value) > engine.settings.record_bytes_max:
+        raise Problem(413, f"the command has {len(value)} bytes, at most {engine.settings.record_bytes_max} are taken")
+    return value
+
+
+async def publish(request: web.Request, topic: Topic, key: str, value: bytes, headers: Headers = ()) -> Position:
+    """Write one record, durably; raises a 503 problem when nobody knows whether it is there."""
+    number = request.app[ENGINE].partition_for(key.encode())
+    (position,) = await _publish(request, topic, {number: [(key.encode(), value, headers)]})
+    return position
+
+
+async def publish_commands(request: web.Request, commands: Sequence[tuple[str, bytes]]) -> list[Position]:
+    """Write commands (order id and value), each order's in the order given; where the last of each partition is."""
+    engine = request.app[ENGINE]
+    grouped: dict[int, list[Outgoing]] = {}
+    for order_id, value in commands:
+        key = order_id.encode()
+        grouped.setdefault(engine.partition_for(key), []).append((key, value, ()))
+    return await _publish(request, ORDER_COMMANDS, grouped)
+
+
+async def _publish(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
+    broker = request.app[ENGINE].broker
+    writing = asyncio.gather(*(broker.publish(topic.name, number, records) for number, records in grouped.items()))
+    # Not cancelled when it takes too long: the broker may have the records by now, which no cancellation undoes.
+    await asyncio.wait([writing], timeout=PUBLISH_TIMEOUT_S)
+    if not writing.done():
+        writing.add_done_callback(lambda late: late.cancelled() or late.exception())
+        raise _unknown(f"the broker has not answered for {PUBLISH_TIMEOUT_S:.0f} s")
+    try:
+        return [positions[-1] for positions in writing.result()]
+    except TransportError as error:
+        raise _unknown(str(error)) from error
+
+
+def _unknown(reason: str) -> Problem:
+    return unavailable(
+        f"{reason}; nothing is known to be lost or accepted: send it again with the same Idempotency-Key"
+    )

@@ -1,0 +1,169 @@
+"""Reads of committed rows, and the shapes in which the web view answers them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from streams.engine.partition_task import PartitionTask
+from streams.engine.table import encode_prefix
+from streams.envelope import Envelope, format_timestamp
+from streams.events.money import Money
+from streams.events.orders import OrderRejected
+from streams.freshness import Hop, Path
+from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS
+from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
+from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
+
+# How commands reach each view, for tokens. A new projection adds its path here: the path of what feeds it, plus one hop
+# with the agent that writes the view and the topic it reads. A test compares every hop with the agents there are.
+ORDER_PATH: Final[Path] = (Hop("decide-orders", ORDER_COMMANDS),)
+CUSTOMER_ORDERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customer-orders", CUSTOMER_ORDER_EVENTS))
+
+_decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
+_decode_rejected = msgspec.json.Decoder(OrderRejected).decode
+_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class InvalidCursor(ValueError):
+    """The text is not a cursor of this list."""
+
+
+class ItemView(msgspec.Struct, frozen=True, gc=False):
+    """One line of an order; `price` is for one piece."""
+
+    product_id: str
+    quantity: int
+    price: Money
+
+
+class OrderSummaryView(msgspec.Struct, frozen=True, gc=False):
+    """An order in a list; times are business time as in the envelope."""
+
+    order_id: str
+    customer_id: str | None
+    status: str
+    item_count: int
+    total: Money | None
+    created_at: str | None
+    confirmed_at: str | None
+    cancelled_at: str | None
+    version: int
+
+
+class OrderView(OrderSummaryView, frozen=True, gc=False):
+    """An order by itself; the customer's mail address is not shown."""
+
+    country: str | None
+    items: tuple[ItemView, ...]
+    cancel_reason: str | None
+
+
+def order_view(order: Order) -> OrderView:
+    """An order as the web view shows it."""
+    return OrderView(
+        order.order_id,
+        order.customer_id,
+        order.status,
+        order.item_count,
+        order.total,
+        _time(order.created_at),
+        _time(order.confirmed_at),
+        _time(order.cancelled_at),
+        order.version,
+        order.country,
+        tuple([ItemView(item.product_id, item.quantity, item.price) for item in order.items]),
+        order.cancel_reason,
+    )
+
+
+def find_order(task: PartitionTask, order_id: str) -> Order | None:
+    """The order, None when nothing was placed under the id."""
+    order = task.read(ORDERS, order_id)
+    return order if order is not None and order.status != UNKNOWN else None
+
+
+def order_history(task: PartitionTask, order_id: str) -> list[bytes]:
+    """Every event of the order as it was published, oldest first."""
+    return [bytes(value) for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id))]
+
+
+def refusal_of(task: PartitionTask, order_id: str, command_id: str) -> OrderRejected | None:
+    """Why the order refused a command, None when it did not (or has not seen it)."""
+    for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id), reverse=True):
+        event = _decode_event(value)
+        if event.metadata.causation_id == command_id:
+            return _decode_rejected(event.payload) if event.event_type == OrderRejected.event_type else None
+    return None
+
+
+def event_views(history: Sequence[bytes]) -> list[Any]:
+    """Events of orders with snake_case names; the customer's mail address is not shown."""
+    events = [snake_case(msgspec.json.decode(value)) for value in history]
+    for event in events:
+        event["payload"].pop("email", None)
+    return events
+
+
+def snake_case(value: Any) -> Any:
+    """The same JSON value with all names in snake_case."""
+    if isinstance(value, dict):
+        return {_CAPITAL.sub("_", name).lower(): snake_case(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [snake_case(member) for member in value]
+    return value
+
+
+def customer_orders(
+    task: PartitionTask, customer_id: str, limit: int, cursor: str | None
+) -> tuple[list[OrderSummaryView], str | None]:
+    """At most `limit` orders of a customer, newest first, and the cursor of the next page if there is one.
+
+    A cursor is the place of the last order shown, so that orders which come or go meanwhile neither repeat nor hide
+    others. Raises InvalidCursor.
+    """
+    prefix = encode_prefix(customer_id)
+    start = prefix + decode_cursor(cursor) + b"\0" if cursor else b""
+    found = list(islice(task.scan(CUSTOMER_ORDERS, prefix, start), limit + 1))
+    next_cursor = None
+    if len(found) > limit:
+        next_cursor = encode_cursor(CUSTOMER_ORDERS.key.encode(found[limit - 1][0])[len(prefix) :])
+    return [_summary_view(row) for _, row in found[:limit]], next_cursor
+
+
+def _summary_view(row: CustomerOrder) -> OrderSummaryView:
+    return OrderSummaryView(
+        row.order_id,
+        row.customer_id,
+        row.status,
+        row.item_count,
+        row.total,
+        _time(row.created_at),
+        _time(row.confirmed_at),
+        _time(row.cancelled_at),
+        row.version,
+    )
+
+
+def encode_cursor(place: bytes) -> str:
+    """A place in a list as text for URLs."""
+    return base64.urlsafe_b64encode(place).rstrip(b"=").decode()
+
+
+def decode_cursor(cursor: str) -> bytes:
+    """The place in a list; raises InvalidCursor."""
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor("not a cursor of this list") from error
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else format_timestamp(time)

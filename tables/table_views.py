@@ -1,0 +1,259 @@
+"""Routes that show tables as they are stored, from whichever workers own their partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from itertools import islice
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.engine import PartitionNotHere
+from streams.engine.partition_task import PartitionTask
+from streams.engine.table import TEXT_KEY, AnyTable
+from streams.routing import ROUTER, partition_of, task_here
+from streams.service import Service
+from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
+from tables.queries import InvalidCursor, decode_cursor, encode_cursor
+
+ROWS_COUNTED_MAX = 10_000
+ROWS_PER_SLICE = 500
+ASK_TIMEOUT_S = 5.0
+
+service = Service("table-views")
+
+
+class TablePage(msgspec.Struct, frozen=True):
+    """Rows of one partition, and where to go on when there are more."""
+
+    items: list[Any]
+    next: str | None
+
+
+class PartitionView(msgspec.Struct, frozen=True):
+    """One partition: rows by table (counted to 10,000), and the bytes of its store; null while nobody has it."""
+
+    partition: int
+    rows: dict[str, int] | None = None
+    store_bytes: int | None = None
+
+
+@service.route("GET", "/tables")
+async def list_tables(request: web.Request) -> web.StreamResponse:
+    """Every table, `{items, stores}`, with its size and partitions.
+
+    An item is `{name, help, changelog_topic, rows, rows_are_more, partitions: [{partition, rows}]}`. Rows are counted
+    up to 10,000 per partition; `rows_are_more` says that there are more. The rows of a partition that nobody can show
+    now are null. A store is `{partition, store_bytes}`.
+    """
+    engine = request.app[ENGINE]
+    views = await asyncio.gather(*(_partition(request, number) for number in range(engine.settings.partitions)))
+    items = []
+    for table in sorted(engine.tables.values(), key=lambda table: table.name):
+        counts = [None if view.rows is None else view.rows.get(table.name, 0) for view in views]
+        item = {
+            "name": table.name,
+            "help": table.help,
+            "changelog_topic": table.changelog_topic(engine.settings.app_id),
+            "rows": sum(count or 0 for count in counts),
+            "rows_are_more": any(count is None or count >= ROWS_COUNTED_MAX for count in counts),
+            "partitions": [{"partition": number, "rows": count} for number, count in enumerate(counts)],
+        }
+        items.append(item)
+    stores = [{"partition": view.partition, "store_bytes": view.store_bytes} for view in views]
+    return json_response({"items": items, "stores": stores})
+
+
+@service.route("GET", "/tables/{name}")
+async def list_rows(request: web.Request) -> web.StreamResponse:
+    """Rows of a table, `{items: [{partition, key, row}], next_cursor}`, partition after partition in the order of keys.
+
+    A key that is not a text is a list, and `key_id` stands for it in URLs. `?limit=` is 20, at most 1000. 503 when a
+    partition cannot be read now: nothing is left out silently.
+    """
+    table = _table(request)
+    limit = int_parameter(request, "limit", 20, 1, 1000)
+    number, start = _decode_place(request)
+    items: list[Any] = []
+    next_cursor: str | None = None
+    while number < request.app[ENGINE].settings.partitions:
+        page = await _page(request, table, number, start, limit - len(items))
+        items += page.items
+        if page.next is not None:
+            next_cursor = encode_cursor(struct.pack(">H", number) + decode_cursor(page.next))
+            break
+        number, start = number + 1, b""
+    return json_response({"items": items, "next_cursor": next_cursor})
+
+
+@service.route("GET", "/tables/{name}/{key}")
+async def get_row(request: web.Request) -> web.StreamResponse:
+    """One row as it is stored. `key` is the key itself, or its `key_id` when it is not a text.
+
+    A row is looked for in every partition (or in `?partition=`), first in the one its key belongs to: some tables are
+    partitioned by another key. 404 only when all of them have answered.
+    """
+    table, key = _table(request), request.match_info["key"]
+    partitions = request.app[ENGINE].settings.partitions
+    if "partition" in request.query:
+        numbers = [int_parameter(request, "partition", 0, 0, partitions - 1)]
+    else:
+        likely = partition_of(request, key)
+        numbers = [likely, *(number for number in range(partitions) if number != likely)]
+    missing: PartitionNotHere | None = None
+    for number in numbers:
+        try:
+            row = await _row(request, table, number, key)
+        except PartitionNotHere as error:
+            missing = error
+            continue
+        if row is not None:
+            return web.Response(body=row, content_type="application/json")
+    if missing is not None:
+        raise missing
+    raise Problem(404, f"table {table.name} has no row {key}")
+
+
+# ---- what workers ask each other
+
+
+@service.route("GET", "/internal/partitions/{number}")
+async def get_partition(request: web.Request) -> web.StreamResponse:
+    """For other workers: rows by table and bytes of an owned partition."""
+    return json_response(await _describe(request, _owned(request)))
+
+
+@service.route("GET", "/internal/tables/{name}/{number}")
+async def get_page(request: web.Request) -> web.StreamResponse:
+    """For other workers: rows of a table in an owned partition."""
+    table = _table(request)
+    limit = int_parameter(request, "limit", 20, 1, 1000)
+    start = decode_cursor(request.query.get("start", ""))
+    return json_response(table_page(_owned(request), table, start, limit))
+
+
+@service.route("GET", "/internal/tables/{name}/{number}/{key}")
+async def get_row_here(request: web.Request) -> web.StreamResponse:
+    """For other workers: a row of an owned partition."""
+    table, key = _table(request), request.match_info["key"]
+    row = table_row(_owned(request), table, key)
+    if row is None:
+        raise Problem(404, f"table {table.name} has no row {key} in this partition")
+    return web.Response(body=row, content_type="application/json")
+
+
+# ---- one partition
+
+
+def table_page(task: PartitionTask, table: AnyTable, start: bytes, limit: int) -> TablePage:
+    """At most `limit` rows whose keys come after `start`."""
+    found = list(islice(task.scan(table, start=start + b"\0" if start else b""), limit + 1))
+    items = []
+    for key, row in found[:limit]:
+        item: dict[str, Any] = {"partition": task.number, "key": key, "row": msgspec.Raw(table.encode_row(row))}
+        if table.key is not TEXT_KEY:
+            item["key_id"] = encode_cursor(table.key.encode(key))
+        items.append(item)
+    return TablePage(items, encode_cursor(table.key.encode(found[limit - 1][0])) if len(found) > limit else None)
+
+
+def table_row(task: PartitionTask, table: AnyTable, key: str) -> bytes | None:
+    """The stored row of a key as it stands in URLs, None where there is none."""
+    try:
+        found = key if table.key is TEXT_KEY else table.key.decode(decode_cursor(key))
+        row = task.read(table, found)
+    except (InvalidCursor, struct.error, ValueError):
+        return None  # no key of this table looks so
+    return None if row is None else table.encode_row(row)
+
+
+async def _count(task: PartitionTask, table: AnyTable) -> int:
+    """Rows of a table, at most ROWS_COUNTED_MAX; gives the loop back in between."""
+    count, start = 0, b""
+    while count < ROWS_COUNTED_MAX:
+        keys = [key for key, _ in islice(task.scan(table, start=start), ROWS_PER_SLICE)]
+        count += len(keys)
+        if len(keys) < ROWS_PER_SLICE:
+            break
+        start = table.key.encode(keys[-1]) + b"\0"
+        await asyncio.sleep(0)
+    return count
+
+
+async def _describe(request: web.Request, task: PartitionTask) -> PartitionView:
+    tables = request.app[ENGINE].tables.values()
+    rows = {table.name: await _count(task, table) for table in tables}
+    return PartitionView(task.number, rows, task.store_size_bytes())
+
+
+# ---- any partition
+
+
+async def _partition(request: web.Request, number: int) -> PartitionView:
+    try:
+        task = task_here(request, number)
+        if task is not None:
+            return await _describe(request, task)
+        body = await _ask(request, number, f"/internal/partitions/{number}")
+    except PartitionNotHere:
+        return PartitionView(number)
+    return msgspec.json.decode(body, type=PartitionView) if body else PartitionView(number)
+
+
+async def _page(request: web.Request, table: AnyTable, number: int, start: bytes, limit: int) -> TablePage:
+    if limit == 0:  # the page is full at the end of a partition: all that is to be known is whether there are more
+        page = await _page(request, table, number, start, 1)
+        return TablePage([], encode_cursor(start)) if page.items else page
+    task = task_here(request, number)
+    if task is not None:
+        return table_page(task, table, start, limit)
+    query = urlencode({"limit": limit, "start": encode_cursor(start)})
+    body = await _ask(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
+    return msgspec.json.decode(body, type=TablePage) if body else TablePage([], None)
+
+
+async def _row(request: web.Request, table: AnyTable, number: int, key: str) -> bytes | None:
+    task = task_here(request, number)
+    if task is not None:
+        return table_row(task, table, key)
+    path = f"/internal/tables/{quote(table.name, safe='')}/{number}/{quote(key, safe='')}"
+    return await _ask(request, number, path)
+
+
+async def _ask(request: web.Request, number: int, path: str) -> bytes | None:
+    """What the owner of a partition answers, None for a 404; raises PartitionNotHere when it cannot."""
+    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
+    if status == 404:
+        return None
+    if status != 200:
+        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
+    return body
+
+
+def _owned(request: web.Request) -> PartitionTask:
+    number = request.match_info["number"]
+    if not (number.isascii() and number.isdecimal()):
+        raise Problem(404, f"there is no partition {number}")
+    return request.app[ENGINE].task(int(number))
+
+
+def _table(request: web.Request) -> AnyTable:
+    name = request.match_info["name"]
+    table = request.app[ENGINE].tables.get(name)
+    if table is None:
+        raise Problem(404, f"there is no table {name}")
+    return table
+
+
+def _decode_place(request: web.Request) -> tuple[int, bytes]:
+    cursor = request.query.get("cursor")
+    if not cursor:
+        return 0, b""
+    try:
+        raw = decode_cursor(cursor)
+        return struct.unpack(">H", raw[:2])[0], raw[2:]
+    except (InvalidCursor, struct.error) as error:
+        raise invalid("cursor", "not a cursor of this list") from error

@@ -1,0 +1,93 @@
+"""The web view of orders and customers, and what workers ask each other."""
+
+from aiohttp import web
+
+from streams.freshness import catch_up, too_late
+from streams.routing import ROUTER, partition_of, task_here
+from streams.service import Service
+from streams.web import (
+    ENGINE,
+    TIMEOUT_S,
+    Problem,
+    duration_parameter,
+    int_parameter,
+    invalid,
+    json_response,
+)
+from tables.queries import (
+    CUSTOMER_ORDERS_PATH,
+    ORDER_PATH,
+    InvalidCursor,
+    customer_orders,
+    event_views,
+    find_order,
+    order_history,
+    order_view,
+)
+
+service = Service("order-views")
+
+
+@service.route("GET", "/orders/{order_id}")
+async def get_order(request: web.Request) -> web.StreamResponse:
+    """One order; with `?after=TOKEN` never older than it. 404 when nothing was placed under the id."""
+    order_id = request.match_info["order_id"]
+    number = partition_of(request, order_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, ORDER_PATH, number)
+    order = find_order(request.app[ENGINE].task(number), order_id)
+    if order is None:
+        raise no_order(order_id)
+    return json_response(order_view(order))
+
+
+@service.route("GET", "/orders/{order_id}/events")
+async def get_order_events(request: web.Request) -> web.StreamResponse:
+    """The audit trail, `{order_id, items}`, oldest event first; refused commands are in it too."""
+    order_id = request.match_info["order_id"]
+    number = partition_of(request, order_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, ORDER_PATH, number)
+    history = order_history(request.app[ENGINE].task(number), order_id)
+    if not history:
+        raise no_order(order_id)
+    return json_response({"order_id": order_id, "items": event_views(history)})
+
+
+@service.route("GET", "/customers/{customer_id}/orders")
+async def get_customer_orders(request: web.Request) -> web.StreamResponse:
+    """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none."""
+    customer_id = request.match_info["customer_id"]
+    limit = int_parameter(request, "limit", 20, 1, 1000)
+    number = partition_of(request, customer_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, CUSTOMER_ORDERS_PATH, number)
+    task = request.app[ENGINE].task(number)
+    try:
+        items, next_cursor = customer_orders(task, customer_id, limit, request.query.get("cursor"))
+    except InvalidCursor as error:
+        raise invalid("cursor", str(error)) from error
+    return json_response({"items": items, "next_cursor": next_cursor})
+
+
+@service.route("GET", "/internal/positions/{topic}/{number}")
+async def wait_for_position(request: web.Request) -> web.StreamResponse:
+    """For other workers: answers when `agent` has passed `offset`, 504 with the lag after `timeout`."""
+    topic, agent = request.match_info["topic"], request.query.get("agent", "")
+    offset = int_parameter(request, "offset", 0, 0, 2**63 - 1)
+    timeout_s = duration_parameter(request, "timeout", TIMEOUT_S)
+    engine = request.app[ENGINE]
+    if agent not in engine.agents_of(topic) or not request.match_info["number"].isdecimal():
+        raise Problem(404, f"there is no agent {agent} of {topic}")
+    task = engine.task(int(request.match_info["number"]))
+    if not await task.waiters.wait(agent, topic, offset, timeout_s):
+        raise too_late(agent, topic, task.number, offset - task.reached(agent, topic))
+    return json_response({"reached": task.reached(agent, topic)})
+
+
+def no_order(order_id: str) -> Problem:
+    """A 404 for an order."""
+    return Problem(404, f"there is no order {order_id}")

@@ -1,0 +1,337 @@
+"""Applications in this process for tests: random names, small settings, start, stop, crash, and waiting for what must come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from streams.app import OrdersApp, create_app
+from streams.engine.batch import Batch, Batches, Fetched
+from streams.engine.engine import Engine
+from streams.engine.handlers import RecordHandler
+from streams.engine.table import Table
+from streams.engine.unit_of_work import UnitOfWork
+from streams.events.registry import EventRegistry
+from streams.service import Service
+from streams.settings import Settings
+from streams.topics import DEAD_LETTERS, Topic
+from streams.transport.base import Broker, Outgoing, Position, Record, TopicSpec, TransactionalProducer
+from tests.kafka import unused_port
+
+V = TypeVar("V")
+
+DEADLINE_S = 30.0  # far beyond what anything here takes: reaching it is a failure, not slowness
+
+KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
+TRANSPORTS = ("memory", "embedded", KAFKA)
+DURABLE_TRANSPORTS = ("embedded", KAFKA)
+
+
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """Turn a fixture's parameter, one of TRANSPORTS, into ORDERS_BROKER; starts the shared Kafka where it is wanted."""
+    if request.param != "kafka":
+        return f"{request.param}://"
+    return f"kafka://{request.getfixturevalue('kafka_broker').bootstrap}"
+
+
+def unique(prefix: str) -> str:
+    """Return a name that nobody else uses on a shared broker."""
+    return f"{prefix}-{uuid.uuid4().hex[:8]}"
+
+
+def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
+    """Settings of a small application of its own: a random name, a free web port and few partitions.
+
+    On Kafka it is four, the default: all applications of a shared broker have a topic `dead-letters` in common.
+    """
+    values: dict[str, Any] = {
+        "app_id": unique("app"),
+        "broker": broker,
+        "data_dir": data_dir,
+        "partitions": 4 if broker.startswith("kafka") else 2,
+        "web_port": unused_port(),
+        "restart_backoff": 0.05,
+        "session_timeout": 6.0,
+    }
+    return Settings(_env_file=None, **values | changes)
+
+
+async def wait_until(condition: Callable[[], object], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Return when `condition` holds; fails the test with `what` when it does not in time."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {deadline_s:.0f} s in vain until {what}")
+        await asyncio.sleep(0.005)
+
+
+# ---- a whole application
+
+
+async def start(
+    settings: Settings,
+    services: Iterable[Service] | None = None,
+    registry: EventRegistry | None = None,
+    probe: Callable[[str], None] | None = None,
+) -> OrdersApp:
+    """Start an application and wait until all of its partitions are restored."""
+    app = create_app(settings, services=services, registry=registry)
+    if probe is not None:
+        app.engine.probe = probe
+    app.finalize()
+    await app.start()
+    await wait_until(app.engine.is_ready, "the application is ready")
+    return app
+
+
+async def stop(app: OrdersApp) -> None:
+    """Stop an application as SIGTERM would."""
+    await app.stop()
+
+
+async def crash(app: OrdersApp) -> None:
+    """End an application without a last commit: what is open is lost, as if its process had died."""
+    engine = app.engine
+    for number in list(engine._keepers):
+        await engine._drop(number)
+    await app.stop()
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings,
+    services: Iterable[Service] | None = None,
+    registry: EventRegistry | None = None,
+    probe: Callable[[str], None] | None = None,
+) -> AsyncIterator[OrdersApp]:
+    """Run an application while the block lasts."""
+    app = await start(settings, services, registry, probe)
+    try:
+        yield app
+    finally:
+        await stop(app)
+
+
+async def publish(app: OrdersApp, topic: Topic, key: str, *values: bytes) -> list[Position]:
+    """Write records as any client would, each on the partition of its key."""
+    raw = key.encode()
+    return await app.engine.broker.publish(
+        topic.name, app.engine.partition_for(raw), [(raw, value, ()) for value in values]
+    )
+
+
+async def caught_up(app: OrdersApp, *agents: str) -> None:
+    """Wait until these agents (all, if none is named) have committed everything that is in their topics now."""
+    engine = app.engine
+    for agent in agents or tuple(engine.agents):
+        topic = engine.agents[agent].name
+        for number in range(engine.settings.partitions):
+            end = await engine.broker.end_offset(topic, number)
+            await wait_until(
+                lambda agent=agent, topic=topic, number=number, end=end: (  # type: ignore[misc]
+                    number in engine.tasks and engine.tasks[number].reached(agent, topic) >= end
+                ),
+                f"{agent} has reached {end} of {topic}/{number}",
+            )
+
+
+def row(app: OrdersApp, table: Table[str, V], key: str) -> V | None:
+    """The committed row of `key`."""
+    return app.engine.task(app.engine.partition_for(key.encode())).read(table, key)
+
+
+# ---- what is in the log
+
+
+async def read_committed(broker: Broker, topic: str, partition: int) -> list[Record]:
+    """Every committed record of a partition."""
+    reader = broker.reader(partition, [topic])
+    await reader.start()
+    try:
+        start, end = (await reader.bounds())[topic]
+        reader.seek(topic, start)
+        records: list[Record] = []
+        position, deadline = start, time.monotonic() + DEADLINE_S
+        while position < end:
+            assert time.monotonic() < deadline, f"{topic}/{partition} could not be read to its end {end}"
+            for found, position in (await reader.fetch()).values():
+                records += found
+        return [record for record in records if record.offset < end]
+    finally:
+        await reader.close()
+
+
+async def read_topic(app: OrdersApp, topic: Topic) -> list[Record]:
+    """Every committed record of a topic, partition after partition."""
+    engine = app.engine
+    parts = [await read_committed(engine.broker, topic.name, number) for number in range(engine.settings.partitions)]
+    return [record for part in parts for record in part]
+
+
+async def dead_letters(app: OrdersApp, topic: Topic) -> list[Record]:
+    """The dead letters that came from `topic`."""
+    origin = ("original_topic", topic.name.encode())
+    return [record for record in await read_topic(app, DEAD_LETTERS) if origin in record.headers]
+
+
+# ---- a tiny service
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """What has come under one key, in the order it came."""
+
+    values: tuple[str, ...] = ()
+
+
+class HandlerFailed(Exception):
+    """A handler was told to fail."""
+
+
+class Tally:
+    """A service of its own: adds each record's value to its key's row and sends it on, once.
+
+    A value that is in `poison` makes its handler fail after it has done all of its work.
+    """
+
+    AGENT = "tally"
+
+    def __init__(self, prefix: str = "tally", agent: str = AGENT) -> None:
+        name = unique(prefix)
+        self.source = Topic(f"{name}-in", "values of keys")
+        self.output = Topic(f"{name}-out", "the same values again")
+        self.table: Table[str, Seen] = Table(f"{name}-seen", Seen)
+        self.service = Service(name, tables=(self.table,), topics=(self.output,))
+        self.poison: set[bytes] = set()
+        self.service.agents[agent] = self.source, self._tally
+
+    async def _tally(self, batches: Batches) -> None:
+        """Add up what comes."""
+        async for batch in batches:
+            await batch.process(self.handle)
+
+    def handle(self, record: Record, work: UnitOfWork) -> str:
+        """Handle one record as the engine asks for it."""
+        key, value = (record.key or b"").decode(), record.value or b""
+        seen = work.get(self.table, key) or Seen()
+        work.put(self.table, key, Seen((*seen.values, value.decode())))
+        work.send_raw(self.output, key.encode(), value)
+        if value in self.poison:
+            raise HandlerFailed(value.decode())
+        return "value"
+
+    async def check(self, app: OrdersApp, expected: Mapping[str, Sequence[str]]) -> None:
+        """Check that state and output hold exactly these values for each key, each once and in order."""
+        assert {key: row(app, self.table, key) for key in expected} == {
+            key: Seen(tuple(values)) for key, values in expected.items()
+        }
+        sent: dict[str, list[str]] = {}
+        for record in await read_topic(app, self.output):
+            sent.setdefault((record.key or b"").decode(), []).append((record.value or b"").decode())
+        assert sent == {key: list(values) for key, values in expected.items()}
+
+
+# ---- an engine without Faust
+
+
+class Hand:
+    """The engine's hand on a consumer that does not exist: notes what it was asked for."""
+
+    def __init__(self) -> None:
+        self.positions: dict[tuple[str, int], int] = {}
+        self.rejoins = 0
+
+    def seek(self, topic: str, partition: int, offset: int) -> None:
+        """Note where to go on."""
+        self.positions[topic, partition] = offset
+
+    def wake(self) -> None:
+        """Nothing: the test decides when to fetch."""
+
+    def request_rejoin(self) -> bool:
+        """Note it."""
+        self.rejoins += 1
+        return True
+
+
+class HandFed:
+    """An engine that is fed by hand: the test decides what arrives when."""
+
+    def __init__(self, settings: Settings, services: Iterable[Service]) -> None:
+        self.engine: Engine = create_app(settings, services=services).engine
+        self.hand = Hand()
+
+    async def start(self, numbers: Iterable[int], generation: int = 1) -> None:
+        """Start the engine and own these partition numbers."""
+        await self.engine.start(self.hand)
+        await self.assign(numbers, generation)
+
+    async def assign(self, numbers: Iterable[int], generation: int) -> None:
+        """Own exactly these numbers and wait until they are restored."""
+        await self.engine.assigned(numbers, generation)
+        await wait_until(self.engine.is_ready, "the engine is ready")
+
+    def fetch(self, number: int, topic: Topic, records: Sequence[Record]) -> Fetched:
+        """Hand records to the partition task as the transport does."""
+        return self.engine.tasks[number].fetched(topic.name, records, records[-1].offset + 1)
+
+    async def handle(self, number: int, topic: Topic, agent: str, handler: RecordHandler, *values: Outgoing) -> None:
+        """Write records to the log and let `agent` handle them as one fetch."""
+        records = await self.write(topic, number, values)
+        await Batch(self.fetch(number, topic, records), agent).process(handler)
+
+    async def write(self, topic: Topic, number: int, values: Sequence[Outgoing]) -> list[Record]:
+        """Write records to the log and read them back."""
+        first = (await self.engine.broker.publish(topic.name, number, values))[0].offset
+        return [r for r in await read_committed(self.engine.broker, topic.name, number) if r.offset >= first]
+
+
+class HeldProducer:
+    """A partition's real producer, whose commit waits until the test lets it through."""
+
+    def __init__(self, producer: TransactionalProducer, gate: asyncio.Event) -> None:
+        self._producer = producer
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    async def commit(self) -> Mapping[tuple[str, int], int]:
+        """Commit once the gate is open."""
+        await self._gate.wait()
+        return await self._producer.commit()
+
+
+@asynccontextmanager
+async def hand_fed(
+    settings: Settings, services: Iterable[Service], numbers: Iterable[int] = (0,), gate: asyncio.Event | None = None
+) -> AsyncIterator[HandFed]:
+    """Give an engine that owns `numbers` and is fed by hand; its transactions are committed only while `gate` is set."""
+    fed = HandFed(settings, services)
+    if gate is not None:
+        make_producer = fed.engine.broker.producer
+        fed.engine.broker.producer = lambda number: HeldProducer(make_producer(number), gate)  # type: ignore
+    await fed.start(numbers)
+    try:
+        yield fed
+    finally:
+        await fed.engine.stop()
+
+
+@asynccontextmanager
+async def connected(settings: Settings, topics: Iterable[TopicSpec] = ()) -> AsyncIterator[Broker]:
+    """Give a broker, with these topics created."""
+    broker: Broker = create_app(settings, services=()).engine.broker
+    await broker.start()
+    try:
+        await broker.create_topics(list(topics))
+        yield broker
+    finally:
+        await broker.stop()

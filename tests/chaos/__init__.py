@@ -1,0 +1,1 @@
+"""Kills and freezes: load while faults happen, and a verifier that counts afterwards."""

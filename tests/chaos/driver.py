@@ -1,0 +1,169 @@
+"""Load while faults happen: clients that place, confirm and cancel orders and ask again until they are answered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import aiohttp
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
+
+from tests.chaos.orders import CANCEL, CONFIRM, PLACE, Order, Step, random_order, timestamp
+
+COMMANDS = "order-commands"
+ANSWER_TIMEOUT_S = 4.0  # a frozen worker keeps its connections: ask another one
+RETRY_S = 0.2
+GIVE_UP_S = 120.0
+IN_FLIGHT_MAX = 400
+
+
+class NobodyAnswers(Exception):
+    """A client was not answered within GIVE_UP_S: something hangs."""
+
+
+class WrongAnswer(Exception):
+    """A worker answered with what it must not answer."""
+
+
+class Driver:
+    """Clients of a system under faults; `orders` holds what they asked for and were promised.
+
+    `urls` gives the addresses of workers, any of which may be dead. Without `bootstrap` everything goes over HTTP.
+    The order of random decisions depends on the seed alone, their times do not.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        urls: Callable[[], Sequence[str]],
+        bootstrap: str | None,
+        http_share: float,
+        orders_per_s: float,
+    ) -> None:
+        self.orders: list[Order] = []
+        self.retries = 0
+        self._random = random.Random(seed)
+        self._run = f"{seed:x}"
+        self._urls = urls
+        self._bootstrap = bootstrap
+        self._http_share = http_share if bootstrap else 1.0
+        self._interval_s = 1 / orders_per_s
+        self._clients: set[asyncio.Task[None]] = set()
+        self._failures: list[BaseException] = []
+        self._producer: AIOKafkaProducer | None = None
+        self._http: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._bootstrap:
+            self._producer = AIOKafkaProducer(
+                bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", linger_ms=2
+            )
+            await self._producer.start()
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for client in self._clients:
+            client.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+        if self._producer is not None:
+            await self._producer.stop()
+        if self._http is not None:
+            await self._http.close()
+
+    async def run(self, until: asyncio.Event) -> None:
+        """Begin new orders until told to stop, then see those through that were begun; raises what a client met."""
+        while not until.is_set():
+            await self.begin(1)
+            await asyncio.sleep(self._random.expovariate(1 / self._interval_s))
+        await self.finish()
+
+    async def begin(self, count: int) -> None:
+        """Begin this many orders; waits while too many are under way."""
+        for _ in range(count):
+            while len(self._clients) >= IN_FLIGHT_MAX:
+                await asyncio.wait(self._clients, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_failure()
+            order = random_order(self._random, self._run, len(self.orders), self._http_share)
+            self.orders.append(order)
+            client = asyncio.create_task(self._see_through(order, random.Random(self._random.random())))
+            self._clients.add(client)
+            client.add_done_callback(self._ended)
+
+    async def finish(self) -> None:
+        """Wait until every order that was begun is answered."""
+        while self._clients:
+            await asyncio.wait(self._clients)
+        self._raise_failure()
+
+    def _ended(self, client: asyncio.Task[None]) -> None:
+        self._clients.discard(client)
+        if not client.cancelled() and (error := client.exception()) is not None:
+            self._failures.append(error)
+
+    def _raise_failure(self) -> None:
+        if self._failures:
+            raise self._failures[0]
+
+    async def _see_through(self, order: Order, rnd: random.Random) -> None:
+        for step in order.steps:
+            step.asked_at = datetime.now(UTC)
+            await self._ask(order, step, rnd)
+            if rnd.random() < 0.2:
+                await self._ask(order, step, rnd)
+        if rnd.random() < 0.1:
+            # An old command once more, after others of the order: it took effect already.
+            await self._ask(order, rnd.choice(order.steps), rnd)
+
+    async def _ask(self, order: Order, step: Step, rnd: random.Random) -> None:
+        deadline = time.monotonic() + GIVE_UP_S
+        ask = self._post if order.over_http else self._produce
+        while not await ask(order, step, rnd):
+            self.retries += 1
+            if time.monotonic() > deadline:
+                raise NobodyAnswers(f"{step.kind} of order {order.ref}: nobody answered for {GIVE_UP_S:.0f} s")
+            await asyncio.sleep(RETRY_S)
+        step.acknowledged = True
+
+    async def _produce(self, order: Order, step: Step, rnd: random.Random) -> bool:
+        assert self._producer is not None
+        assert order.order_id is not None
+        try:
+            await self._producer.send_and_wait(COMMANDS, order.command(step), key=order.order_id.encode())
+        except KafkaError:
+            return False
+        return True
+
+    async def _post(self, order: Order, step: Step, rnd: random.Random) -> bool:
+        assert self._http is not None
+        path, body, headers = _request(order, step)
+        if step.kind == PLACE and rnd.random() < 0.3:
+            path += "?wait=1s"
+        try:
+            url = rnd.choice(self._urls())
+            async with self._http.post(url + path, json=body, headers=headers) as answer:
+                status, found = answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return False
+        if status in (503, 504):
+            return False
+        if status not in (201, 202):
+            raise WrongAnswer(f"{step.kind} of order {order.ref}: {status} {found}")
+        if order.order_id not in (None, found["order_id"]):
+            raise WrongAnswer(f"order {order.ref} was {order.order_id} and is {found['order_id']} now")
+        order.order_id = found["order_id"]
+        return True
+
+
+def _request(order: Order, step: Step) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Path, body and headers; the same for the same step."""
+    if step.kind == PLACE:
+        return "/orders", order.http_body(), {"Idempotency-Key": order.ref} if order.with_key else {}
+    assert step.kind in (CONFIRM, CANCEL)
+    body = {"occurred_at": timestamp(step.asked_at)}
+    return f"/orders/{order.order_id}/{step.kind}", body, {"Idempotency-Key": step.command_id}

@@ -1,0 +1,55 @@
+"""The long chaos run on a real Kafka of its own: `make chaos`, or `python -m tests.chaos.long --minutes 30 --seed 7`.
+
+Prints its seed first and one JSON line per figure at the end; exits with 1 when the verifier found a problem.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.chaos.faults import for_minutes
+from tests.chaos.scenario import Report, run_on_kafka
+from tests.kafka import KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
+
+
+def main() -> None:
+    """Read the options, run, report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.long", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long there are faults (default 30)")
+    parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeat the choices of a run")
+    parser.add_argument("--workers", type=int, default=3, help="worker processes (default 3)")
+    parser.add_argument("--orders-per-s", type=float, default=40.0, help="load (default 40)")
+    parser.add_argument("--dir", type=Path, help="where logs and data are kept (default: a new temporary folder)")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.CRITICAL)  # clients of a broker that is away have much to say
+    folder = options.dir or Path(tempfile.mkdtemp(prefix="orders-chaos-"))
+    print(f"seed {options.seed}; logs and data in {folder}", flush=True)
+    if reason := missing_tools():
+        sys.exit(reason)
+    try:
+        with KafkaBroker(folder / "kafka") as broker:
+            schedule = for_minutes(options.seed, options.minutes)
+            run = run_on_kafka(options.seed, schedule, folder, broker, options.workers, options.orders_per_s)
+            report = asyncio.run(run)
+    except (KafkaUnavailable, KafkaFailed) as error:
+        sys.exit(str(error))
+    _print(report)
+    sys.exit(1 if report.problems else 0)
+
+
+def _print(report: Report) -> None:
+    for name, value in report.figures.items():
+        print(json.dumps({"chaos": name, "value": value, "seed": report.seed}))
+    if report.problems:
+        print(report.text(), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Whole chaos runs, shared by the tests and the long run: load, faults, an end to both, and a verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import statistics
+import time
+import traceback
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.chaos.driver import Driver
+from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_AND_WIPE, Fault, Faults, Worker
+from tests.chaos.orders import Order
+from tests.chaos.verifier import check_positions, check_stores, find_problems
+from tests.chaos.world import EmbeddedSource, KafkaSource, Rows, Source, World, store_rows
+from tests.kafka import KafkaBroker
+
+SETTLE_TIMEOUT_S = 60.0
+PROBLEMS_SHOWN = 10
+
+# As short as the broker allows, so that a freeze of seconds outlives the session.
+SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2"}
+
+
+@dataclass
+class Report:
+    """The verdict of a run, with all it takes to look into it."""
+
+    seed: int
+    workers: list[Worker]
+    faults: Sequence[Fault] = ()
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def note(self, name: str, problems: Sequence[str]) -> None:
+        """Add what a check found."""
+        if problems:
+            self.problems.setdefault(name, []).extend(problems)
+
+    def text(self) -> str:
+        """Everything, for the message of a failed test."""
+        lines = [f"seed {self.seed}", f"figures {self.figures}", "faults:", *(f"  {fault}" for fault in self.faults)]
+        for name, found in self.problems.items():
+            lines.append(f"{name}: {len(found)} problems")
+            lines += [f"  {problem[:3000]}" for problem in found[:PROBLEMS_SHOWN]]
+        for worker in self.workers:
+            lines += [f"last lines of {worker.log_path}:", worker.log_tail()]
+        return "\n".join(lines)
+
+
+async def run_on_kafka(
+    seed: int, schedule: Iterable[str], folder: Path, broker: KafkaBroker, workers: int, orders_per_s: float
+) -> Report:
+    """Drive workers on a broker of their own through faults; then compare topics, tables and stores."""
+    url = f"kafka://{broker.bootstrap}"
+    team = [Worker(f"w{n}", folder / f"w{n}", url, SETTINGS) for n in range(1, workers + 1)]
+    faults = Faults(seed, team, broker)
+    report = Report(seed, list(team), faults.done)
+    source = KafkaSource(broker.bootstrap)
+    try:
+        for worker in team:
+            worker.start()
+        await asyncio.gather(*(worker.ready() for worker in team))
+        driver = Driver(seed, lambda: [worker.url for worker in team], broker.bootstrap, 0.15, orders_per_s)
+        async with driver:
+            await _under_faults(driver, faults, schedule, report)
+        world = World(driver.orders)
+        began = time.monotonic()
+        await settle(world, source, team)
+        report.figures["seconds_to_settle"] = round(time.monotonic() - began, 1)
+        _judge(world, driver, faults, report)
+        fresh = Worker("fresh", folder / "fresh", url, SETTINGS)
+        report.workers.append(fresh)
+        report.note("check_stores", await _compare_stores(world, team, fresh))
+    except Exception as error:
+        report.note("the run", ["".join(traceback.format_exception(error))])
+    finally:
+        await source.close()
+        for worker in team:
+            worker.kill()
+    return report
+
+
+async def run_on_embedded_log(seed: int, schedule: Iterable[str], folder: Path, orders_per_s: float) -> Report:
+    """Drive one worker on the embedded log through kills, everything over HTTP."""
+    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS)
+    faults = Faults(seed, [worker], down_s=(0.0, 0.3))
+    report = Report(seed, [worker], faults.done)
+    try:
+        worker.start()
+        await worker.ready()
+        driver = Driver(seed, lambda: [worker.url], None, 1.0, orders_per_s)
+        async with driver:
+            await _under_faults(driver, faults, schedule, report)
+        world = await settled_embedded(worker, driver.orders)
+        report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
+        _judge(world, driver, faults, report)
+        fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS)
+        report.workers.append(fresh)
+        shutil.copytree(worker.data_dir / "log", fresh.data_dir / "log")
+        report.note("check_stores", await _restored(world, fresh))
+    except Exception as error:
+        report.note("the run", ["".join(traceback.format_exception(error))])
+    finally:
+        worker.kill()
+    return report
+
+
+async def settle(world: World, source: Source, team: Sequence[Worker]) -> None:
+    """Read on until the agents have passed everything, or the time is over."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    await world.update(source)
+    while check_positions(world) and time.monotonic() < deadline:
+        for worker in team:
+            worker.check()
+        await asyncio.sleep(0.2)
+        await world.update(source)
+
+
+async def settled_embedded(worker: Worker, orders: Sequence[Order]) -> World:
+    """Let a running worker process everything; it is stopped, because only then its log can be read."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        await worker.ready()
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(worker.stop)
+        world = await World.read(EmbeddedSource(worker.data_dir), orders)
+        if not check_positions(world) or time.monotonic() > deadline:
+            return world
+        worker.start()
+
+
+async def _under_faults(driver: Driver, faults: Faults, schedule: Iterable[str], report: Report) -> None:
+    """Load as long as there are faults, and until the clients have been answered after that."""
+    over = asyncio.Event()
+    began = time.monotonic()
+    load = asyncio.create_task(driver.run(over))
+    disturbance = asyncio.create_task(faults.run(schedule))
+    try:
+        await asyncio.wait({load, disturbance}, return_when=asyncio.FIRST_COMPLETED)
+        if disturbance.done():
+            disturbance.result()
+        over.set()
+        await load
+        await disturbance
+    finally:
+        load.cancel()
+        disturbance.cancel()
+        await asyncio.gather(load, disturbance, return_exceptions=True)
+        report.figures["seconds_under_faults"] = round(time.monotonic() - began, 1)
+
+
+def _judge(world: World, driver: Driver, faults: Faults, report: Report) -> None:
+    found = find_problems(world)
+    for name, problems in found.items():
+        report.note(name, problems)
+    commands = found.get("check_commands", [])
+    for fault in faults.done:
+        fault.recovery_s = _recovery_s(world, fault.began_at)
+    recoveries = [fault.recovery_s for fault in faults.done if fault.recovery_s is not None]
+    report.figures |= {
+        "orders": len(driver.orders),
+        "commands": len(world.records("order-commands")),
+        "client_retries": driver.retries,
+        "kills": faults.count(KILL, KILL_AND_WIPE),
+        "freezes": faults.count(FREEZE),
+        "broker_restarts": faults.count(BROKER),
+        "lost": sum("lost" in problem for problem in commands),
+        "duplicated": sum("times" in problem for problem in commands),
+        "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),
+        "recovery_s_max": round(max(recoveries, default=0.0), 2),
+        "recovery_s_median": round(statistics.median(recoveries or [0.0]), 2),
+    }
+
+
+def _recovery_s(world: World, began_at: float) -> float | None:
+    """Seconds from a moment until the first command after it had taken effect, in the slowest partition."""
+    effects = {record.body["metadata"]["causationId"]: record.timestamp_ms for record in world.records("order-events")}
+    recovered_ms: dict[int, int] = {}
+    for record in world.records("order-commands"):
+        if record.timestamp_ms >= began_at * 1000 and record.partition not in recovered_ms:
+            # A repeated command took effect earlier.
+            recovered_ms[record.partition] = max(effects.get(record.body["eventId"], 0), record.timestamp_ms)
+    return max(recovered_ms.values()) / 1000 - began_at if recovered_ms else None
+
+
+async def _compare_stores(world: World, team: Sequence[Worker], fresh: Worker) -> list[str]:
+    """Live stores, stores restored into an empty folder and changelogs must be the same, byte for byte."""
+    owned = await _owned(world, team)
+    for worker in team:
+        await asyncio.to_thread(worker.stop)
+    live: dict[int, dict[str, Rows]] = {}
+    for worker, numbers in zip(team, owned, strict=True):
+        live |= stores_of(worker, numbers, world)
+    return check_stores(world, live, "live") + await _restored(world, fresh)
+
+
+async def _restored(world: World, fresh: Worker) -> list[str]:
+    """Restore everything into the empty folder of a worker, and compare."""
+    fresh.start()
+    try:
+        await _owned(world, [fresh])
+        await asyncio.to_thread(fresh.stop)
+    finally:
+        fresh.kill()
+    return check_stores(world, stores_of(fresh, world.partitions(), world), "restored")
+
+
+async def _owned(world: World, team: Sequence[Worker]) -> list[list[int]]:
+    """Wait until every partition has one owner in the team, and is restored there; which worker owns which."""
+    deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    while True:
+        owned = [await worker.ready() for worker in team]
+        if sorted(number for numbers in owned for number in numbers) == world.partitions():
+            return owned
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"after {SETTLE_TIMEOUT_S:.0f} s without faults the workers own {owned}")
+        await asyncio.sleep(0.2)
+
+
+def stores_of(worker: Worker, numbers: Iterable[int], world: World) -> dict[int, dict[str, Rows]]:
+    """The stores of these partitions in the folder of a worker that is stopped."""
+    return {number: store_rows(worker.data_dir, number, world.tables()) for number in numbers}

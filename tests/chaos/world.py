@@ -1,0 +1,213 @@
+"""The picture that the verifier looks at: every committed record of every topic, read from outside of the services."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self, cast
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+from rocksdict import AccessType, Options, Rdict
+
+from streams.transport.log import Log, RocksStorage
+from tests.chaos.orders import Order
+
+READ_TIMEOUT_S = 60.0
+IDENTITY_KEY = b"\xffidentity"  # tells a changelog from a recreated one; not a row
+Rows = dict[bytes, bytes]
+
+
+class Record(NamedTuple):
+    """A committed record; `body` decodes it."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes
+    value: bytes | None
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object, numbers with a point as decimals."""
+        decoded: dict[str, Any] = json.loads(self.value or b"{}", parse_float=Decimal)
+        return decoded
+
+
+class Source(Protocol):
+    """Where a world's records come from."""
+
+    async def more(self) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]:
+        """Records committed since the last call, each partition's in order, and the end of every partition."""
+
+    async def close(self) -> None:
+        """Let go of it."""
+
+
+class World:
+    """Everything there is, beside what the clients were promised (`orders`)."""
+
+    def __init__(self, orders: Sequence[Order], app_id: str = "orders") -> None:
+        self.orders = orders
+        self.app_id = app_id
+        self.ends: dict[tuple[str, int], int] = {}
+        self._records: defaultdict[str, list[Record]] = defaultdict(list)
+
+    @classmethod
+    async def read(cls, source: Source, orders: Sequence[Order], app_id: str = "orders") -> Self:
+        """Read everything from the beginning."""
+        world = cls(orders, app_id)
+        await world.update(source)
+        return world
+
+    async def update(self, source: Source) -> None:
+        """Read what came since."""
+        self.add(*await source.more())
+
+    def add(self, records: Iterable[Record], ends: Mapping[tuple[str, int], int]) -> None:
+        """Take in records, each partition's in order, and the ends of partitions."""
+        for record in records:
+            self._records[record.topic].append(record)
+        self.ends |= ends
+
+    def records(self, topic: str) -> Sequence[Record]:
+        """All records of a topic; those of one partition are in order."""
+        return self._records.get(topic, ())
+
+    def changelog(self, table: str) -> str:
+        """The name of a table's changelog."""
+        return f"{self.app_id}-{table}-changelog"
+
+    def partitions(self) -> list[int]:
+        """The partition numbers there are."""
+        return sorted({number for _, number in self.ends})
+
+    def tables(self) -> list[str]:
+        """Every table that has a changelog."""
+        names = {topic for topic, _ in self.ends}
+        prefix, suffix = f"{self.app_id}-", "-changelog"
+        return sorted(n[len(prefix) : -len(suffix)] for n in names if n.startswith(prefix) and n.endswith(suffix))
+
+    def rows(self, table: str, partition: int | None = None) -> Rows:
+        """A table as its changelog tells: the last value of each key."""
+        rows: Rows = {}
+        for record in self.records(self.changelog(table)):
+            if partition not in (None, record.partition) or record.key == IDENTITY_KEY:
+                continue
+            if record.value is None:
+                rows.pop(record.key, None)
+            else:
+                rows[record.key] = record.value
+        return rows
+
+    def table(self, name: str) -> Iterator[tuple[bytes, dict[str, Any]]]:
+        """Keys and decoded rows of a table."""
+        for key, value in self.rows(name).items():
+            yield key, json.loads(value, parse_float=Decimal)
+
+
+class KafkaSource:
+    """A Kafka read with `read_committed`."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap,
+            group_id=None,
+            isolation_level="read_committed",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_partition_fetch_bytes=8 << 20,
+            fetch_max_wait_ms=50,
+        )
+        self._started = False
+
+    async def more(self) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]:
+        """See Source."""
+        consumer = self._consumer
+        if not self._started:
+            await consumer.start()
+            consumer.assign(await self._partitions())
+            self._started = True
+        ends = await consumer.end_offsets(consumer.assignment())
+        behind = {tp for tp, end in ends.items() if end > 0}
+        records: list[Record] = []
+        deadline = time.monotonic() + READ_TIMEOUT_S
+        while behind := {tp for tp in behind if await consumer.position(tp) < ends[tp]}:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not readable to the end: {sorted(behind)}")
+            for tp, found in (await consumer.getmany(timeout_ms=200)).items():
+                records += [Record(tp.topic, tp.partition, r.offset, r.timestamp, r.key or b"", r.value) for r in found]
+        return records, {(tp.topic, tp.partition): end for tp, end in ends.items()}
+
+    async def _partitions(self) -> list[TopicPartition]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
+        await admin.start()
+        try:
+            names = [name for name in await admin.list_topics() if not name.startswith("__")]
+            described = await admin.describe_topics(names)
+        finally:
+            await admin.close()
+        return [TopicPartition(topic["topic"], p["partition"]) for topic in described for p in topic["partitions"]]
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._consumer.stop()
+
+
+class EmbeddedSource:
+    """The embedded log in a data folder that no process is using."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._folder = data_dir / "log"
+
+    async def more(self) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]:
+        """All there is; to be called once."""
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]:
+        log = Log(RocksStorage(self._folder))
+        try:
+            return read_log(log)
+        finally:
+            log.close()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def read_log(log: Log) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]:
+    """All records of an embedded log, and its ends."""
+    places = [(name, n) for name, config in log.topics().items() for n in range(config.partitions)]
+    ends = {place: log.end_offset(*place) for place in places}
+    return [record for place in places for record in _read_partition(log, *place)], ends
+
+
+def _read_partition(log: Log, topic: str, partition: int) -> Iterable[Record]:
+    offset = 0
+    while True:
+        found, offset = log.read(topic, partition, offset)
+        if not found:
+            return
+        for r in found:
+            yield Record(topic, partition, r.offset, r.timestamp_ms, r.key or b"", r.value)
+
+
+def store_rows(data_dir: Path, partition: int, tables: Iterable[str]) -> dict[str, Rows]:
+    """The rows of every table in the store of a partition that no process is using."""
+    store = Rdict(str(data_dir / "stores" / str(partition)), Options(raw_mode=True), access_type=AccessType.read_only())
+    try:
+        rows: dict[str, Rows] = {name: {} for name in tables}
+        for key, value in cast(Iterator[tuple[bytes, bytes]], store.items()):  # raw mode: bytes only
+            table, _, row_key = key.partition(b"\0")
+            if table:  # what begins with the separator is the store's own
+                rows.setdefault(table.decode(), {})[row_key] = value
+        return rows
+    finally:
+        store.close()

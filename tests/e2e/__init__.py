@@ -1,0 +1,1 @@
+"""The whole system as its users see it: processes, commands, HTTP."""

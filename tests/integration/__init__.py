@@ -1,0 +1,1 @@
+"""Parts of the system together, on the transports they run on."""

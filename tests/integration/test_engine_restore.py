@@ -1,0 +1,292 @@
+"""On assignment a partition is restored from its changelogs to their very end, or anew where its store cannot be trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from streams.app import create_app
+from streams.engine.partition_task import TaskState
+from streams.engine.store import Store
+from streams.engine.unit_of_work import UnitOfWork
+from streams.settings import Settings
+from streams.transport.base import Reader, Record
+from streams.transport.embedded import EmbeddedBroker
+from tests.apps import (
+    DURABLE_TRANSPORTS,
+    Seen,
+    Tally,
+    broker_url,
+    caught_up,
+    connected,
+    hand_fed,
+    make_settings,
+    publish,
+    read_committed,
+    row,
+    running,
+    wait_until,
+)
+
+KEYS = [f"key-{number}" for number in range(6)]
+EXPECTED = {key: ["a", "b"] for key in KEYS}
+
+
+@pytest.fixture(params=DURABLE_TRANSPORTS)
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    return make_settings(broker_url(request), tmp_path)
+
+
+async def fill(settings: Settings, tally: Tally) -> None:
+    """Run the service over two values for each key, and stop."""
+    async with running(settings, [tally.service]) as app:
+        for key in KEYS:
+            await publish(app, tally.source, key, b"a", b"b")
+        await caught_up(app)
+
+
+def stores(settings: Settings) -> Path:
+    return settings.data_dir / "stores"
+
+
+async def delete_topic(settings: Settings, topic: str) -> None:
+    """Delete a topic, as somebody with the right to do so might."""
+    if settings.transport == "kafka":
+        admin = AIOKafkaAdminClient(bootstrap_servers=settings.bootstrap_servers)
+        await admin.start()
+        await admin.delete_topics([topic])
+        await admin.close()
+        async with connected(settings) as broker:
+            deadline = asyncio.get_running_loop().time() + 20
+            while topic in await broker.topics():
+                assert asyncio.get_running_loop().time() < deadline
+    else:
+        async with connected(settings) as broker:
+            assert isinstance(broker, EmbeddedBroker)
+            broker.log.delete_topic(topic)
+
+
+async def test_a_lost_store_is_restored_from_the_changelog(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    shutil.rmtree(stores(settings))
+    async with running(settings, [tally.service]) as app:
+        await tally.check(app, EXPECTED)
+        assert app.engine.metrics.committed_records == 0
+        await publish(app, tally.source, KEYS[0], b"c")
+        await caught_up(app)
+        await tally.check(app, EXPECTED | {KEYS[0]: ["a", "b", "c"]})
+
+
+async def test_a_store_that_missed_commits_catches_up_from_its_position(settings: Settings, tmp_path: Path) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    shutil.copytree(stores(settings), tmp_path / "earlier")
+    async with running(settings, [tally.service]) as app:
+        for key in KEYS:
+            await publish(app, tally.source, key, b"c")
+        await caught_up(app)
+    shutil.rmtree(stores(settings))
+    shutil.move(tmp_path / "earlier", stores(settings))
+    async with running(settings, [tally.service]) as app:
+        await tally.check(app, {key: ["a", "b", "c"] for key in KEYS})
+        # Only what was missing: a row for each key and a position for each partition that has keys, not the rest.
+        applied = sum(task.progress.applied for task in app.engine.tasks.values())
+        used = {app.engine.partition_for(key.encode()) for key in KEYS}
+        assert len(KEYS) + len(used) <= applied <= 2 * len(KEYS)
+        assert app.engine.metrics.committed_records == 0
+
+
+async def test_a_restore_gets_past_an_aborted_transaction_at_the_end_of_the_changelog(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    changelog = tally.table.changelog_topic(settings.app_id)
+    async with connected(settings) as broker:
+        for number in range(settings.partitions):
+            producer = broker.producer(number)
+            await producer.start()
+            await producer.begin()
+            await producer.send({(changelog, number): [(KEYS[0].encode(), b'{"values":["aborted"]}', ())]})
+            await producer.close()
+    shutil.rmtree(stores(settings))
+    async with running(settings, [tally.service]) as app:
+        await tally.check(app, EXPECTED)
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+async def test_a_restore_gets_to_the_end_of_a_compacted_changelog(settings: Settings) -> None:
+    tally = Tally()
+    drop = b"gone"
+
+    def handle(record: Record, work: UnitOfWork) -> str:
+        if record.value == drop:
+            work.delete(tally.table, (record.key or b"").decode())
+            return "value"
+        return Tally.handle(tally, record, work)
+
+    tally.handle = handle  # type: ignore[method-assign]
+    async with running(settings, [tally.service]) as app:
+        for value in (b"a", b"b"):
+            for key in KEYS:
+                await publish(app, tally.source, key, value)
+                await caught_up(app)
+        await publish(app, tally.source, KEYS[-1], drop)
+        await caught_up(app)
+        assert isinstance(app.engine.broker, EmbeddedBroker)
+        changelog = tally.table.changelog_topic(settings.app_id)
+        before = [await read_committed(app.engine.broker, changelog, n) for n in range(settings.partitions)]
+        for _ in app.engine.broker.log.maintain(min_dirty_ratio=0):
+            await asyncio.sleep(0)
+        after = [await read_committed(app.engine.broker, changelog, n) for n in range(settings.partitions)]
+        assert sum(map(len, after)) < sum(map(len, before))
+    shutil.rmtree(stores(settings))
+    async with running(settings, [tally.service]) as app:
+        assert {key: row(app, tally.table, key) for key in KEYS} == {
+            key: Seen(("a", "b")) if key != KEYS[-1] else None for key in KEYS
+        }
+
+
+# ---- stores that cannot be trusted
+
+
+async def test_a_store_that_is_ahead_of_its_changelog_is_restored_anew(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    changelog = tally.table.changelog_topic(settings.app_id)
+    async with connected(settings) as broker:  # as if the broker had lost its newest records
+        for number in range(settings.partitions):
+            store = Store(stores(settings) / str(number))
+            mark, end = store.mark(changelog), await broker.end_offset(changelog, number)
+            ahead = msgspec.structs.replace(mark, position=end + 1)
+            lost = [(key.encode(), b'{"values":["lost"]}', ()) for key in KEYS]
+            store.write([(tally.table.prefix, lost)], {changelog: ahead})
+            store.close()
+    async with running(settings, [tally.service]) as app:
+        await tally.check(app, EXPECTED)
+
+
+async def test_a_store_of_a_changelog_that_was_created_anew_is_restored_anew(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    changelog = tally.table.changelog_topic(settings.app_id)
+    await delete_topic(settings, changelog)
+    async with running(settings, [tally.service]) as app:
+        assert {key: row(app, tally.table, key) for key in KEYS} == dict.fromkeys(KEYS)
+        # As many records as before, so that the ends alone do not tell the changelogs apart.
+        for key in KEYS:
+            await publish(app, tally.source, key, b"x", b"y", b"z")
+        await caught_up(app)
+        assert row(app, tally.table, KEYS[0]) == Seen(("x", "y", "z"))
+
+
+async def test_a_store_is_told_from_one_of_an_earlier_changelog_with_as_many_records(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    shutil.copytree(stores(settings), tmp_path / "earlier")
+    changelog = tally.table.changelog_topic(settings.app_id)
+    await delete_topic(settings, changelog)
+    async with running(settings, [tally.service]) as app:
+        for key in KEYS:
+            await publish(app, tally.source, key, b"x", b"y", b"z")
+        await caught_up(app)
+    shutil.rmtree(stores(settings))
+    shutil.move(tmp_path / "earlier", stores(settings))
+    async with running(settings, [tally.service]) as app:
+        assert {key: row(app, tally.table, key) for key in KEYS} == dict.fromkeys(KEYS, Seen(("x", "y", "z")))
+
+
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+async def test_a_store_older_than_half_of_the_tombstones_retention_is_restored_anew(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    total = {}
+    for delete_retention in (86_400.0, 1e-6):
+        later = settings.model_copy(update={"delete_retention": delete_retention})
+        async with running(later, [tally.service]) as app:
+            total[delete_retention] = sum(task.progress.applied for task in app.engine.tasks.values())
+            await tally.check(app, EXPECTED)
+    assert total[86_400.0] == 0
+    assert total[1e-6] >= len(KEYS)
+
+
+# ---- from where to go on
+
+
+@pytest.mark.parametrize("settings", ["memory"], indirect=True)
+async def test_no_records_are_taken_before_the_transport_knows_where_to_go_on(settings: Settings) -> None:
+    # Otherwise a task takes records from where its predecessor's fetches had got to, and skips what was not committed.
+    tally = Tally()
+    async with hand_fed(settings, [tally.service]) as fed:
+        await fed.handle(0, tally.source, Tally.AGENT, tally.handle, (b"key", b"a", ()))
+        for _ in range(3):
+            before = fed.engine.tasks[0]
+            before.fail(OSError("the disk is full"))
+            fed.hand.positions.clear()
+            while (task := fed.engine.task_for(tally.source.name, 0)) is None or task is before:
+                await asyncio.sleep(0)
+            assert fed.hand.positions == {(tally.source.name, 0): 0}
+
+
+# ---- in the background
+
+
+async def test_a_partition_that_cannot_be_restored_yet_does_not_hold_up_the_others(settings: Settings) -> None:
+    tally, gate = Tally(), asyncio.Event()
+    await fill(settings, tally)
+    shutil.rmtree(stores(settings))
+    app = create_app(settings, services=[tally.service])
+    engine = app.engine
+    held = engine.partition_for(KEYS[0].encode())
+    flowing = next(key for key in KEYS if engine.partition_for(key.encode()) != held)
+    make_reader = engine.broker.reader
+
+    def reader(number: int, topics: Any) -> Reader:
+        made = make_reader(number, topics)
+        return HeldReader(made, gate) if number == held else made  # type: ignore[return-value]
+
+    engine.broker.reader = reader  # type: ignore[method-assign]
+    app.finalize()
+    await app.start()
+    try:
+        number = engine.partition_for(flowing.encode())
+        await wait_until(
+            lambda: number in engine.tasks and engine.tasks[number].state is TaskState.RUNNING, "another is restored"
+        )
+        await publish(app, tally.source, KEYS[0], b"c")
+        await publish(app, tally.source, flowing, b"c")
+        end = await engine.broker.end_offset(tally.source.name, number)
+        await wait_until(lambda: engine.tasks[number].reached(Tally.AGENT, tally.source.name) >= end, "it flows")
+        assert row(app, tally.table, flowing) == Seen(("a", "b", "c"))
+        assert not engine.is_ready()
+        assert engine.tasks[held].state is TaskState.RESTORING
+        gate.set()
+        await wait_until(engine.is_ready, "the held one is restored too")
+        await caught_up(app)
+        await tally.check(app, EXPECTED | {KEYS[0]: ["a", "b", "c"], flowing: ["a", "b", "c"]})
+    finally:
+        gate.set()
+        await app.stop()
+
+
+class HeldReader:
+    """A real reader that waits until the test lets it read."""
+
+    def __init__(self, reader: Reader, gate: asyncio.Event) -> None:
+        self._reader = reader
+        self._gate = gate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    async def fetch(self) -> Any:
+        """Read once the gate is open."""
+        await self._gate.wait()
+        return await self._reader.fetch()

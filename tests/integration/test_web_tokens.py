@@ -1,0 +1,108 @@
+"""Reading what one has written: a read with a token is never older than it, or says why it cannot be answered."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from streams.app import OrdersApp
+from streams.engine import waiters
+from streams.tokens import encode_token
+from streams.transport.base import Position
+from tests.apps import make_settings, running, wait_until
+from tests.integration.web import (
+    check_problem,
+    check_unavailable,
+    client_of,
+    find,
+    go_on,
+    hold_up,
+    order,
+    place,
+    writes,
+)
+
+
+@pytest_asyncio.fixture(params=["memory", "embedded"])
+async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrdersApp]:
+    """Run the whole application."""
+    async with running(make_settings(f"{request.param}://", tmp_path, partitions=2)) as app:
+        yield app
+
+
+@pytest_asyncio.fixture
+async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+    """Give an HTTP client of the application."""
+    async with client_of(app) as client:
+        yield client
+
+
+async def test_no_read_is_older_than_its_token_under_load(client: httpx.AsyncClient) -> None:
+    await writes([client], random.Random(1), orders=100)
+
+
+@pytest.mark.parametrize("path", ["/orders/o-1", "/orders/o-1/events", "/customers/c-1/orders"])
+async def test_a_view_that_stays_behind_is_a_504_with_the_lag(
+    app: OrdersApp, client: httpx.AsyncClient, path: str
+) -> None:
+    await place(client, order("c-1", "o-1"))
+    await hold_up(app)
+    await place(client, order("c-1", "o-1"))
+    token = (await client.post("/orders/o-1/cancel")).json()["token"]
+    problem = check_problem(await client.get(path, params={"after": token, "timeout": "50ms"}), 504)
+    assert problem["lag_records"] in (2, 3)  # the first order may have been taken before
+    assert (problem["agent"], problem["topic"]) == ("decide-orders", "order-commands")
+    assert problem["partition"] == app.engine.partition_for(b"o-1")
+    await go_on(app)
+    await find(client, path, after=token, timeout="30s")
+    assert (await find(client, "/orders/o-1"))["status"] == "cancelled"
+
+
+async def test_a_request_that_waits_is_told_when_its_partition_goes_away(
+    app: OrdersApp, client: httpx.AsyncClient
+) -> None:
+    await hold_up(app)
+    token = await place(client, order(order_id="o-1"))
+    number = app.engine.partition_for(b"o-1")
+    waiting = asyncio.create_task(client.get("/orders/o-1", params={"after": token, "timeout": "30s"}))
+    positions = app.engine.tasks[number].waiters
+    await wait_until(lambda: positions._count == 1, "the request waits")
+    positions.close()
+    check_unavailable(await waiting)
+
+
+async def test_too_many_waiting_requests_are_sent_away(
+    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiters, "WAITERS_MAX", 0)
+    await hold_up(app)
+    token = await place(client, order(order_id="o-1"))
+    check_unavailable(await client.get("/orders/o-1", params={"after": token}))
+
+
+async def test_a_token_of_no_topic_or_partition_of_ours_is_refused(client: httpx.AsyncClient) -> None:
+    for position in (Position("elsewhere", 0, 1), Position("order-commands", 2, 1)):
+        check_problem(await client.get("/orders/o-1", params={"after": encode_token([position])}), 422)
+
+
+async def test_a_read_without_a_token_waits_for_nothing(app: OrdersApp, client: httpx.AsyncClient) -> None:
+    await hold_up(app)
+    await place(client, order("c-1", "o-1"))
+    check_problem(await client.get("/orders/o-1"), 404)
+    assert (await find(client, "/customers/c-1/orders"))["items"] == []
+
+
+async def test_a_worker_that_stops_lets_waiting_requests_go(tmp_path: Path) -> None:
+    async with running(make_settings("memory://", tmp_path, partitions=1)) as app, client_of(app) as client:
+        await hold_up(app)
+        token = await place(client, order(order_id="o-1"))
+        waiting = asyncio.create_task(client.get("/orders/o-1", params={"after": token, "timeout": "30s"}))
+        await wait_until(lambda: app.engine.tasks[0].waiters._count == 1, "the request waits")
+        await asyncio.wait_for(app.stop(), 10)
+        check_unavailable(await waiting)
