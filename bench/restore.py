@@ -29,7 +29,7 @@ from streams.events.money import Money
 from streams.events.orders import OrderItem
 from streams.settings import Settings
 from streams.transport.base import TopicSpec
-from streams.transport.kafka import KafkaBroker
+from streams.transport.kafka_broker import KafkaBroker
 from streams.transport.partitioner import partition_for
 from tables.orders import ORDERS, PENDING, Order
 

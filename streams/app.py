@@ -27,8 +27,8 @@ from streams.service import AgentFunction, Service
 from streams.settings import Settings, SettingsError, load_settings
 from streams.topics import DEAD_LETTERS, Topic
 from streams.transport.base import Broker
-from streams.transport.embedded import EmbeddedBroker
-from streams.transport.kafka import KafkaBroker
+from streams.transport.embedded_broker import EmbeddedBroker
+from streams.transport.kafka_broker import KafkaBroker
 from streams.web import ENGINE, FAUST_APP, GAUGES, application_options
 
 log = logging.getLogger(__name__)

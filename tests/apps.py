@@ -1,4 +1,4 @@
-"""Applications in this process for tests: random names, small settings, start, stop, crash, and waiting for what must come."""
+"""Applications in this process for tests: start, stop, crash, and wait for what must come."""
 
 from __future__ import annotations
 
@@ -162,8 +162,9 @@ async def read_committed(broker: Broker, topic: str, partition: int) -> list[Rec
         position, deadline = start, time.monotonic() + DEADLINE_S
         while position < end:
             assert time.monotonic() < deadline, f"{topic}/{partition} could not be read to its end {end}"
-            for found, position in (await reader.fetch()).values():
+            for found, reached in (await reader.fetch()).values():
                 records += found
+                position = reached
         return [record for record in records if record.offset < end]
     finally:
         await reader.close()
@@ -313,7 +314,7 @@ class HeldProducer:
 async def hand_fed(
     settings: Settings, services: Iterable[Service], numbers: Iterable[int] = (0,), gate: asyncio.Event | None = None
 ) -> AsyncIterator[HandFed]:
-    """Give an engine that owns `numbers` and is fed by hand; its transactions are committed only while `gate` is set."""
+    """Give an engine that owns `numbers` and is fed by hand; it commits only while `gate` is set."""
     fed = HandFed(settings, services)
     if gate is not None:
         make_producer = fed.engine.broker.producer

@@ -110,8 +110,8 @@ def no_topic(name: str) -> Failure:
 async def open_broker(settings: Settings) -> AsyncIterator[Broker]:
     """The broker of these settings, opened by this process; raises Failure."""
     # aiokafka and Faust take half a second to import, which other commands need not wait for.
-    from streams.transport.embedded import EmbeddedBroker
-    from streams.transport.kafka import KafkaBroker
+    from streams.transport.embedded_broker import EmbeddedBroker
+    from streams.transport.kafka_broker import KafkaBroker
 
     broker = KafkaBroker(settings) if settings.transport == "kafka" else EmbeddedBroker(settings)
     try:

@@ -50,4 +50,4 @@ def dead_letter(work: UnitOfWork, topic: str, agent: str, record: Record, error:
 
 def _bounded(text: str, bytes_max: int) -> str:
     """The end of `text` that fits: the end of a trace is where the cause is."""
-    return text.encode()[-bytes_max:].decode(errors="ignore")
+    return text.encode(errors="backslashreplace")[-bytes_max:].decode(errors="ignore")

@@ -24,6 +24,7 @@ WORKER = ("-m", "agents.cli", "worker")
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LOG_TAIL_LINES = 40
+START_MARK = "---- started at"
 NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the transaction before
 
 KILL, KILL_AND_WIPE, FREEZE, BROKER = "kill", "kill and wipe", "freeze", "broker"
@@ -69,7 +70,7 @@ class Worker:
         self.folder.mkdir(parents=True, exist_ok=True)
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ORDERS_")}
         with self.log_path.open("ab") as log:
-            log.write(f"---- start at {time.strftime('%H:%M:%S')}\n".encode())
+            log.write(f"{START_MARK} {time.strftime('%H:%M:%S')}\n".encode())
             log.flush()
             # In its own folder no .env is found; in a session of its own Ctrl-C does not reach it.
             self._process = subprocess.Popen(
@@ -119,6 +120,14 @@ class Worker:
         if self._process is not None and (status := self._process.poll()) is not None:
             raise WorkerEnded(f"worker {self.name} ended by itself with status {status}")
 
+    def froze(self) -> bool:
+        """Whether it was stopped by a signal since this was asked last; raises WorkerEnded when it has ended."""
+        assert self._process is not None
+        pid, status = os.waitpid(self._process.pid, os.WNOHANG | os.WUNTRACED)
+        if pid and not os.WIFSTOPPED(status):
+            raise WorkerEnded(f"worker {self.name} ended by itself: {os.waitstatus_to_exitcode(status)}")
+        return pid != 0
+
     def wait(self, timeout_s: float) -> int:
         """Wait for its end; the status, negative for a signal."""
         assert self._process is not None
@@ -139,6 +148,10 @@ class Worker:
             return ""
         kept = [line for line in self.log_path.read_text(errors="replace").splitlines() if NOISE not in line]
         return "\n".join(kept[-lines:])
+
+    def log_of_this_life(self) -> str:
+        """Its log since it was started last."""
+        return self.log_path.read_text(errors="replace").rpartition(START_MARK)[2]
 
     def _reap(self) -> None:
         if self._process is not None:

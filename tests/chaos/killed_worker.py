@@ -1,7 +1,8 @@
-"""A worker that kills itself at a step of a commit: `python -m tests.chaos.killed_worker`.
+"""A worker that kills or freezes itself at a step of a commit: `python -m tests.chaos.killed_worker`.
 
-KILL_STEP names the probe ("before 2", "after 5", ...); KILL_COMMIT says at which of its commits with records, counted
-from 1 over all partitions after the file KILL_WHEN has come to be.
+KILL_STEP names the probe ("before 2", "after 5", ...; on Kafka also "within 5": everything is written and acknowledged,
+but the transaction not yet committed), KILL_SIGNAL what it sends itself there (SIGKILL, SIGSTOP);
+KILL_COMMIT says at which commit, counted from 1 over all partitions after the file KILL_WHEN has come to be.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from aiokafka import AIOKafkaProducer
+
 from streams.app import create_app
 from streams.settings import load_settings
 from streams.worker import configure_logging, run_in_loop, serve
 
 
-def killer(step: str, commit: int, armed: Path) -> Callable[[str], None]:
-    """A probe that ends this process as `kill -9` does."""
+def killer(step: str, sent: signal.Signals, commit: int, armed: Path) -> Callable[[str], None]:
+    """A probe that sends this process a signal once."""
     left = commit
 
     def probe(reached: str) -> None:
@@ -25,7 +28,7 @@ def killer(step: str, commit: int, armed: Path) -> Callable[[str], None]:
         if reached == step and armed.exists():
             left -= 1
             if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), sent)
 
     return probe
 
@@ -34,7 +37,16 @@ def main() -> None:
     """Run the worker until it kills itself."""
     settings = load_settings()
     configure_logging(settings.log_level)
-    probe = killer(os.environ["KILL_STEP"], int(os.environ["KILL_COMMIT"]), Path(os.environ["KILL_WHEN"]))
+    step, sent = os.environ["KILL_STEP"], signal.Signals[os.environ["KILL_SIGNAL"]]
+    probe = killer(step, sent, int(os.environ["KILL_COMMIT"]), Path(os.environ["KILL_WHEN"]))
+
+    commit_transaction = AIOKafkaProducer.commit_transaction
+
+    async def commit_after_probe(producer: AIOKafkaProducer) -> None:
+        probe("within 5")
+        await commit_transaction(producer)
+
+    AIOKafkaProducer.commit_transaction = commit_after_probe
 
     async def live() -> int:
         app = create_app(settings)

@@ -189,13 +189,19 @@ def _recovery_s(world: World, began_at: float) -> float | None:
 
 async def _compare_stores(world: World, team: Sequence[Worker], fresh: Worker) -> list[str]:
     """Live stores, stores restored into an empty folder and changelogs must be the same, byte for byte."""
+    live = await stop_and_read_stores(world, team)
+    return check_stores(world, live, "live") + await _restored(world, fresh)
+
+
+async def stop_and_read_stores(world: World, team: Sequence[Worker]) -> dict[int, dict[str, Rows]]:
+    """Stop all workers; the store of every partition at the one who owned it."""
     owned = await _owned(world, team)
     for worker in team:
         await asyncio.to_thread(worker.stop)
-    live: dict[int, dict[str, Rows]] = {}
+    stores: dict[int, dict[str, Rows]] = {}
     for worker, numbers in zip(team, owned, strict=True):
-        live |= stores_of(worker, numbers, world)
-    return check_stores(world, live, "live") + await _restored(world, fresh)
+        stores |= stores_of(worker, numbers, world)
+    return stores
 
 
 async def _restored(world: World, fresh: Worker) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from streams.topics import ORDER_COMMANDS
-from streams.transport.embedded import EmbeddedBroker
+from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import caught_up, make_settings, publish, running
 from tests.chaos.orders import Order, random_order
 from tests.chaos.verifier import find_problems

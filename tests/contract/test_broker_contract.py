@@ -424,6 +424,8 @@ async def test_a_stock_kafka_client_puts_a_key_on_the_partition_we_compute(setti
         assert partitions == [partition_for(key, spread) for key in keys]
         assert set(partitions) == set(range(spread))
         read = {
-            record.key: number for number in range(spread) for record in await read_committed(broker, topic.name, number)
+            record.key: number
+            for number in range(spread)
+            for record in await read_committed(broker, topic.name, number)
         }
     assert read == dict(zip(keys, partitions, strict=True))

@@ -91,8 +91,10 @@ async def _everything_counts_once(app: OrdersApp, tally: Tally, written: int) ->
     engine = app.engine
     ends = {n: await engine.broker.end_offset(tally.source.name, n) for n in range(engine.settings.partitions)}
     await wait_until(
-        lambda: engine.is_ready()
-        and all(engine.tasks[n].reached(Tally.AGENT, tally.source.name) >= end for n, end in ends.items()),
+        lambda: (
+            engine.is_ready()
+            and all(engine.tasks[n].reached(Tally.AGENT, tally.source.name) >= end for n, end in ends.items())
+        ),
         "everything is handled after the outage",
         OUTAGE_DEADLINE_S,
     )

@@ -17,7 +17,7 @@ from streams.engine.store import Store
 from streams.engine.unit_of_work import UnitOfWork
 from streams.settings import Settings
 from streams.transport.base import Reader, Record
-from streams.transport.embedded import EmbeddedBroker
+from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import (
     DURABLE_TRANSPORTS,
     Seen,

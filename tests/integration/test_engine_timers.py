@@ -105,7 +105,9 @@ class Alarms:
 async def test_timers_fire_in_the_order_they_fall_due_and_only_once(settings: Settings) -> None:
     alarms = Alarms()
     async with running(settings, [alarms.service]) as app:
-        await publish(app, alarms.source, KEY, b"third:40", b"second:-20", b"first:-3000", b"last:60", b"much later:9999999")
+        await publish(
+            app, alarms.source, KEY, b"third:40", b"second:-20", b"first:-3000", b"last:60", b"much later:9999999"
+        )
         await wait_until(lambda: "last" in alarms.fired(app), "the last timer has fired")
         task = app.engine.task(app.engine.partition_for(KEY.encode()))
         waiting = [timer.payload for _, timer in task.scan(TIMERS)]

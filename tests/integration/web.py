@@ -91,7 +91,6 @@ async def writes(clients: Sequence[httpx.AsyncClient], choice: random.Random, or
 
     `2 x orders` random writes, each followed by two reads, at clients chosen at random.
     """
-
     slots = asyncio.Semaphore(WRITERS)
 
     def anyone() -> httpx.AsyncClient:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from agents.gateway.bodies import ITEMS_MAX, CancelOrderBody, PlaceOrderBody, field_errors, parse
+from agents.gateway.bodies import CancelOrderBody, PlaceOrderBody, field_errors, parse
 from streams.events.money import Money
 from streams.events.orders import OrderItem, PlaceOrder
 

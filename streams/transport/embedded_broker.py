@@ -1,0 +1,209 @@
+"""The embedded log behind the engine's ports: memory:// and embedded://."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from streams.settings import Settings
+from streams.transport.base import (
+    Broker,
+    Outgoing,
+    PartitionsMismatch,
+    Position,
+    ProducerFenced,
+    Reader,
+    Record,
+    TopicSpec,
+    TransactionalProducer,
+    TransportError,
+    TransportUnusable,
+)
+from streams.transport.log import (
+    Log,
+    LogError,
+    MemoryStorage,
+    NewRecord,
+    RocksStorage,
+    TopicConfig,
+    TopicExistsDifferently,
+)
+from streams.transport.log import ProducerFenced as LogFenced
+
+MAINTENANCE_INTERVAL_S = 60.0
+# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
+TOPIC_RECORD_BYTES_MAX = 4 << 20
+
+
+class EmbeddedBroker(Broker):
+    """The embedded log of one process, as the engine and the web view see it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._log: Log | None = None
+        self._maintenance: asyncio.Task[None] | None = None
+
+    @property
+    def log(self) -> Log:
+        """The open log."""
+        if self._log is None:
+            raise TransportError("the embedded log is not open")
+        return self._log
+
+    async def start(self) -> None:
+        """Open the log; raises TransportError with what to do when the folder cannot be used."""
+        if self._log is not None:
+            return
+        try:
+            in_memory = self._settings.transport == "memory"
+            storage = MemoryStorage() if in_memory else RocksStorage(self._settings.data_dir / "log")
+            self._log = Log(storage, delete_retention_ms=int(self._settings.delete_retention * 1000))
+        except LogError as error:
+            raise TransportUnusable(str(error)) from error
+        self._maintenance = asyncio.create_task(self._maintain(), name="maintenance of the embedded log")
+
+    async def _maintain(self) -> None:
+        while True:
+            await asyncio.sleep(MAINTENANCE_INTERVAL_S)
+            for _ in self.log.maintain():
+                await asyncio.sleep(0)
+
+    async def stop(self) -> None:
+        """Close the log."""
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what is missing."""
+        for topic in topics:
+            config = TopicConfig(topic.partitions, topic.compacted, topic.retention_ms, TOPIC_RECORD_BYTES_MAX)
+            try:
+                self.log.create_topic(topic.name, config)
+            except TopicExistsDifferently as error:
+                raise PartitionsMismatch(str(error)) from error
+
+    async def topics(self) -> Mapping[str, int]:
+        """All topics with their number of partitions."""
+        return {name: config.partitions for name, config in self.log.topics().items()}
+
+    def producer(self, partition: int) -> TransactionalProducer:
+        """A producer for a partition number, not yet started."""
+        return EmbeddedProducer(self, f"{self._settings.app_id}-{partition}", self._settings.app_id)
+
+    def reader(self, partition: int, topics: Sequence[str]) -> Reader:
+        """A reader of a partition number, not yet started."""
+        return EmbeddedReader(self, partition, topics)
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        """The next offset to be written."""
+        return self.log.end_offset(topic, partition)
+
+    async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
+        """Append records; they are durable on return."""
+        try:
+            base = self.log.append(topic, partition, _new_records(records))
+        except LogError as error:
+            raise TransportError(str(error)) from error
+        return [Position(topic, partition, base + index) for index in range(len(records))]
+
+    async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """The group's committed offsets."""
+        group = self._settings.app_id
+        found = {(topic, number): self.log.committed(group, topic, number) for topic, number in offsets}
+        return {key: offset for key, offset in found.items() if offset is not None}
+
+
+class EmbeddedProducer(TransactionalProducer):
+    """Collects a transaction and gives it to the log in one atomic write."""
+
+    def __init__(self, broker: EmbeddedBroker, transactional_id: str, group: str) -> None:
+        self._broker = broker
+        self._transactional_id = transactional_id
+        self._group = group
+        self._epoch = -1
+        self._appends: list[tuple[str, int, Sequence[NewRecord]]] = []
+        self._offsets: dict[tuple[str, int], int] = {}
+
+    async def start(self) -> None:
+        """Become the writer and fence the one before."""
+        try:
+            self._epoch = self._broker.log.init_producer(self._transactional_id)
+        except LogError as error:
+            raise TransportError(str(error)) from error
+
+    async def begin(self) -> None:
+        """Open a transaction."""
+        self._appends, self._offsets = [], {}
+
+    async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
+        """Note records for the transaction."""
+        for (topic, partition), records in batches.items():
+            self._appends.append((topic, partition, _new_records(records)))
+
+    async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Note the group's offsets for the transaction."""
+        self._offsets.update(offsets)
+
+    async def commit(self) -> Mapping[tuple[str, int], int]:
+        """One atomic write."""
+        appends, offsets, self._appends, self._offsets = self._appends, self._offsets, [], {}
+        try:
+            bases = self._broker.log.commit(self._transactional_id, self._epoch, appends, offsets, self._group)
+        except LogFenced as error:
+            raise ProducerFenced(str(error)) from error
+        except LogError as error:
+            raise TransportError(str(error)) from error
+        return {
+            (topic, partition): base + len(records)
+            for (topic, partition, records), base in zip(appends, bases, strict=True)
+        }
+
+    async def close(self) -> None:
+        """Forget an open transaction."""
+        self._appends, self._offsets = [], {}
+
+
+def _new_records(records: Sequence[Outgoing]) -> list[NewRecord]:
+    return [NewRecord(key, value, tuple(headers)) for key, value, headers in records]
+
+
+class EmbeddedReader(Reader):
+    """Reads one partition number of some topics."""
+
+    def __init__(self, broker: EmbeddedBroker, partition: int, topics: Sequence[str]) -> None:
+        self._broker = broker
+        self._partition = partition
+        self._positions = dict.fromkeys(topics, 0)
+
+    async def start(self) -> None:
+        """Nothing to connect to."""
+
+    async def bounds(self) -> Mapping[str, tuple[int, int]]:
+        """First and next offset of each topic."""
+        log, partition = self._broker.log, self._partition
+        return {
+            topic: (log.start_offset(topic, partition), log.end_offset(topic, partition)) for topic in self._positions
+        }
+
+    def seek(self, topic: str, offset: int) -> None:
+        """Go on reading at `offset`."""
+        self._positions[topic] = offset
+
+    async def fetch(self) -> Mapping[str, tuple[Sequence[Record], int]]:
+        """The next records of each topic that has any."""
+        await asyncio.sleep(0)
+        found: dict[str, tuple[Sequence[Record], int]] = {}
+        for topic, offset in self._positions.items():
+            records, position = self._broker.log.read(topic, self._partition, offset)
+            if position != offset:
+                self._positions[topic] = position
+                found[topic] = records, position
+        if not found:
+            await asyncio.sleep(0.01)
+        return found
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

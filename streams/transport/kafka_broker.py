@@ -1,0 +1,181 @@
+"""Apache Kafka behind the engine's ports."""
+
+from collections.abc import Mapping, Sequence
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from streams.settings import Settings
+from streams.transport.base import (
+    Broker,
+    Outgoing,
+    PartitionsMismatch,
+    Position,
+    Reader,
+    TopicSpec,
+    TransactionalProducer,
+    TransportError,
+)
+from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
+from streams.transport.kafka_producer import KafkaTransactions, build_batches
+from streams.transport.kafka_reader import KafkaReader
+
+# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
+TOPIC_RECORD_BYTES_MAX = 4 << 20
+SEGMENT_MS = 24 * 3600 * 1000
+
+
+class KafkaBroker(Broker):
+    """Apache Kafka as the engine and the web view see it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.options = connection_options(settings)
+        self._producer: AIOKafkaProducer | None = None
+        self._consumer: AIOKafkaConsumer | None = None
+
+    async def start(self) -> None:
+        """Connect the producer for publishing and a client for offsets."""
+        if self._producer is not None:
+            return
+        producer = AIOKafkaProducer(
+            **self.options,
+            enable_idempotence=True,
+            acks="all",
+            linger_ms=0,
+            max_batch_size=PRODUCE_BATCH_BYTES,
+            max_request_size=REQUEST_BYTES_MAX,
+        )
+        # read_uncommitted: see end_offset.
+        consumer = AIOKafkaConsumer(**self.options, group_id=None, isolation_level="read_uncommitted")
+        try:
+            await producer.start()
+            await consumer.start()
+        except KafkaError as error:
+            await producer.stop()
+            await consumer.stop()
+            raise TransportError(
+                f"cannot reach Kafka at {', '.join(self.settings.bootstrap_servers)} ({error}); "
+                "is it running, and is ORDERS_BROKER right?"
+            ) from error
+        self._producer, self._consumer = producer, consumer
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        for client in (self._producer, self._consumer):
+            if client is not None:
+                await client.stop()
+        self._producer = self._consumer = None
+
+    async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
+        """Create what is missing and compare the sizes of what is there."""
+        admin = AIOKafkaAdminClient(**self.options)
+        await admin.start()
+        try:
+            existing = await self.topics()
+            missing = [self._new_topic(topic) for topic in topics if topic.name not in existing]
+            if missing:
+                response = await admin.create_topics(missing)
+                for name, code, *rest in response.topic_errors:
+                    error = for_code(code)
+                    if code and error is not TopicAlreadyExistsError:
+                        raise TransportError(f"cannot create topic {name}: {error.__name__} {rest}")
+            await self._check_partitions(admin, topics)
+            if missing:
+                await self._wait_until_there(missing)
+        except KafkaError as error:
+            raise TransportError(f"cannot create topics: {error}") from error
+        finally:
+            await admin.close()
+
+    def _new_topic(self, topic: TopicSpec) -> NewTopic:
+        config = {"max.message.bytes": str(TOPIC_RECORD_BYTES_MAX)}
+        if topic.compacted:
+            retention_ms = str(int(self.settings.delete_retention * 1000))
+            config |= {"cleanup.policy": "compact", "delete.retention.ms": retention_ms, "segment.ms": str(SEGMENT_MS)}
+        else:
+            config |= {"retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms)}
+        return NewTopic(topic.name, topic.partitions, self.settings.replication, topic_configs=config)
+
+    async def _wait_until_there(self, created: Sequence[NewTopic]) -> None:
+        """A topic is announced before its partitions can be read; consumers would report that as errors."""
+        tps = [TopicPartition(topic.name, number) for topic in created for number in range(topic.num_partitions)]
+        await self._client().end_offsets(tps)
+
+    async def _check_partitions(self, admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
+        described = {topic["topic"]: topic for topic in await admin.describe_topics([topic.name for topic in topics])}
+        for topic in topics:
+            found = len(described[topic.name]["partitions"])
+            if found not in (0, topic.partitions):  # 0: created a moment ago, not known everywhere yet
+                raise PartitionsMismatch(
+                    f"topic {topic.name} has {found} partitions, this application needs {topic.partitions}: "
+                    f"set ORDERS_PARTITIONS={found} if all topics have {found}, or delete the topic and start again"
+                )
+
+    async def topics(self) -> Mapping[str, int]:
+        """All topics with their number of partitions."""
+        consumer = self._client()
+        try:
+            await consumer._client.force_metadata_update()
+            names = await consumer.topics()
+        except KafkaError as error:
+            raise TransportError(f"cannot list the topics: {error}") from error
+        return {name: len(consumer.partitions_for_topic(name) or ()) for name in names}
+
+    def producer(self, partition: int) -> TransactionalProducer:
+        """A producer for a partition number, not yet started."""
+        return KafkaTransactions(self.settings, partition)
+
+    def reader(self, partition: int, topics: Sequence[str]) -> Reader:
+        """A reader of a partition number, not yet started."""
+        return KafkaReader(self.settings, partition, topics)
+
+    async def end_offset(self, topic: str, partition: int) -> int:
+        """The next offset to be written, open transactions included.
+
+        A commit is answered before its markers are written: for a moment the end that read_committed readers see is
+        still before the records that were committed.
+        """
+        tp = TopicPartition(topic, partition)
+        try:
+            return int((await self._client().end_offsets([tp]))[tp])
+        except KafkaError as error:
+            raise TransportError(f"cannot read the end of {topic}/{partition}: {error}") from error
+
+    async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
+        """Write records with acks=all, idempotently; returns when the broker has them."""
+        producer = self._producer
+        if producer is None:
+            raise TransportError("Kafka is not connected yet")
+        try:
+            sent = [
+                (await producer.send_batch(batch, topic, partition=partition), batch.record_count())
+                for batch in build_batches(producer, records)
+            ]
+            return [
+                Position(topic, partition, first + index)
+                for future, count in sent
+                for first in ((await future).offset,)
+                for index in range(count)
+            ]
+        except KafkaError as error:
+            raise TransportError(f"Kafka did not take a record of {topic}: {error}") from error
+
+    async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
+        """The group's committed offsets."""
+        admin = AIOKafkaAdminClient(**self.options)
+        await admin.start()
+        try:
+            tps = [TopicPartition(topic, number) for topic, number in offsets]
+            found = await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)
+        except KafkaError as error:
+            raise TransportError(f"cannot read the group's offsets: {error}") from error
+        finally:
+            await admin.close()
+        return {(tp.topic, tp.partition): meta.offset for tp, meta in found.items() if meta.offset >= 0}
+
+    def _client(self) -> AIOKafkaConsumer:
+        if self._consumer is None:
+            raise TransportError("Kafka is not connected yet")
+        return self._consumer

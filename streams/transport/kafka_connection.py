@@ -1,0 +1,37 @@
+"""How every client of this project connects to Kafka."""
+
+import ssl
+from typing import Any
+
+from aiokafka.helpers import create_ssl_context
+
+from streams.settings import Settings
+
+REQUEST_BYTES_MAX = 5 << 20  # one record of a topic's largest size and its batch around it
+PRODUCE_BATCH_BYTES = 1 << 20
+REQUEST_TIMEOUT_MS = 20_000
+
+
+def connection_options(settings: Settings) -> dict[str, Any]:
+    """What every client needs to reach the brokers."""
+    options: dict[str, Any] = {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "security_protocol": settings.kafka_security_protocol,
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+    }
+    if settings.kafka_security_protocol.startswith("SASL"):
+        options["sasl_mechanism"] = settings.kafka_sasl_mechanism
+        options["sasl_plain_username"] = settings.kafka_sasl_plain_username
+        options["sasl_plain_password"] = settings.kafka_sasl_plain_password
+    if settings.kafka_security_protocol.endswith("SSL"):
+        options["ssl_context"] = _ssl_context(settings)
+    return options
+
+
+def _ssl_context(settings: Settings) -> ssl.SSLContext:
+    context: ssl.SSLContext = create_ssl_context(
+        cafile=settings.kafka_ssl_cafile or None,
+        certfile=settings.kafka_ssl_certfile or None,
+        keyfile=settings.kafka_ssl_keyfile or None,
+    )
+    return context

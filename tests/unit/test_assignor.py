@@ -1,0 +1,138 @@
+"""Partition numbers are given as a whole: every number once, evenly, where it was, whatever members subscribe to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aiokafka.cluster import ClusterMetadata
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streams.app import OrdersApp, create_app
+from streams.engine.assignor import NumberAssignor, distribute
+from tests.apps import make_settings
+
+MEMBERS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6, unique=True)
+CLAIMS = st.dictionaries(st.sampled_from("abcdefgh"), st.lists(st.integers(0, 20), max_size=12))
+
+
+@given(st.integers(0, 16), MEMBERS, CLAIMS)
+def test_every_number_has_one_owner_and_shares_are_even(
+    count: int, members: list[str], owned: dict[str, list[int]]
+) -> None:
+    shares = distribute(count, members, owned)
+    assert sorted(number for numbers in shares.values() for number in numbers) == list(range(count))
+    assert set(shares) == set(members)
+    sizes = [len(numbers) for numbers in shares.values()]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@given(st.integers(0, 16), MEMBERS, CLAIMS)
+def test_the_result_does_not_depend_on_the_order_of_members(
+    count: int, members: list[str], owned: dict[str, list[int]]
+) -> None:
+    reordered = {name: list(reversed(owned[name])) for name in reversed(sorted(owned))}
+    assert distribute(count, members, owned) == distribute(count, reversed(members), reordered)
+
+
+@given(st.integers(0, 16), MEMBERS, st.randoms(use_true_random=False), MEMBERS)
+def test_a_number_stays_where_it_is_while_shares_allow(
+    count: int, before: list[str], random: Any, after: list[str]
+) -> None:
+    owned: dict[str, list[int]] = {name: [] for name in before}
+    for number in range(count):
+        owned[random.choice(before)].append(number)
+    shares = distribute(count, after, owned)
+    for name in after:
+        had, has = set(owned.get(name, ())), set(shares[name])
+        if len(had) <= count // len(after):
+            assert had <= has  # it may keep all it has
+        else:
+            assert has <= had  # it has enough and gets none of others
+    assert distribute(count, after, shares) == shares
+
+
+def cluster(topics: dict[str, int]) -> ClusterMetadata:
+    """Metadata of a cluster with these topics and their numbers of partitions."""
+    metadata = ClusterMetadata()
+    metadata._partitions = {topic: dict.fromkeys(range(count)) for topic, count in topics.items()}
+    return metadata
+
+
+class Group:
+    """Members of a group with real assignors and Kafka's own metadata between them."""
+
+    def __init__(self, tmp_path: Path, topics: dict[str, int]) -> None:
+        self.cluster = cluster(topics)
+        self.members: dict[str, tuple[OrdersApp, set[str]]] = {}
+        self._tmp_path = tmp_path
+
+    def join(self, name: str, *topics: str) -> None:
+        app = create_app(make_settings("memory://", self._tmp_path), services=())
+        self.members[name] = app, set(topics)
+
+    def leave(self, name: str) -> None:
+        del self.members[name]
+
+    def rebalance(self, leader: str | None = None) -> dict[str, dict[str, list[int]]]:
+        """One rebalance as the group's leader decides it; what each member then has by topic."""
+        assignor = self.members[leader or min(self.members)][0].assignor
+        assert isinstance(assignor, NumberAssignor)
+        metadata = {name: app.assignor.metadata(topics) for name, (app, topics) in self.members.items()}
+        assigned = assignor.assign(self.cluster, metadata)
+        for name, (app, _) in self.members.items():
+            app.assignor.on_assignment(assigned[name])
+        return {name: {topic: sorted(numbers) for topic, numbers in assigned[name].assignment} for name in self.members}
+
+
+def numbers_of(assigned: dict[str, dict[str, list[int]]]) -> dict[str, set[int]]:
+    return {name: {n for numbers in topics.values() for n in numbers} for name, topics in assigned.items()}
+
+
+def test_members_with_different_topics_own_whole_numbers(tmp_path: Path) -> None:
+    group = Group(tmp_path, {"old": 8, "both": 8, "new": 8})
+    group.join("a", "old", "both")
+    group.join("b", "old", "both", "new")
+    group.join("c", "old", "both", "new")
+    for leader in ("a", "b"):
+        assigned = group.rebalance(leader)
+        numbers = numbers_of(assigned)
+        assert sorted(n for some in numbers.values() for n in some) == list(range(8))
+        for name, (_, topics) in group.members.items():
+            assert assigned[name] == {topic: sorted(numbers[name]) for topic in topics}
+
+
+def test_a_rolling_upgrade_gives_whole_numbers_at_every_step(tmp_path: Path) -> None:
+    group = Group(tmp_path, {"old": 8, "new": 8})
+    for name in "ab":
+        group.join(name, "old")
+    before = numbers_of(group.rebalance())
+    assert numbers_of(group.rebalance()) == before
+    group.leave("a")
+    assert numbers_of(group.rebalance()) == {"b": set(range(8))}
+    group.join("c", "old", "new")
+    with_new = group.rebalance()
+    numbers = numbers_of(with_new)
+    assert with_new["c"] == {topic: sorted(numbers["c"]) for topic in ("old", "new")}
+    assert with_new["b"] == {"old": sorted(numbers["b"])}
+    assert numbers["b"] | numbers["c"] == set(range(8))
+    assert not numbers["b"] & numbers["c"]
+
+
+def test_every_member_learns_who_owns_a_number(tmp_path: Path) -> None:
+    group = Group(tmp_path, {"old": 4})
+    group.join("a", "old")
+    group.join("b", "old")
+    numbers = numbers_of(group.rebalance())
+    urls = {name: str(app.conf.canonical_url) for name, (app, _) in group.members.items()}
+    for app, _ in group.members.values():
+        for name, owned in numbers.items():
+            assert {app.assignor.owner_url(number) for number in owned} == {urls[name]}
+        assert app.assignor.owner_url(99) is None
+
+
+def test_a_topic_that_is_not_there_yet_is_left_out(tmp_path: Path) -> None:
+    group = Group(tmp_path, {"old": 2})
+    group.join("a", "old", "missing")
+    assert group.rebalance() == {"a": {"old": [0, 1]}}

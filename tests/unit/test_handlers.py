@@ -1,0 +1,123 @@
+"""Handlers are found by the type of the decoded payload; what can never be processed says why."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.errors import KeyMismatch, MissingKey, OversizeRecord, RecordError, UnknownEventType, WrongPartition
+from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, registry
+from streams.topics import Topic
+from streams.transport.base import Record
+from tests.unit.test_envelope import PLACED_V1
+from tests.unit.test_unit_of_work import new_work
+
+KEY = b"order-123"
+BYTES_MAX = 2000
+OPEN, STRICT = Topic("events", "any type"), Topic("commands", "known types", strict=True)
+REKEYED = Topic("rekeyed", "another key", own_key=False)
+
+
+class Book:
+    """Handlers that note what they get."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, Any]] = []
+        self.handlers = Handlers()
+
+        @self.handlers.on(OrderPlaced)
+        def placed(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
+            self.got.append(("placed", event.payload))
+
+        @self.handlers.on(OrderConfirmed, OrderCancelled)
+        def ended(event: Envelope[OrderConfirmed | OrderCancelled], work: UnitOfWork) -> None:
+            self.got.append(("ended", event.payload))
+
+    def bind(self, topic: Topic, partition_of_key: int = 0) -> RecordHandler:
+        return self.handlers.bind(registry(), topic, BYTES_MAX, lambda key: partition_of_key)
+
+
+def record(value: bytes | None = PLACED_V1, key: bytes | None = KEY) -> Record:
+    return Record(0, 1, key, value, ())
+
+
+def confirmed() -> bytes:
+    payload = {"orderId": "order-123", "customerId": "c", "total": {"amount": "1", "currency": "USD"}}
+    return json.dumps(json.loads(PLACED_V1) | {"eventType": "order.confirmed", "payload": payload}).encode()
+
+
+def test_each_type_finds_its_handler_and_names_itself() -> None:
+    book = Book()
+    handle = book.bind(OPEN)
+    assert handle(record(), new_work()) == "order.placed"
+    assert handle(record(confirmed()), new_work()) == "order.confirmed"
+    assert [name for name, _ in book.got] == ["placed", "ended"]
+    assert isinstance(book.got[0][1], OrderPlaced)
+
+
+def test_a_type_has_one_handler_per_agent() -> None:
+    with pytest.raises(ValueError, match="OrderPlaced has a handler already"):
+        Book().handlers.on(OrderPlaced)(lambda event, work: None)
+
+
+def test_a_type_without_a_handler_is_ignored_on_open_topics_and_refused_on_strict_ones() -> None:
+    nobody = Handlers()
+    handle = nobody.bind(registry(), OPEN, BYTES_MAX, lambda key: 0)
+    assert handle(record(), new_work()) == "order.placed"
+    with pytest.raises(UnknownEventType, match="does not belong into commands"):
+        nobody.bind(registry(), STRICT, BYTES_MAX, lambda key: 0)(record(), new_work())
+
+
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [
+        (record(key=None), MissingKey),
+        (record(key=b""), MissingKey),
+        (record(value=None), OversizeRecord),
+        (record(value=b"x" * (BYTES_MAX + 1)), OversizeRecord),
+        (record(key=b"order-124"), KeyMismatch),
+        (record(key=b"\xff"), KeyMismatch),
+    ],
+)
+def test_what_can_never_be_processed_says_why_before_any_handler_sees_it(bad: Record, error: type[RecordError]) -> None:
+    book = Book()
+    with pytest.raises(error):
+        book.bind(OPEN)(bad, new_work())
+    assert book.got == []
+
+
+def test_a_value_of_exactly_the_limit_is_accepted() -> None:
+    book = Book()
+    book.bind(OPEN)(record(value=PLACED_V1 + b" " * (BYTES_MAX - len(PLACED_V1))), new_work())
+    assert book.got
+
+
+def test_a_topic_with_a_key_of_its_own_takes_any_key() -> None:
+    book = Book()
+    book.bind(REKEYED)(record(key=b"customer-456"), new_work())
+    assert book.got
+
+
+def test_the_partition_is_checked_where_any_client_writes() -> None:
+    book = Book()
+    with pytest.raises(WrongPartition, match="partition 3 of commands"):
+        book.bind(STRICT, partition_of_key=3)(record(), new_work(number=0))
+    book.bind(OPEN, partition_of_key=3)(record(), new_work(number=0))
+    book.bind(STRICT, partition_of_key=2)(record(), new_work(number=2))
+    assert len(book.got) == 2
+
+
+def test_what_a_handler_raises_is_the_records_error() -> None:
+    handlers = Handlers()
+
+    @handlers.on(OrderPlaced)
+    def fail(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        handlers.bind(registry(), OPEN, BYTES_MAX, lambda key: 0)(record(), new_work())
