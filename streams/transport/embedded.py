@@ -8,15 +8,9 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.transport.base import (
-    Record,
-)
+from streams.transport.base import Record
 from streams.transport.driver import EngineTransport, FetchConsumer
 from streams.transport.embedded_broker import EmbeddedBroker
-
-MAINTENANCE_INTERVAL_S = 60.0
-# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
-TOPIC_RECORD_BYTES_MAX = 4 << 20
 
 
 class EmbeddedConsumer(FetchConsumer):
