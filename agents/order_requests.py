@@ -10,8 +10,6 @@ from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest
 
-KEY_WINDOW_MS = 7 * 86_400_000
-
 service = Service("order-requests", tables=(ORDER_REQUESTS,), topics=(ORDER_COMMANDS,))
 handlers = Handlers()
 
@@ -33,6 +31,6 @@ def accept(command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
     if work.get(ORDER_REQUESTS, key) is not None:
         return
     fingerprint = dict(work.record.headers).get(FINGERPRINT_HEADER, b"").decode()
-    expires_at_ms = work.record.timestamp_ms + KEY_WINDOW_MS
-    work.put(ORDER_REQUESTS, key, OrderRequest(command.aggregate_id, command.event_id, fingerprint, expires_at_ms))
+    request = OrderRequest(command.aggregate_id, command.event_id, fingerprint, work.record.timestamp_ms)
+    work.put(ORDER_REQUESTS, key, request)
     work.send(ORDER_COMMANDS, command.aggregate_id, command)

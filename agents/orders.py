@@ -24,8 +24,6 @@ from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS, INTEGRATION_EVENTS, ORDER_COMMANDS, ORDER_EVENTS
 from tables.orders import HANDLED_COMMANDS, ORDER_HISTORY, ORDERS, HandledCommand, Order
 
-DEDUPE_WINDOW_MS = 7 * 86_400_000
-
 service = Service(
     "orders",
     tables=(ORDERS, ORDER_HISTORY, HANDLED_COMMANDS),
@@ -54,8 +52,7 @@ def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
         events = (refusal(command.payload, error),)
     for step, event in enumerate(events, start=1):
         order = _record(work, order, command, event, step)
-    expires_at_ms = work.record.timestamp_ms + DEDUPE_WINDOW_MS
-    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(order_id, expires_at_ms))
+    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(order_id, work.record.timestamp_ms))
 
 
 def _record(

@@ -1,7 +1,7 @@
 """Order placed to visible: the time from POST /orders until GET /orders/{id} shows the order.
 
 One worker on Kafka, orders at a steady rate (an open loop: a slow answer does not slow the next request down), each
-read with its token. `p50_ms` and `p99_ms` are over all orders after the first second.
+read with its token. `p50_ms` and `p99_ms` are over all orders after a warm-up of 3 s.
 
     python -m bench.latency [--rate 200] [--seconds 30] [--bootstrap localhost:9092]
 """

@@ -1,9 +1,8 @@
 """Restore of a table of a million orders into an empty folder, and the memory of the worker that then serves it.
 
 The changelog of `orders` is filled with rows as the application writes them; then a worker starts with an empty data
-folder. `rows_per_s` counts from the first restored record to the last, as the worker's log times it from outside: the
-time until /readyz answers, less that of a worker without any rows. `memory_mib` is the peak of the worker's resident
-memory after it has answered READS requests for random orders.
+folder. `rows_per_s` is over the time until /readyz answers, less that of a worker without any rows. `memory_mib` is
+the peak of the worker's resident memory after it has answered READS requests for random orders.
 
     python -m bench.restore [--rows 1000000] [--bootstrap localhost:9092]
 """

@@ -1,6 +1,6 @@
 """All benchmarks, one after the other on brokers of their own: `make bench`. One JSON line per figure.
 
-    python -m bench.run [--records 1500000] [--rounds 3] [--rows 1000000]
+python -m bench.run [--records 1500000] [--rounds 3] [--rows 1000000]
 """
 
 import argparse

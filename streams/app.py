@@ -111,7 +111,8 @@ def create_app(
         autodiscover=False,
     )
     app.services = found
-    app.engine = _create_engine(settings, found, registry or EventRegistry(ORDER_TYPES))
+    types = (*ORDER_TYPES, *(message for service in found for message in service.types))
+    app.engine = _create_engine(settings, found, registry or EventRegistry(types))
     for service in found:
         for name, (topic, function) in service.agents.items():
             _bind_agent(app, name, topic, function)

@@ -8,6 +8,7 @@ from aiohttp import web
 from streams.engine.batch import Batches
 from streams.engine.context import TimerHandler
 from streams.engine.table import AnyTable
+from streams.envelope import Message
 from streams.topics import Topic
 
 AgentFunction = Callable[[Batches], Awaitable[None]]
@@ -21,14 +22,23 @@ class Service:
     """Declarations of one module, bound to no application, so that several applications may share the module.
 
     `topics` it produces to and `tables` it writes are created with the application; each table has one writing service.
+    `types` are the events and commands it brings along, which the application can then decode.
     """
 
-    def __init__(self, name: str, *, tables: Iterable[AnyTable] = (), topics: Iterable[Topic] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        tables: Iterable[AnyTable] = (),
+        topics: Iterable[Topic] = (),
+        types: Iterable[type[Message]] = (),
+    ) -> None:
         self.name = name
         self.tables: Sequence[AnyTable] = tuple(tables)
         self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
         self.timers: dict[str, TimerHandler] = {}
         self.routes: list[tuple[str, str, RouteFunction]] = []
+        self.types: Sequence[type[Message]] = tuple(types)
         self._topics = tuple(topics)
 
     @property

@@ -33,8 +33,6 @@ class Settings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     replication: Annotated[int, Field(ge=1, le=16)] = 1
     commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
-    saga: Literal["orchestration", "choreography"] = "orchestration"
-    smtp_url: str = ""
 
     record_bytes_max: Annotated[int, Field(ge=1024)] = 1 << 20
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000

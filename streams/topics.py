@@ -2,6 +2,8 @@
 
 import msgspec
 
+from streams.transport.base import DEAD_LETTER_BYTES_MAX, TOPIC_RECORD_BYTES_MAX
+
 DAY_MS = 86_400_000
 
 
@@ -19,6 +21,7 @@ class Topic(msgspec.Struct, frozen=True):
     compacted: bool = False
     strict: bool = False
     own_key: bool = True
+    record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
 
 
 ORDER_COMMANDS = Topic(
@@ -33,7 +36,12 @@ ORDER_REQUESTS = Topic(
 )
 ORDER_EVENTS = Topic("order-events", "what happened to orders, kept for ever; key = order id")
 CUSTOMER_ORDER_EVENTS = Topic(
-    "customer-order-events", "order events again, keyed by customer id for projections", own_key=False
+    "customer-order-events", "each order as it is after an event, keyed by customer id for projections", own_key=False
 )
 INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
-DEAD_LETTERS = Topic("dead-letters", "records that could not be processed, byte for byte", retention_ms=90 * DAY_MS)
+DEAD_LETTERS = Topic(
+    "dead-letters",
+    "records that could not be processed, byte for byte",
+    retention_ms=90 * DAY_MS,
+    record_bytes_max=DEAD_LETTER_BYTES_MAX,
+)

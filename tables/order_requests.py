@@ -11,20 +11,20 @@ FINGERPRINT_HEADER = "body_fingerprint"
 class OrderRequest(msgspec.Struct, frozen=True, gc=False):
     """The first request under a key: its order, its command and the fingerprint of its body.
 
-    It is kept until `expires_at_ms` (epoch, production time).
+    `marked_at_ms` is production time (epoch).
     """
 
     order_id: str
     command_id: str
     fingerprint: str
-    expires_at_ms: int
+    marked_at_ms: int
 
 
 ORDER_REQUESTS: Table[str, OrderRequest] = Table(
     "order-requests",
     OrderRequest,
     help="orders by customer and Idempotency-Key, so that a repeated request is the same order",
-    expires_at_ms=lambda row: row.expires_at_ms,
+    marked_at_ms=lambda row: row.marked_at_ms,
 )
 
 

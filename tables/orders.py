@@ -43,10 +43,10 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 
 
 class HandledCommand(msgspec.Struct, frozen=True, gc=False):
-    """The mark that a command took effect; it is kept until `expires_at_ms` (epoch, production time)."""
+    """The mark that a command took effect, at `marked_at_ms` (epoch, production time)."""
 
     order_id: str
-    expires_at_ms: int
+    marked_at_ms: int
 
 
 ORDERS: Table[str, Order] = Table("orders", Order, help="every order as it is now, by order id")
@@ -59,5 +59,5 @@ HANDLED_COMMANDS: Table[str, HandledCommand] = Table(
     "handled-commands",
     HandledCommand,
     help="ids of commands that took effect, so that a repeated one does not",
-    expires_at_ms=lambda row: row.expires_at_ms,
+    marked_at_ms=lambda row: row.marked_at_ms,
 )

@@ -80,6 +80,7 @@ class Engine:
         self._control: TransportControl | None = None
         self._keepers: dict[int, PartitionKeeper] = {}
         self._generation = -1
+        self._is_revoked = True
         self._agents_of = {
             name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
         }
@@ -147,7 +148,10 @@ class Engine:
     def topic_specs(self) -> Sequence[TopicSpec]:
         """Every topic of the application and a changelog for each table."""
         count, app_id = self.settings.partitions, self.settings.app_id
-        specs = [TopicSpec(topic.name, count, topic.compacted, topic.retention_ms) for topic in self.topics.values()]
+        specs = [
+            TopicSpec(topic.name, count, topic.compacted, topic.retention_ms, topic.record_bytes_max)
+            for topic in self.topics.values()
+        ]
         return specs + [TopicSpec(table.changelog_topic(app_id), count, True, None) for table in self.tables.values()]
 
     async def assigned(self, numbers: Iterable[int], generation: int) -> None:
@@ -156,7 +160,7 @@ class Engine:
         A task survives only from one generation to the very next: otherwise somebody else may have owned its partition
         in between, and what it holds in memory is old.
         """
-        self.numbers = frozenset(numbers)
+        self.numbers, self._is_revoked = frozenset(numbers), False
         next_of_kin = generation == self._generation + 1
         self._generation = generation
         log.info("generation %d owns partitions %s", generation, sorted(self.numbers))
@@ -165,7 +169,7 @@ class Engine:
         for number in self.numbers:
             if number not in self._keepers:
                 self._keepers[number] = PartitionKeeper(number, self)
-            elif self.tasks[number].state is not TaskState.RESTORING:
+            else:
                 self.resume(self.tasks[number])
 
     def _is_healthy(self, number: int) -> bool:
@@ -174,6 +178,7 @@ class Engine:
 
     async def revoked(self) -> None:
         """Take nothing more and commit what is open, before another worker may own it."""
+        self._is_revoked = True
         await asyncio.gather(*(task.suspend() for task in self.tasks.values()))
 
     async def stop(self) -> None:
@@ -202,10 +207,10 @@ class Engine:
         return self._control is not None and self._control.request_rejoin()
 
     def resume(self, task: PartitionTask) -> None:
-        """Let the records flow from where the agents are."""
-        assert self._control is not None
-        if task.state is TaskState.SUSPENDED:
-            task.resume()
+        """Let the records flow from where the agents are, unless a rebalance is on or the task is not restored yet."""
+        if self._control is None or self._is_revoked or task.state is not TaskState.SUSPENDED:
+            return
+        task.resume()
         for topic in {topic.name for topic in self.agents.values()}:
             self._control.seek(topic, task.number, task.fetch_offset(topic))
         self._control.wake()

@@ -1,12 +1,12 @@
-"""Expiry: rows whose time is over are swept out of tables that say when a row expires."""
+"""Expiry: deduplication marks older than the window are swept out."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streams.engine.context import EngineContext
 from streams.engine.table import AnyTable
@@ -19,19 +19,28 @@ ROWS_PER_STEP = 500
 STEP_PAUSE_S = 0.01
 
 
+class _Marks(NamedTuple):
+    """A table of marks, and when a row of it was set."""
+
+    table: AnyTable
+    marked_at_ms: Callable[[Any], int]
+
+
 class Expiry:
-    """Walks through expiring tables now and then, in small steps; deletions are committed like everything else."""
+    """Walks through tables of marks now and then, in small steps; deletions are committed like everything else."""
 
     def __init__(self, task: PartitionTask, context: EngineContext) -> None:
         self._task = task
-        self._tables = [table for table in context.tables.values() if table.expires_at_ms is not None]
+        self._window_ms = context.settings.dedupe_window * 1000
+        self._marks = [_Marks(table, of) for table in context.tables.values() if (of := table.marked_at_ms) is not None]
         self._handle: asyncio.TimerHandle | None = None
 
     def plan(self) -> None:
         """Begin the next sweep after a while."""
         self.cancel()
-        if self._tables:
-            self._handle = asyncio.get_running_loop().call_later(SWEEP_INTERVAL_S, self.sweep)
+        if self._marks:
+            interval_s = min(SWEEP_INTERVAL_S, self._window_ms / 1000)
+            self._handle = asyncio.get_running_loop().call_later(interval_s, self._begin)
 
     def cancel(self) -> None:
         """Stop sweeping."""
@@ -39,31 +48,35 @@ class Expiry:
             self._handle.cancel()
             self._handle = None
 
-    def sweep(self) -> None:
-        """Remove every row that has expired by now."""
-        self._step(self._expiring_rows(), int(time.time() * 1000))
+    def _begin(self) -> None:
+        self._step(self._steps(), time.time() * 1000 - self._window_ms)
 
-    def _expiring_rows(self) -> Iterator[list[tuple[AnyTable, Any, Any]]]:
-        """All rows of expiring tables in short lists; each is read afresh, because a live iterator pins the store."""
-        for table in self._tables:
+    def _steps(self) -> Iterator[tuple[_Marks, list[tuple[Any, Any]]]]:
+        """All marks in short lists; each is read afresh, because a live iterator pins the store."""
+        for marks in self._marks:
             start = b""
-            while rows := list(islice(self._task.scan(table, start=start), ROWS_PER_STEP)):
-                yield [(table, key, row) for key, row in rows]
-                start = table.key.encode(rows[-1][0]) + b"\0"
+            while rows := list(islice(self._task.scan(marks.table, start=start), ROWS_PER_STEP)):
+                yield marks, rows
+                start = marks.table.key.encode(rows[-1][0]) + b"\0"
 
-    def _step(self, rows: Iterator[list[tuple[AnyTable, Any, Any]]], now_ms: int) -> None:
+    def _step(self, steps: Iterator[tuple[_Marks, list[tuple[Any, Any]]]], oldest_ms: float) -> None:
         self._handle = None
-        step = next(rows, None)
+        step = next(steps, None)
         if step is None:
             self.plan()
             return
-        work = self._task.open_work()
-        expired = [(table, key) for table, key, row in step if table.expires_at_ms(row) < now_ms]  # type: ignore[misc]
-        for table, key in expired:
-            row = work.get(table, key)
-            if row is not None and table.expires_at_ms(row) < now_ms:  # type: ignore[misc]
-                work.delete(table, key)
-                work.release()
+        marks, rows = step
+        expired = [key for key, row in rows if marks.marked_at_ms(row) < oldest_ms]
+        for key in expired:
+            self._remove(marks, key, oldest_ms)
         if expired:
             self._task.commit_soon()
-        self._handle = asyncio.get_running_loop().call_later(STEP_PAUSE_S, self._step, rows, now_ms)
+        self._handle = asyncio.get_running_loop().call_later(STEP_PAUSE_S, self._step, steps, oldest_ms)
+
+    def _remove(self, marks: _Marks, key: Any, oldest_ms: float) -> None:
+        """Delete a mark, unless it was set anew by what is not committed yet."""
+        work = self._task.open_work()
+        row = work.get(marks.table, key)
+        if row is not None and marks.marked_at_ms(row) < oldest_ms:
+            work.delete(marks.table, key)
+            work.release()

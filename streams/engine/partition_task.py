@@ -40,12 +40,16 @@ INFRASTRUCTURE_ERRORS = (InfrastructureError, StoreError, MemoryError)
 _offset = attrgetter("offset")
 
 
+def _nothing_to_observe(status: str, seconds: float) -> None:
+    """Stands in until the type of the first record is known."""
+
+
 class TaskState(Enum):
     """Life of a partition task."""
 
     RESTORING = "restoring"
     RUNNING = "running"
-    SUSPENDED = "suspended"
+    SUSPENDED = "suspended"  # restored, but the group has not said that the partition is here
     CLOSED = "closed"
 
 
@@ -86,7 +90,7 @@ class PartitionTask:
         context = self._context
         await self._producer.start()
         store = Store(context.store_path(self.number))
-        self._rows = Rows(store, context.settings.cache_rows_max, context.metrics)
+        self._rows = Rows(store, context.settings.cache_rows_max // len(context.tables), context.metrics)
         topics = {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
         reader = context.broker.reader(self.number, list(topics))
         try:
@@ -102,11 +106,6 @@ class PartitionTask:
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
 
-    def _run(self) -> None:
-        self.state = TaskState.RUNNING
-        self._timers.plan()
-        self._expiry.plan()
-
     async def suspend(self) -> None:
         """Take no more records and commit what is open; the partition may go to another worker."""
         if self.state is not TaskState.RUNNING:
@@ -119,9 +118,11 @@ class PartitionTask:
         self.oldest_ms.clear()
 
     def resume(self) -> None:
-        """Go on after a rebalance that left the partition here."""
+        """Take records, for the first time or again after a rebalance that left the partition here."""
         self.positions = dict(self.committed)
-        self._run()
+        self.state = TaskState.RUNNING
+        self._timers.plan()
+        self._expiry.plan()
 
     async def _flush(self) -> None:
         """Commit until nothing is open, or the task has failed."""
@@ -239,7 +240,7 @@ class PartitionTask:
         release = work.release
         now = clock()
         deadline = now + SLICE_S
-        last_type, observe = "", metrics.event("unknown").observe
+        last_type, observe = "", _nothing_to_observe
         index = first
         end = min(len(records), first + self._context.settings.commit_records_max - work.records)
         while index < end:

@@ -35,7 +35,7 @@ async def restore(
     """
     progress.started_at = time.monotonic()
     bounds = await reader.bounds()
-    reason = _age_problem(store, delete_retention_s) or await _identity_problem(store, reader, bounds)
+    reason = _age_problem(store, bounds, delete_retention_s) or await _identity_problem(store, reader, bounds)
     if reason:
         log.warning("store %s is restored from the beginning: %s", store.path, reason)
         store.wipe()
@@ -82,8 +82,10 @@ def apply(store: Store, table: AnyTable, topic: str, records: Sequence[Record], 
     store.write([(table.prefix, rows)], {topic: ChangelogMark(position, identity, identity_offset)})
 
 
-def _age_problem(store: Store, delete_retention_s: float) -> str:
-    if store.written_at and time.time() - store.written_at > delete_retention_s / 2:
+def _age_problem(store: Store, bounds: Mapping[str, tuple[int, int]], delete_retention_s: float) -> str:
+    """Why deletions may be missing, empty if none can be: a store at the end of every changelog has missed nothing."""
+    is_behind = any(store.mark(topic).position < end for topic, (_, end) in bounds.items())
+    if is_behind and store.written_at and time.time() - store.written_at > delete_retention_s / 2:
         return "it was last written too long ago, deletions may be missing from the changelog"
     return ""
 

@@ -21,10 +21,10 @@ class Rows:
     A failed commit ends the partition task, and this with it: nothing here outlives what the changelog says.
     """
 
-    def __init__(self, store: Store, rows_max: int, metrics: Metrics) -> None:
+    def __init__(self, store: Store, rows_max_per_table: int, metrics: Metrics) -> None:
         self.store = store
         self.committing: UnitOfWork | None = None
-        self._rows_max = rows_max
+        self._rows_max = rows_max_per_table
         self._metrics = metrics
         self._caches: dict[AnyTable, RowCache] = {}
 

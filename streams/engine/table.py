@@ -51,7 +51,8 @@ class Table(Generic[K, V]):
 
     `row` is a frozen msgspec struct (rows are replaced, never changed) stored as JSON; `key` says how keys are stored.
     Handlers use a table through their unit of work, the web view through queries of committed rows. With
-    `expires_at_ms` (a row's last moment, epoch, production time) old rows are swept out some time after they expire.
+    `marked_at_ms` (production time, epoch) a row is a deduplication mark: it is removed once it is older than
+    ORDERS_DEDUPE_WINDOW.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class Table(Generic[K, V]):
         row: type[V],
         key: KeyCodec[K] = TEXT_KEY,  # type: ignore[assignment]
         help: str = "",
-        expires_at_ms: Callable[[V], int] | None = None,
+        marked_at_ms: Callable[[V], int] | None = None,
     ) -> None:
         self.name = name
         self.row = row
         self.key = key
         self.help = help
-        self.expires_at_ms = expires_at_ms
+        self.marked_at_ms = marked_at_ms
         self.prefix = name.encode() + b"\0"
         self.encode_row: Callable[[V], bytes] = msgspec.json.Encoder().encode
         self.decode_row: Callable[[bytes], V] = msgspec.json.Decoder(row).decode

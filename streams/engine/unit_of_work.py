@@ -5,14 +5,16 @@ from typing import Any, Final, Protocol, TypeVar
 
 from streams.engine.table import AnyTable, Table
 from streams.engine.timers import TIMERS, Timer, TimerKey
+from streams.errors import OversizeRecord
 from streams.topics import Topic
-from streams.transport.base import Headers, Outgoing, Record
+from streams.transport.base import TOPIC_RECORD_BYTES_MAX, Headers, Outgoing, Record
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 Changes = dict[AnyTable, list[Outgoing]]  # rows of a table as they go to changelog and store
 
+OUTPUT_BYTES_MAX: Final = TOPIC_RECORD_BYTES_MAX - (64 << 10)  # leaves room for headers
 MISSING: Final = object()
 DELETED: Final = None
 NO_RECORD: Final = Record(-1, 0, None, None, ())
@@ -89,7 +91,9 @@ class UnitOfWork:
         self.send_raw(topic, key.encode(), self.encode(message), headers)
 
     def send_raw(self, topic: Topic, key: bytes, value: bytes, headers: Headers = ()) -> None:
-        """Emit bytes as they are under `key`."""
+        """Emit bytes as they are under `key`; raises OversizeRecord for more than any consumer would accept."""
+        if len(value) > OUTPUT_BYTES_MAX:
+            raise OversizeRecord(f"{len(value)} bytes for {topic.name}; at most {OUTPUT_BYTES_MAX} can be sent")
         # The key of the record at hand is in this partition already: hashing it again would cost 5 µs.
         partition = self.partition if key == self.record.key else self._partition_for(key)
         self._append(topic.name, partition, (key, value, headers))

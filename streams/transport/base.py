@@ -33,6 +33,12 @@ class Position(NamedTuple):
     offset: int
 
 
+# Far above what a consumer accepts, so that an oversize record becomes a dead letter instead of an error at its client.
+TOPIC_RECORD_BYTES_MAX = 4 << 20
+# A dead letter of the largest record has headers as well.
+DEAD_LETTER_BYTES_MAX = TOPIC_RECORD_BYTES_MAX + (64 << 10)
+
+
 class TopicSpec(NamedTuple):
     """A topic to create: `retention_ms` None keeps records for ever, `compacted` keeps the newest of each key."""
 
@@ -40,6 +46,7 @@ class TopicSpec(NamedTuple):
     partitions: int
     compacted: bool
     retention_ms: int | None
+    record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
 
 
 class TransportError(Exception):

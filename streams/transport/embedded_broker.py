@@ -31,8 +31,6 @@ from streams.transport.log import (
 from streams.transport.log import ProducerFenced as LogFenced
 
 MAINTENANCE_INTERVAL_S = 60.0
-# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
-TOPIC_RECORD_BYTES_MAX = 4 << 20
 
 
 class EmbeddedBroker(Broker):
@@ -79,7 +77,7 @@ class EmbeddedBroker(Broker):
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Create what is missing."""
         for topic in topics:
-            config = TopicConfig(topic.partitions, topic.compacted, topic.retention_ms, TOPIC_RECORD_BYTES_MAX)
+            config = TopicConfig(topic.partitions, topic.compacted, topic.retention_ms, topic.record_bytes_max)
             try:
                 self.log.create_topic(topic.name, config)
             except TopicExistsDifferently as error:

@@ -21,8 +21,7 @@ from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTE
 from streams.transport.kafka_producer import KafkaTransactions, build_batches
 from streams.transport.kafka_reader import KafkaReader
 
-# Above what a consumer accepts, so that an oversize record becomes a dead letter with its headers.
-TOPIC_RECORD_BYTES_MAX = 4 << 20
+BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
 SEGMENT_MS = 24 * 3600 * 1000
 
 
@@ -90,7 +89,7 @@ class KafkaBroker(Broker):
             await admin.close()
 
     def _new_topic(self, topic: TopicSpec) -> NewTopic:
-        config = {"max.message.bytes": str(TOPIC_RECORD_BYTES_MAX)}
+        config = {"max.message.bytes": str(topic.record_bytes_max + BATCH_BYTES)}
         if topic.compacted:
             retention_ms = str(int(self.settings.delete_retention * 1000))
             config |= {"cleanup.policy": "compact", "delete.retention.ms": retention_ms, "segment.ms": str(SEGMENT_MS)}

@@ -213,12 +213,12 @@ def test_another_number_of_partitions_is_a_clear_error(site: Site) -> None:
 
 @pytest.mark.parametrize("command", [(*ORDERS, "worker"), (*ORDERS, "doctor"), (*ORDERS, "topics"), (*FAUST, "tables")])
 def test_settings_that_cannot_be_used_are_named_with_what_is_allowed(site: Site, command: tuple[str, ...]) -> None:
-    refused = site.run(command=command, ORDERS_WEB_PORT="0", ORDERS_SAGA="x", ORDERS_BROKER="amqp://host")
+    refused = site.run(command=command, ORDERS_WEB_PORT="0", ORDERS_LOG_LEVEL="x", ORDERS_BROKER="amqp://host")
     assert refused.returncode == 1
     assert "Traceback" not in refused.stderr
     said = lines(refused.stderr)
     assert "ORDERS_WEB_PORT=0: must be a whole number, at least 1 and at most 65535" in said
-    assert "ORDERS_SAGA=x: must be 'orchestration' or 'choreography'" in said
+    assert "ORDERS_LOG_LEVEL=x: must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'" in said
     assert any(line.startswith("ORDERS_BROKER=amqp://host: ") and "kafka://host:9092" in line for line in said)
 
 

@@ -64,7 +64,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
         ("WEB_PORT", "70000", "ORDERS_WEB_PORT=70000: must be a whole number, at least 1 and at most 65535"),
         ("WEB_PORT", "http", "ORDERS_WEB_PORT=http: must be a whole number, at least 1 and at most 65535"),
         ("COMMIT_INTERVAL", "0", "ORDERS_COMMIT_INTERVAL=0: must be a number, above 0 and at most 5"),
-        ("SAGA", "none", "ORDERS_SAGA=none: must be 'orchestration' or 'choreography'"),
+        ("LOG_LEVEL", "loud", "ORDERS_LOG_LEVEL=loud: must be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'"),
         ("BROKER", "kafka://", "ORDERS_BROKER=kafka://: kafka:// needs at least one host"),
         ("BROKER", "redis://x", "ORDERS_BROKER=redis://x: 'redis://x' is not a broker; use embedded://, memory://"),
         ("APP_ID", "Orders!", "ORDERS_APP_ID=Orders!: String should match pattern"),

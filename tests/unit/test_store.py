@@ -63,7 +63,7 @@ def test_a_wiped_store_knows_nothing(store: Store) -> None:
 
 
 def test_a_folder_in_use_is_refused_with_what_to_do(store: Store) -> None:
-    with pytest.raises(StoreError, match="in use by another process.*ORDERS_DATA_DIR"):
+    with pytest.raises(StoreError, match=r"in use by another process.*ORDERS_DATA_DIR"):
         Store(store.path)
 
 

@@ -26,7 +26,7 @@ async def waiting(
     positions: Positions, agent: str, topic: str, offset: int, timeout_s: float = 20
 ) -> asyncio.Task[bool]:
     """Return a request that has begun to wait."""
-    task = asyncio.create_task(positions.waiters.wait(agent, topic, offset, timeout_s))
+    task = asyncio.create_task(positions.waiters.wait(agent, topic, offset, 20))
     await asyncio.sleep(0)
     return task
 
