@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.chaos.driver import Driver
 from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_AND_WIPE, Fault, Faults, Worker
 from tests.chaos.orders import Order
-from tests.chaos.verifier import check_positions, check_stores, find_problems
+from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
 from tests.chaos.world import EmbeddedSource, KafkaSource, Rows, Source, World, store_rows
 from tests.kafka import KafkaBroker
 
@@ -157,7 +157,7 @@ def _judge(world: World, driver: Driver, faults: Faults, report: Report) -> None
     found = find_problems(world)
     for name, problems in found.items():
         report.note(name, problems)
-    commands = found.get("check_commands", [])
+    lost, duplicated = count_broken(world)
     for fault in faults.done:
         fault.recovery_s = _recovery_s(world, fault.began_at)
     recoveries = [fault.recovery_s for fault in faults.done if fault.recovery_s is not None]
@@ -168,8 +168,8 @@ def _judge(world: World, driver: Driver, faults: Faults, report: Report) -> None
         "kills": faults.count(KILL, KILL_AND_WIPE),
         "freezes": faults.count(FREEZE),
         "broker_restarts": faults.count(BROKER),
-        "lost": sum("lost" in problem for problem in commands),
-        "duplicated": sum("times" in problem for problem in commands),
+        "lost": lost,
+        "duplicated": duplicated,
         "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),
         "recovery_s_max": round(max(recoveries, default=0.0), 2),
         "recovery_s_median": round(statistics.median(recoveries or [0.0]), 2),

@@ -15,7 +15,7 @@ from streams.topics import ORDER_COMMANDS
 from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import caught_up, make_settings, publish, running
 from tests.chaos.orders import Order, random_order
-from tests.chaos.verifier import find_problems
+from tests.chaos.verifier import count_broken, find_problems
 from tests.chaos.world import Record, World, read_log
 
 ORDERS = 40
@@ -139,3 +139,20 @@ def test_an_order_that_was_promised_but_never_placed_is_noticed(sound: tuple[lis
 def test_an_order_that_nobody_asked_for_is_noticed(sound: tuple[list[Order], Records, Ends]) -> None:
     orders, records, ends = sound
     assert names_of_problems(orders[1:], records, ends) == {"check_promises"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "lost_and_duplicated"),
+    [(lambda records: None, (0, 0)), (lose("order-events"), (1, 0)), (repeat("order-events"), (0, 1))],
+    ids=["sound", "lost", "repeated"],
+)
+def test_the_figures_count_what_is_lost_and_what_is_repeated(
+    sound: tuple[list[Order], Records, Ends],
+    damage: Callable[[Records], None],
+    lost_and_duplicated: tuple[int, int],
+) -> None:
+    orders, records, ends = sound
+    damage(records)
+    world = World(orders)
+    world.add(records, ends)
+    assert count_broken(world) == lost_and_duplicated

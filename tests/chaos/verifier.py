@@ -117,6 +117,18 @@ def _broken_promise(order: Order, events: Sequence[Mapping[str, Any]]) -> list[s
     return [] if asked == happened else [f"order {order.ref}: asked at {asked}, happened at {happened}"]
 
 
+def count_broken(world: World) -> tuple[int, int]:
+    """How many promised effects are missing, and how many there are that were not promised (or too often)."""
+    happened = Counter((r.key.decode(), r.body["eventType"]) for r in world.records(EVENTS))
+    promised = Counter(
+        (order.order_id or order.ref, step.event_type)
+        for order in world.orders
+        for step in order.steps
+        if step.acknowledged
+    )
+    return (promised - happened).total(), (happened - promised).total()
+
+
 def check_commands(world: World) -> list[str]:
     """Every command id in the topic caused one event, and is marked as handled."""
     asked = {record.body["eventId"] for record in world.records(COMMANDS)}
