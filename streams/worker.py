@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 OWN_PACKAGES = ("streams", "tables", "agents")
 READY_POLL_S = 0.05
+REPEAT_PAUSE_S = 1.0
 # Below the 10 s after which whoever sent SIGTERM may kill us.
 STOP_TIMEOUT_S = 9.0
 _BIND_ERRORS = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES))
@@ -40,6 +41,24 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
         return sys.stderr
 
 
+class _NotEveryTime(logging.Filter):
+    """Lets the same message of another library through once a second: aiokafka repeats one for every attempt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the message was not seen within the last second; ours always pass."""
+        if record.name.partition(".")[0] in OWN_PACKAGES:
+            return True
+        message, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._last.get(message, -REPEAT_PAUSE_S) < REPEAT_PAUSE_S:
+            return False
+        self._last[message] = now
+        return True
+
+
 def _is_worth_reading(record: logging.LogRecord) -> bool:
     """Leave out what Faust says about starting and stopping its parts, and about a sensor we do not use."""
     message = str(record.msg)
@@ -53,6 +72,7 @@ def configure_logging(own_level: str, others_level: str = "WARNING") -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
     if own_level != "DEBUG" and others_level == "WARNING":
         handler.addFilter(_is_worth_reading)
+        handler.addFilter(_NotEveryTime())
     logging.basicConfig(level=others_level, handlers=[handler], force=True)
     for package in OWN_PACKAGES:
         logging.getLogger(package).setLevel(own_level)

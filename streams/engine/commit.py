@@ -3,7 +3,7 @@
 1. encode dirty rows once per key, however often they changed;
 2. begin the transaction;
 3. send outputs and changelog rows as pre-built record batches;
-4. add the source offsets;
+4. add the source offsets, and wait until both have arrived;
 5. commit the transaction;
 6. write rows and changelog positions to RocksDB in one batch.
 
@@ -54,6 +54,7 @@ async def commit(
     probe("after 3")
     # 4. add the source offsets
     await producer.send_offsets(offsets)
+    await producer.flush()
     probe("after 4")
     # 5. commit the transaction
     ends = await producer.commit()

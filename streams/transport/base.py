@@ -75,10 +75,13 @@ class TransactionalProducer(Protocol):
         """Open a transaction."""
 
     async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
-        """Send records of each topic and partition, once per transaction; `commit` waits for the acknowledgements."""
+        """Send records of each topic and partition, once per transaction; `flush` waits for the acknowledgements."""
 
     async def send_offsets(self, offsets: Mapping[tuple[str, int], int]) -> None:
-        """Let the group's offsets move with this transaction; `commit` waits for the acknowledgement."""
+        """Let the group's offsets move with this transaction; `flush` waits for the acknowledgement."""
+
+    async def flush(self) -> None:
+        """Wait until the log has acknowledged everything that was sent; nothing of it is visible yet."""
 
     async def commit(self) -> Mapping[tuple[str, int], int]:
         """Make everything since `begin` visible at once; the offset behind the last record of each batch sent."""

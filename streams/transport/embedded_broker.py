@@ -145,6 +145,9 @@ class EmbeddedProducer(TransactionalProducer):
         """Note the group's offsets for the transaction."""
         self._offsets.update(offsets)
 
+    async def flush(self) -> None:
+        """Nothing to wait for."""
+
     async def commit(self) -> Mapping[tuple[str, int], int]:
         """One atomic write."""
         appends, offsets, self._appends, self._offsets = self._appends, self._offsets, [], {}

@@ -1,10 +1,12 @@
 """Apache Kafka behind the engine's ports."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TopicAlreadyExistsError, for_code
 
 from streams.settings import Settings
 from streams.transport.base import (
@@ -23,6 +25,8 @@ from streams.transport.kafka_reader import KafkaReader
 
 BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
 SEGMENT_MS = 24 * 3600 * 1000
+COORDINATOR_ATTEMPTS = 50
+COORDINATOR_PAUSE_S = 0.2
 
 
 class KafkaBroker(Broker):
@@ -167,12 +171,21 @@ class KafkaBroker(Broker):
         await admin.start()
         try:
             tps = [TopicPartition(topic, number) for topic, number in offsets]
-            found = await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)
+            found = await self._group_offsets(admin, tps)
         except KafkaError as error:
             raise TransportError(f"cannot read the group's offsets: {error}") from error
         finally:
             await admin.close()
         return {(tp.topic, tp.partition): meta.offset for tp, meta in found.items() if meta.offset >= 0}
+
+    async def _group_offsets(self, admin: AIOKafkaAdminClient, tps: Sequence[TopicPartition]) -> Mapping[Any, Any]:
+        """A broker that has just started knows no coordinator for a moment."""
+        for _ in range(COORDINATOR_ATTEMPTS):
+            try:
+                return await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)  # type: ignore[no-any-return]
+            except GroupCoordinatorNotAvailableError:
+                await asyncio.sleep(COORDINATOR_PAUSE_S)
+        return await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)  # type: ignore[no-any-return]
 
     def _client(self) -> AIOKafkaConsumer:
         if self._consumer is None:

@@ -30,6 +30,7 @@ class KafkaTransactions(TransactionalProducer):
         self._partition = partition
         self._producer: AIOKafkaProducer | None = None
         self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
+        self._ends: dict[tuple[str, int], int] = {}
         self._offsets_sent: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
@@ -63,7 +64,7 @@ class KafkaTransactions(TransactionalProducer):
 
     async def begin(self) -> None:
         """Open a transaction."""
-        self._sent.clear()
+        self._sent, self._ends = [], {}
         await self._call(self._started.begin_transaction())
 
     async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
@@ -96,16 +97,19 @@ class KafkaTransactions(TransactionalProducer):
                 self._started.send_offsets_to_transaction(positions, self._settings.app_id)
             )
 
-    async def commit(self) -> Mapping[tuple[str, int], int]:
-        """Wait for all acknowledgements, then make everything since `begin` visible at once."""
-        ends: dict[tuple[str, int], int] = {}
+    async def flush(self) -> None:
+        """Wait for all acknowledgements."""
         for destination, count, acknowledged in self._sent:
-            ends[destination] = (await self._call(acknowledged)).offset + count
+            self._ends[destination] = (await self._call(acknowledged)).offset + count
         if self._offsets_sent is not None:
             offsets_sent, self._offsets_sent = self._offsets_sent, None
             await self._call(offsets_sent)
+
+    async def commit(self) -> Mapping[tuple[str, int], int]:
+        """Make everything since `begin` visible at once."""
+        await self.flush()
         await self._call(self._started.commit_transaction())
-        return ends
+        return self._ends
 
     async def close(self) -> None:
         """Disconnect; an open transaction is aborted by the broker or by the next owner."""
@@ -114,10 +118,8 @@ class KafkaTransactions(TransactionalProducer):
             self._offsets_sent.cancel()
         if producer is not None:
             await _stop_abruptly(producer)
-        # Nobody waits for these any more; a failed one would be reported as never looked at.
         for _, _, acknowledged in self._sent:
-            if acknowledged.done() and not acknowledged.cancelled():
-                acknowledged.exception()
+            _forget(acknowledged)
 
 
 async def _stop_abruptly(producer: AIOKafkaProducer) -> None:
@@ -128,6 +130,13 @@ async def _stop_abruptly(producer: AIOKafkaProducer) -> None:
             await producer.stop()
     except (TimeoutError, KafkaError):
         await producer.client.close()
+    _forget(producer._txn_manager._transaction_waiter)
+
+
+def _forget(future: asyncio.Future[Any] | None) -> None:
+    """Nobody waits for the future any more; a failed one would be reported as never looked at."""
+    if future is not None and future.done() and not future.cancelled():
+        future.exception()
 
 
 def build_batches(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> list[Any]:

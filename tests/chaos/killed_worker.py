@@ -1,7 +1,6 @@
 """A worker that kills or freezes itself at a step of a commit: `python -m tests.chaos.killed_worker`.
 
-KILL_STEP names the probe ("before 2", "after 5", ...; on Kafka also "within 5": everything is written and acknowledged,
-but the transaction not yet committed), KILL_SIGNAL what it sends itself there (SIGKILL, SIGSTOP);
+KILL_STEP names the probe ("before 2", "after 5", ...), KILL_SIGNAL what it sends itself there (SIGKILL, SIGSTOP),
 KILL_COMMIT says at which commit, counted from 1 over all partitions after the file KILL_WHEN has come to be.
 """
 
@@ -11,8 +10,6 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-
-from aiokafka import AIOKafkaProducer
 
 from streams.app import create_app
 from streams.settings import load_settings
@@ -39,14 +36,6 @@ def main() -> None:
     configure_logging(settings.log_level)
     step, sent = os.environ["KILL_STEP"], signal.Signals[os.environ["KILL_SIGNAL"]]
     probe = killer(step, sent, int(os.environ["KILL_COMMIT"]), Path(os.environ["KILL_WHEN"]))
-
-    commit_transaction = AIOKafkaProducer.commit_transaction
-
-    async def commit_after_probe(producer: AIOKafkaProducer) -> None:
-        probe("within 5")
-        await commit_transaction(producer)
-
-    AIOKafkaProducer.commit_transaction = commit_after_probe
 
     async def live() -> int:
         app = create_app(settings)
