@@ -151,12 +151,16 @@ def row(app: OrdersApp, table: Table[str, V], key: str) -> V | None:
 # ---- what is in the log
 
 
-async def read_committed(broker: Broker, topic: str, partition: int) -> list[Record]:
-    """Every committed record of a partition."""
+async def read_committed(broker: Broker, topic: str, partition: int, end: int | None = None) -> list[Record]:
+    """Every committed record of a partition before `end`; without it, before the first open transaction.
+
+    A transaction stays open to readers for a moment after its commit, until its markers are written.
+    """
     reader = broker.reader(partition, [topic])
     await reader.start()
     try:
-        start, end = (await reader.bounds())[topic]
+        start, stable_end = (await reader.bounds())[topic]
+        end = stable_end if end is None else end
         reader.seek(topic, start)
         records: list[Record] = []
         position, deadline = start, time.monotonic() + DEADLINE_S
@@ -171,10 +175,11 @@ async def read_committed(broker: Broker, topic: str, partition: int) -> list[Rec
 
 
 async def read_topic(app: OrdersApp, topic: Topic) -> list[Record]:
-    """Every committed record of a topic, partition after partition."""
-    engine = app.engine
-    parts = [await read_committed(engine.broker, topic.name, number) for number in range(engine.settings.partitions)]
-    return [record for part in parts for record in part]
+    """Every record of a topic, partition after partition, once all transactions that are in it now have ended."""
+    broker, records = app.engine.broker, []
+    for number in range(app.engine.settings.partitions):
+        records += await read_committed(broker, topic.name, number, await broker.end_offset(topic.name, number))
+    return records
 
 
 async def dead_letters(app: OrdersApp, topic: Topic) -> list[Record]:

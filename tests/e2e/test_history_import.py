@@ -84,7 +84,7 @@ async def test_another_order_under_the_same_id_is_told_and_left_alone(worker: st
         assert await client.get("/orders/1") == other
 
 
-@pytest.mark.parametrize("lines", [8_000, 20_000])  # too many items for an order; a body of more than 1 MiB
+@pytest.mark.parametrize("lines", [12_000, 20_000])  # too many items for an order; a body of more than 1 MiB
 async def test_an_order_that_is_turned_down_is_counted_and_the_others_are_placed(worker: str, lines: int) -> None:
     large = [f"1,P{number},x,1,2010-12-01 08:00,1.00,1,France" for number in range(lines)]
     history = parse_order_history([HEADER, *large, "2,B,another,1,2010-12-01 09:00,2.50,17850,France"])
