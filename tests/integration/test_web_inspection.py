@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +19,6 @@ from streams.topics import ORDER_COMMANDS, Topic
 from tables import health
 from tests.apps import caught_up, make_settings, publish, running, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, find, go_on, hold_up, order, place
-
-
-@pytest_asyncio.fixture(params=["memory", "embedded"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrdersApp]:
-    """Run the whole application."""
-    async with running(make_settings(f"{request.param}://", tmp_path, partitions=2)) as app:
-        yield app
-
-
-@pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Give an HTTP client of the application."""
-    async with client_of(app) as client:
-        yield client
 
 
 @pytest_asyncio.fixture

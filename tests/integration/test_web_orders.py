@@ -32,16 +32,9 @@ from tests.integration.web import (
 
 @pytest_asyncio.fixture
 async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
-    """Run the whole application."""
+    """Run the whole application, in memory: most of what is tested here is the same on every log."""
     async with running(make_settings("memory://", tmp_path)) as app:
         yield app
-
-
-@pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Give an HTTP client of the application."""
-    async with client_of(app) as client:
-        yield client
 
 
 # ---- placing

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
 import pytest
-import pytest_asyncio
 
 from streams.app import OrdersApp
 from streams.engine import waiters
@@ -27,20 +25,6 @@ from tests.integration.web import (
     place,
     writes,
 )
-
-
-@pytest_asyncio.fixture(params=["memory", "embedded"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrdersApp]:
-    """Run the whole application."""
-    async with running(make_settings(f"{request.param}://", tmp_path, partitions=2)) as app:
-        yield app
-
-
-@pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
-    """Give an HTTP client of the application."""
-    async with client_of(app) as client:
-        yield client
 
 
 async def test_no_read_is_older_than_its_token_under_load(client: httpx.AsyncClient) -> None:
