@@ -1,7 +1,7 @@
 """Metrics: plain integers on the hot path, turned into Prometheus families only when somebody scrapes."""
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -26,6 +26,10 @@ class Distribution:
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
+    def count(self) -> int:
+        """How many observations there were."""
+        return sum(self._counts)
+
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """Cumulative counts by upper bound as Prometheus wants them, and the sum of seconds."""
         total, buckets = 0, []
@@ -38,16 +42,16 @@ class Distribution:
 class EventCounts:
     """How often records of one type ended in which status, and how long a record took."""
 
-    __slots__ = ("by_status", "seconds")
+    __slots__ = ("dead_letters", "seconds")
 
     def __init__(self) -> None:
-        self.by_status: dict[str, int] = {}
+        self.dead_letters = 0
         self.seconds = Distribution(PROCESSING_BOUNDS_S)
 
-    def observe(self, status: str, seconds: float) -> None:
-        """Count one record."""
-        self.by_status[status] = self.by_status.get(status, 0) + 1
-        self.seconds.observe(seconds)
+    def by_status(self) -> Mapping[str, int]:
+        """Records by how they ended; every record was timed, so those that are no dead letter went well."""
+        counts = {"ok": self.seconds.count() - self.dead_letters, "dead_letter": self.dead_letters}
+        return {status: count for status, count in counts.items() if count}
 
 
 class Metrics(Collector):
@@ -81,7 +85,7 @@ class Metrics(Collector):
         processed = CounterMetricFamily("events_processed", "records by type and outcome", labels=("type", "status"))
         seconds = HistogramMetricFamily("event_processing_seconds", "time of one record", labels=("type",))
         for event_type, counts in self.events.items():
-            for status, count in counts.by_status.items():
+            for status, count in counts.by_status().items():
                 processed.add_metric((event_type, status), count)
             buckets, total = counts.seconds.buckets()
             seconds.add_metric((event_type,), buckets, total)

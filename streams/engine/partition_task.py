@@ -40,7 +40,7 @@ INFRASTRUCTURE_ERRORS = (InfrastructureError, StoreError, MemoryError)
 _offset = attrgetter("offset")
 
 
-def _nothing_to_observe(status: str, seconds: float) -> None:
+def _nothing_to_observe(seconds: float) -> None:
     """Stands in until the type of the first record is known."""
 
 
@@ -249,17 +249,16 @@ class PartitionTask:
             index += 1
             try:
                 event_type = handle(record, work)
-                status = "ok"
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
             except Exception as error:
-                event_type, status = "unknown", "dead_letter"
+                event_type = "unknown"
                 self._bury(work, source, record, error)
             release()
             if event_type != last_type:
-                last_type, observe = event_type, metrics.event(event_type).observe
+                last_type, observe = event_type, metrics.event(event_type).seconds.observe
             before, now = now, clock()
-            observe(status, now - before)
+            observe(now - before)
             if now >= deadline:
                 break
         return index
@@ -270,6 +269,7 @@ class PartitionTask:
         work.rollback()
         dead_letter(work, topic, agent, record, error)
         self._context.metrics.dead_letters += 1
+        self._context.metrics.event("unknown").dead_letters += 1
         log.warning("%s/%d@%d is a dead letter: %s", topic, self.number, record.offset, error)
 
     def open_work(self) -> UnitOfWork:

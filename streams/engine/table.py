@@ -17,15 +17,7 @@ class KeyCodec(msgspec.Struct, Generic[K], frozen=True):
     decode: Callable[[bytes], K]
 
 
-def _encode_text(key: str) -> bytes:
-    return key.encode()
-
-
-def _decode_text(raw: bytes) -> str:
-    return raw.decode()
-
-
-TEXT_KEY: KeyCodec[str] = KeyCodec(_encode_text, _decode_text)
+TEXT_KEY: KeyCodec[str] = KeyCodec(str.encode, bytes.decode)
 
 
 def encode_prefix(owner: str) -> bytes:

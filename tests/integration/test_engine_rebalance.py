@@ -56,7 +56,9 @@ async def test_on_revocation_what_is_open_is_committed_and_the_database_is_let_g
         await fed.engine.revoked()
         assert task.reached(Tally.AGENT, tally.source.name) == 2
         assert await fed.engine.broker.committed([(tally.source.name, 0)]) == {(tally.source.name, 0): 2}
+        held = task._rows  # as a stray reference would: the database has to be closed, not merely forgotten
         await fed.assign([1], generation=2)
+        assert held is not None
         assert set(fed.engine.tasks) == {1}
         other = Store(fed.engine.store_path(0))  # another process could open it now
         assert other.get(tally.table.storage_key(KEY)) == b'{"values":["a","b"]}'

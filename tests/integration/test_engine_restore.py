@@ -20,6 +20,7 @@ from streams.transport.base import Reader, Record
 from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import (
     DURABLE_TRANSPORTS,
+    HandFed,
     Seen,
     Tally,
     broker_url,
@@ -226,6 +227,40 @@ async def test_a_store_behind_by_more_than_half_of_the_tombstones_retention_is_r
 
 
 # ---- from where to go on
+
+
+@pytest.mark.parametrize("settings", ["memory"], indirect=True)
+async def test_the_owner_before_is_fenced_before_the_changelog_is_read(settings: Settings) -> None:
+    # Otherwise it could commit behind the end that the restore has seen.
+    tally, order = Tally(), list[str]()
+    fed = HandFed(settings, [tally.service])
+    broker = fed.engine.broker
+    make_producer, make_reader = broker.producer, broker.reader
+    broker.producer = lambda number: Noting(make_producer(number), "start", order)  # type: ignore
+    broker.reader = lambda number, topics: Noting(make_reader(number, topics), "bounds", order)  # type: ignore
+    await fed.start([0])
+    assert order == ["start", "bounds"]
+    await fed.engine.stop()
+
+
+class Noting:
+    """A real producer or reader that notes when one of its methods was through."""
+
+    def __init__(self, real: Any, method: str, order: list[str]) -> None:
+        self._real = real
+        self._method = method
+        self._order = order
+
+    def __getattr__(self, name: str) -> Any:
+        if name != self._method:
+            return getattr(self._real, name)
+
+        async def call() -> Any:
+            result = await getattr(self._real, name)()
+            self._order.append(name)
+            return result
+
+        return call
 
 
 @pytest.mark.parametrize("settings", ["memory"], indirect=True)
