@@ -1,7 +1,7 @@
 """Order placed to visible: the time from POST /orders until GET /orders/{id} shows the order.
 
 One worker on Kafka, orders at a steady rate (an open loop: a slow answer does not slow the next request down), each
-read with its token. `p50_ms` and `p99_ms` are over all orders after a warm-up of 3 s.
+read with its token. `p50_ms` and `p99_ms` are over all orders after a warm-up of 10 s.
 
     python -m bench.latency [--rate 200] [--seconds 30] [--bootstrap localhost:9092]
 """
@@ -20,7 +20,7 @@ from bench.broker import running_broker
 from bench.systems import WORK_DIR
 from bench.workers import running_worker
 
-WARM_UP_S = 3.0
+WARM_UP_S = 10.0
 ORDER = {
     "customer_id": "customer-1",
     "items": [{"product_id": "SKU-1", "quantity": 2, "price": {"amount": "19.99", "currency": "USD"}}],

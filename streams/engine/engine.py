@@ -169,8 +169,8 @@ class Engine:
         for number in self.numbers:
             if number not in self._keepers:
                 self._keepers[number] = PartitionKeeper(number, self)
-            else:
-                self.resume(self.tasks[number])
+            elif (task := self.tasks.get(number)) is not None:
+                self.resume(task)
 
     def _is_healthy(self, number: int) -> bool:
         task = self.tasks.get(number)

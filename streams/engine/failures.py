@@ -29,15 +29,18 @@ class InfrastructureError(Exception):
     """The record is not to blame (disk, broker, memory): the unit of work is dropped and the record tried again."""
 
 
-def dead_letter(work: UnitOfWork, topic: str, agent: str, record: Record, error: BaseException) -> None:
-    """Emit `record` as it came to `dead-letters`, in the same unit of work as the position that moves past it."""
+def dead_letter(work: UnitOfWork, topic: str, agent: str, record: Record, error: BaseException) -> str:
+    """Emit `record` as it came to `dead-letters`, in the same unit of work as the position that moves past it.
+
+    Returns what it says of the error.
+    """
     trace = "".join(traceback.format_exception(error))
     own = {
         "original_topic": topic,
         "original_partition": str(work.partition),
         "original_offset": str(record.offset),
         "error_type": type(error).__name__,
-        "error": _bounded(str(error), ERROR_BYTES_MAX),
+        "error": _bounded(_text_of(error), ERROR_BYTES_MAX),
         "trace": _bounded(trace, TRACE_BYTES_MAX),
         "retry_count": "0",
         "failed_at": datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
@@ -46,6 +49,15 @@ def dead_letter(work: UnitOfWork, topic: str, agent: str, record: Record, error:
     original = [(name, value) for name, value in record.headers if name not in _OWN_HEADERS]
     headers = original + [(name, text.encode()) for name, text in own.items()]
     work.send_here(DEAD_LETTERS, record.key, record.value, headers)
+    return own["error"]
+
+
+def _text_of(error: BaseException) -> str:
+    """The error's own words; whatever a handler raises must not keep its record from being buried."""
+    try:
+        return str(error)
+    except Exception:
+        return f"{type(error).__name__}, whose text cannot be had"
 
 
 def _bounded(text: str, bytes_max: int) -> str:

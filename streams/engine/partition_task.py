@@ -140,9 +140,11 @@ class PartitionTask:
         self.waiters.close()
         await self._end_commit()
         rows, self._rows, self._work = self._rows, None, None
-        await self._producer.close()
-        if rows is not None:
-            rows.store.close()
+        try:
+            await self._producer.close()
+        finally:
+            if rows is not None:
+                rows.store.close()
 
     async def _end_commit(self) -> None:
         """Let a running commit end; one that hangs is cancelled, which equals a crash as nothing is kept in memory."""
@@ -267,10 +269,10 @@ class PartitionTask:
         """Take back what the record did and make it a dead letter."""
         agent, topic = source
         work.rollback()
-        dead_letter(work, topic, agent, record, error)
+        said = dead_letter(work, topic, agent, record, error)
         self._context.metrics.dead_letters += 1
         self._context.metrics.event("unknown").dead_letters += 1
-        log.warning("%s/%d@%d is a dead letter: %s", topic, self.number, record.offset, error)
+        log.warning("%s/%d@%d is a dead letter: %s", topic, self.number, record.offset, said)
 
     def open_work(self) -> UnitOfWork:
         """The open unit of work, whose interval begins with its first change."""

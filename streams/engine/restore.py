@@ -31,14 +31,14 @@ async def restore(
     """Apply every changelog (topic name to table) to `store` up to its end, read committed.
 
     Returns the changelogs that have no identity record yet. A store is wiped first when it is ahead of a changelog,
-    when a changelog was recreated, or when it is older than half of the tombstones' retention (they may be gone).
+    when a changelog was recreated, or when it has missed records for longer than half of the tombstones' retention
+    (some that it has missed may be gone).
     """
     progress.started_at = time.monotonic()
     bounds = await reader.bounds()
-    reason = _age_problem(store, bounds, delete_retention_s) or await _identity_problem(store, reader, bounds)
-    if reason:
-        log.warning("store %s is restored from the beginning: %s", store.path, reason)
-        store.wipe()
+    if problem := await _identity_problem(store, reader, bounds):
+        _start_anew(store, problem)
+    is_old = store.written_at > 0 and time.time() - store.written_at > delete_retention_s / 2
     ends = {topic: end for topic, (_, end) in bounds.items()}
     for topic in ends:
         reader.seek(topic, store.mark(topic).position)
@@ -46,6 +46,9 @@ async def restore(
     pending = {topic for topic, end in ends.items() if store.mark(topic).position < end}
     while pending:
         for topic, (records, position) in (await reader.fetch()).items():
+            if is_old and records:
+                _start_anew(store, "it was last written too long ago, deletions may be missing from the changelog")
+                return await restore(store, reader, tables, delete_retention_s, progress)
             apply(store, tables[topic], topic, records, position)
             progress.applied += len(records)
             if position >= ends[topic]:
@@ -82,12 +85,9 @@ def apply(store: Store, table: AnyTable, topic: str, records: Sequence[Record], 
     store.write([(table.prefix, rows)], {topic: ChangelogMark(position, identity, identity_offset)})
 
 
-def _age_problem(store: Store, bounds: Mapping[str, tuple[int, int]], delete_retention_s: float) -> str:
-    """Why deletions may be missing, empty if none can be: a store at the end of every changelog has missed nothing."""
-    is_behind = any(store.mark(topic).position < end for topic, (_, end) in bounds.items())
-    if is_behind and store.written_at and time.time() - store.written_at > delete_retention_s / 2:
-        return "it was last written too long ago, deletions may be missing from the changelog"
-    return ""
+def _start_anew(store: Store, reason: str) -> None:
+    log.warning("store %s is restored from the beginning: %s", store.path, reason)
+    store.wipe()
 
 
 async def _identity_problem(store: Store, reader: Reader, bounds: Mapping[str, tuple[int, int]]) -> str:

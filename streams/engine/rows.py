@@ -29,13 +29,22 @@ class Rows:
         self._caches: dict[AnyTable, RowCache] = {}
 
     def committed_or_committing(self, table: Table[K, V], key: K) -> V | None:
-        """The row that the unit of work being committed leaves, or the committed one; None where there is none."""
+        """The row that the unit of work being committed leaves, or the committed one; None where there is none.
+
+        Asked once or more for each record: a hit in the cache costs no further call.
+        """
         if self.committing is not None:
             rows = self.committing.rows.get(table)
             if rows is not None:
                 row = rows.get(key, MISSING)
                 if row is not MISSING:
                     return row  # type: ignore[no-any-return]
+        cache = self._caches.get(table)
+        if cache is not None:
+            row = cache.get(key)
+            if row is not ABSENT:
+                self._metrics.cache_hits += 1
+                return row  # type: ignore[no-any-return]
         return self.read(table, key)
 
     def read(self, table: Table[K, V], key: K) -> V | None:

@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 _META_KEY = b"\0meta"
 BLOCK_CACHE_BYTES = 128 << 20
-WRITE_BUFFER_BYTES = 32 << 20
+WRITE_BUFFER_BYTES = 64 << 20
 
 
 class StoreError(Exception):

@@ -83,10 +83,10 @@ class TimerLoop:
         except (InfrastructureError, StoreError, MemoryError):
             raise
         except Exception as error:
-            log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, error)
             work.rollback()
             record = Record(0, timer.due_ms, timer.key.encode(), timer.payload, ())
-            dead_letter(work, f"timer {timer.kind}", "timers", record, error)
+            said = dead_letter(work, f"timer {timer.kind}", "timers", record, error)
+            log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, said)
             self._context.metrics.dead_letters += 1
         work.put(TIMERS, TimerKey(timer.due_ms, timer.kind, timer.key), None)
         work.release()

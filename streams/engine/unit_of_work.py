@@ -95,18 +95,17 @@ class UnitOfWork:
         if len(value) > OUTPUT_BYTES_MAX:
             raise OversizeRecord(f"{len(value)} bytes for {topic.name}; at most {OUTPUT_BYTES_MAX} can be sent")
         # The key of the record at hand is in this partition already: hashing it again would cost 5 µs.
-        partition = self.partition if key == self.record.key else self._partition_for(key)
-        self._append(topic.name, partition, (key, value, headers))
+        to = topic.name, self.partition if key == self.record.key else self._partition_for(key)
+        outputs = self.outputs.get(to)
+        if outputs is None:
+            outputs = self.outputs[to] = []
+        outputs.append((key, value, headers))
+        self._sent.append(outputs)
 
     def send_here(self, topic: Topic, key: bytes | None, value: bytes | None, headers: Headers = ()) -> None:
         """Emit into this partition's number whatever the key; for records that stay with their source."""
-        self._append(topic.name, self.partition, (key, value, headers))
-
-    def _append(self, topic: str, partition: int, output: Outgoing) -> None:
-        outputs = self.outputs.get((topic, partition))
-        if outputs is None:
-            outputs = self.outputs[topic, partition] = []
-        outputs.append(output)
+        outputs = self.outputs.setdefault((topic.name, self.partition), [])
+        outputs.append((key, value, headers))
         self._sent.append(outputs)
 
     def schedule(self, kind: str, key: str, due_ms: int, payload: bytes = b"") -> None:

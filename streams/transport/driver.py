@@ -44,6 +44,7 @@ class FetchConsumer(Consumer):
         self.engine = engine_of(self.app)
         self._wake = asyncio.Event()
         self._passed: dict[TP, int] = {}
+        self._has_takers = False
 
     # ---- for subclasses
 
@@ -76,8 +77,7 @@ class FetchConsumer(Consumer):
 
     def _take_for_tasks(self) -> dict[TP, list[Fetched]]:
         tasks = {tp: task for tp in self.assignment() if (task := self.engine.task_for(tp.topic, tp.partition))}
-        if not tasks:
-            return {}
+        self._has_takers = bool(tasks)
         taken = self.take(list(tasks))
         fetched: dict[TP, list[Fetched]] = {}
         for tp, task in tasks.items():
@@ -92,14 +92,16 @@ class FetchConsumer(Consumer):
         return fetched
 
     async def _wait(self) -> None:
+        """Wait until there may be something to take, and somebody to take it."""
         self._wake.clear()
-        records = asyncio.ensure_future(self.wait_for_records())
-        wake = asyncio.ensure_future(self._wake.wait())
+        waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(self._wake.wait())]
+        if self._has_takers:
+            waiting.append(asyncio.ensure_future(self.wait_for_records()))
         try:
-            await asyncio.wait((records, wake), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            records.cancel()
-            wake.cancel()
+            for future in waiting:
+                future.cancel()
 
     def _to_message(self, tp: TP, fetched: Fetched) -> ConsumerMessage:
         last = fetched.records[-1]

@@ -15,8 +15,9 @@ from streams.settings import Settings
 from streams.transport.base import Outgoing, ProducerFenced, TransactionalProducer, TransportError
 from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
 
-# A transaction that follows the marker of the one before is told to retry; 5 ms instead of 100 keeps p99 low.
-RETRY_BACKOFF_MS = 5
+# A transaction that follows the marker of the one before is told to retry. Measured at 200 orders/s, placed to visible:
+# p50 21 ms and p99 107 ms with 5 ms, 14 and 72 with 2.
+RETRY_BACKOFF_MS = 2
 # aiokafka waits a constant 20 ms in the one case that is ours all the time: the first request of a transaction that
 # follows another. It offers no setting for that.
 sender.BACKOFF_OVERRIDE = RETRY_BACKOFF_MS / 1000
@@ -118,6 +119,7 @@ class KafkaTransactions(TransactionalProducer):
         producer, self._producer = self._producer, None
         if self._offsets_sent is not None:
             self._offsets_sent.cancel()
+            _forget(self._offsets_sent)
         if producer is not None:
             await _stop_abruptly(producer)
         for _, _, acknowledged in self._sent:

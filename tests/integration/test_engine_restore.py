@@ -204,7 +204,6 @@ async def test_a_store_is_told_from_one_of_an_earlier_changelog_with_as_many_rec
         assert {key: row(app, tally.table, key) for key in KEYS} == dict.fromkeys(KEYS, Seen(("x", "y", "z")))
 
 
-@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
 async def test_a_store_behind_by_more_than_half_of_the_tombstones_retention_is_restored_anew(
     settings: Settings, tmp_path: Path
 ) -> None:

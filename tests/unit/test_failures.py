@@ -68,6 +68,19 @@ def test_headers_of_the_same_names_are_ours() -> None:
     assert ("kept", b"1") in headers
 
 
+class Mute(Exception):
+    """An error that cannot even be put into words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_an_error_without_words_does_not_stop_its_record() -> None:
+    _, value, headers = letter(Record(0, 1, b"k", b"v", ()), Mute())
+    assert value == b"v"
+    assert dict(headers)["error_type"] == b"Mute"
+
+
 def test_an_error_whose_text_is_no_utf_8_does_not_stop_its_record() -> None:
     _, _, headers = letter(Record(0, 1, b"k", b"v", ()), ValueError("half a pair: \ud800"))
     assert b"half a pair" in dict(headers)["error"]
