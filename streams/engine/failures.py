@@ -4,6 +4,7 @@ import time
 import traceback
 from datetime import UTC, datetime
 
+from streams.engine.store import StoreError
 from streams.engine.unit_of_work import UnitOfWork
 from streams.topics import DEAD_LETTERS
 from streams.transport.base import Record
@@ -27,6 +28,9 @@ _OWN_HEADERS = frozenset(
 
 class InfrastructureError(Exception):
     """The record is not to blame (disk, broker, memory): the unit of work is dropped and the record tried again."""
+
+
+INFRASTRUCTURE_ERRORS = (InfrastructureError, StoreError, MemoryError)
 
 
 def dead_letter(work: UnitOfWork, topic: str, agent: str, record: Record, error: BaseException) -> str:

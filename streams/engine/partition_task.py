@@ -16,12 +16,12 @@ from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.commit import commit
 from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
-from streams.engine.failures import InfrastructureError, dead_letter
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, dead_letter
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rows
-from streams.engine.store import Store, StoreError
+from streams.engine.store import Store
 from streams.engine.table import Table
 from streams.engine.timer_loop import TimerLoop
 from streams.engine.timers import TIMERS
@@ -36,7 +36,6 @@ V = TypeVar("V")
 
 SLICE_S = 0.005  # the loop is given back this often, so that heartbeats and HTTP stay alive
 COMMIT_TIMEOUT_S = 20.0
-INFRASTRUCTURE_ERRORS = (InfrastructureError, StoreError, MemoryError)
 _offset = attrgetter("offset")
 
 

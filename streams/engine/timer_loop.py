@@ -10,8 +10,7 @@ from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from streams.engine.context import EngineContext
-from streams.engine.failures import InfrastructureError, dead_letter
-from streams.engine.store import StoreError
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, dead_letter
 from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due
 from streams.engine.unit_of_work import UnitOfWork
 from streams.transport.base import Record
@@ -69,7 +68,7 @@ class TimerLoop:
         try:
             for timer in pending:
                 self._fire(timer, work)
-        except (InfrastructureError, StoreError, MemoryError) as error:
+        except INFRASTRUCTURE_ERRORS as error:
             self._task.fail(error)
             return
         if pending:
@@ -80,7 +79,7 @@ class TimerLoop:
     def _fire(self, timer: Timer, work: UnitOfWork) -> None:
         try:
             self._context.timer_handler(timer.kind)(timer, work)
-        except (InfrastructureError, StoreError, MemoryError):
+        except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:
             work.rollback()
