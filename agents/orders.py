@@ -5,7 +5,7 @@ from typing import cast
 
 import msgspec
 
-from agents.domain.orders import InvalidOrderState, decide, evolve, refusal
+from agents.domain.orders import InvalidOrderState, check_requested, decide, evolve, refusal
 from streams.engine.batch import Batches
 from streams.engine.handlers import Handlers
 from streams.engine.unit_of_work import UnitOfWork
@@ -17,10 +17,13 @@ from streams.events.orders import (
     ConfirmOrder,
     OrderCommand,
     OrderEvent,
+    OrderPlaced,
     OrderSummaryChanged,
     PlaceOrder,
+    ShipOrder,
 )
 from streams.service import Service
+from streams.settings import Settings
 from streams.topics import CUSTOMER_ORDER_EVENTS, INTEGRATION_EVENTS, ORDER_COMMANDS, ORDER_EVENTS
 from tables.orders import HANDLED_COMMANDS, ORDER_HISTORY, ORDERS, HandledCommand, Order
 
@@ -39,45 +42,69 @@ async def decide_orders(batches: Batches) -> None:
         await batch.process(handlers)
 
 
-@handlers.on(PlaceOrder, ConfirmOrder, CancelOrder)
+@handlers.on(PlaceOrder, ConfirmOrder, CancelOrder, ShipOrder)
 def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
     """Decide one command, unless it is a repeated one; a refusal is an event too."""
     if work.get(HANDLED_COMMANDS, command.event_id) is not None:
         return
-    order_id = command.aggregate_id
-    order = work.get(ORDERS, order_id)
+    order = work.get(ORDERS, command.aggregate_id)
+    events: tuple[OrderEvent, ...]
     try:
+        check_requested(order, command.payload)
         events = decide(order, command.payload)
     except InvalidOrderState as error:
         events = (refusal(command.payload, error),)
     for step, event in enumerate(events, start=1):
-        order = _record(work, order, command, event, step)
-    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(order_id, work.record.timestamp_ms))
+        _record(work, command, _with_saga(event, work.settings), str(step))
+    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(command.aggregate_id, work.record.timestamp_ms))
 
 
-def _record(
-    work: UnitOfWork, order: Order | None, command: Envelope[OrderCommand], event: OrderEvent, step: int
-) -> Order:
+@service.reaction(ConfirmOrder, CancelOrder)
+def decide_for_saga(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
+    """Decide what the order's own saga asks for, in the unit of work in which it asks: it can come only once."""
+    events: tuple[OrderEvent, ...]
+    try:
+        events = decide(work.get(ORDERS, command.aggregate_id), command.payload)
+    except InvalidOrderState as error:
+        events = (refusal(command.payload, error),)
+    for step, event in enumerate(events, start=1):
+        # The command goes by its cause's id, which other things may follow from too.
+        _record(work, command, event, f"{command.event_type}:{step}")
+
+
+def _with_saga(event: OrderEvent, settings: Settings) -> OrderEvent:
+    """The event; an order that is placed is stamped with the style of saga that begins with it."""
+    if isinstance(event, OrderPlaced) and settings.saga != "none":
+        return msgspec.structs.replace(event, saga=settings.saga)
+    return event
+
+
+def _record(work: UnitOfWork, command: Envelope[OrderCommand], event: OrderEvent, step: str) -> None:
     """Apply an event to the order and its history, and tell the others."""
-    version = order.version + 1 if order is not None else 1
-    envelope = follow_up(command, event, step=str(step), aggregate_id=command.aggregate_id, aggregate_version=version)
-    order = evolve(order, envelope)
+    before = work.get(ORDERS, command.aggregate_id)
+    version = before.version + 1 if before is not None else 1
+    envelope = follow_up(command, event, step=step, aggregate_id=command.aggregate_id, aggregate_version=version)
+    order = evolve(before, envelope)
     value = work.encode(envelope)
     work.put(ORDERS, order.order_id, order)
     work.put(ORDER_HISTORY, (order.order_id, version), msgspec.Raw(value))
     work.send_raw(ORDER_EVENTS, command.aggregate_id.encode(), value)
     if order.total is not None:
         summary = follow_up(
-            envelope, _summary(order), step="summary", aggregate_id=order.order_id, aggregate_version=version
+            envelope,
+            _summary(order, event.event_type),
+            step="summary",
+            aggregate_id=order.order_id,
+            aggregate_version=version,
         )
         work.send(CUSTOMER_ORDER_EVENTS, cast(str, order.customer_id), summary)
     published = to_integration(envelope)
     if published is not None:
         work.send_raw(INTEGRATION_EVENTS, command.aggregate_id.encode(), *published)
-    return order
+    work.deliver(envelope)
 
 
-def _summary(order: Order) -> OrderSummaryChanged:
+def _summary(order: Order, change: str) -> OrderSummaryChanged:
     return OrderSummaryChanged(
         order.order_id,
         cast(str, order.customer_id),
@@ -87,4 +114,5 @@ def _summary(order: Order) -> OrderSummaryChanged:
         cast(datetime, order.created_at),
         order.confirmed_at,
         order.cancelled_at,
+        change,
     )

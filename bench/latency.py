@@ -65,7 +65,7 @@ async def measure(url: str, rate_per_s: int, seconds: float) -> list[float]:
 async def run(bootstrap: str, rate_per_s: int, seconds: float) -> Latency:
     """Measure one worker on the broker at `bootstrap`."""
     with tempfile.TemporaryDirectory(prefix="latency-") as folder:
-        environment = {"ORDERS_BROKER": f"kafka://{bootstrap}", "ORDERS_LOG_LEVEL": "WARNING"}
+        environment = {"ORDERS_BROKER": f"kafka://{bootstrap}", "ORDERS_LOG_LEVEL": "WARNING", "ORDERS_SAGA": "none"}
         async with running_worker(Path(folder) / "data", environment) as (url, _):
             await measure(url, rate_per_s, WARM_UP_S)
             latencies = [second * 1000 for second in await measure(url, rate_per_s, seconds)]

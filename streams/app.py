@@ -16,9 +16,10 @@ from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
 from streams.engine.assignor import NumberAssignor
-from streams.engine.batch import Batch, StaleBatch
+from streams.engine.batch import Batch, Batches, StaleBatch
 from streams.engine.engine import Engine
 from streams.engine.faust_tables import EngineTables
+from streams.engine.handlers import Handler
 from streams.events.orders import ORDER_TYPES
 from streams.events.registry import EventRegistry
 from streams.gauges import Gauges
@@ -134,9 +135,13 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
                 raise ValueError(f"two services write table {table.name}")
             tables[table.name] = table
     timers = {kind: handler for service in services for kind, handler in service.timers.items()}
+    reactions: dict[type, list[Handler]] = {}
+    for service in services:
+        for payload, handler in service.reactions:
+            reactions.setdefault(payload, []).append(handler)
     in_memory = settings.transport == "memory"
     stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
-    return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores)
+    return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores, reactions)
 
 
 def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction) -> None:
@@ -158,11 +163,11 @@ def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction
     app.agent(source, name=name)(agent)
 
 
-class _Feed(AsyncIterator[Batch]):
+class _Feed(Batches):
     """The batches of one agent. One that is not processed to its end takes its partition back to the last commit."""
 
     def __init__(self, engine: Engine, agent: str, fetches: AsyncIterator[Any]) -> None:
-        self._engine = engine
+        self.settings = engine.settings
         self._agent = agent
         self._fetches = fetches
         self._batch: Batch | None = None

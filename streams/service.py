@@ -7,6 +7,7 @@ from aiohttp import web
 
 from streams.engine.batch import Batches
 from streams.engine.context import TimerHandler
+from streams.engine.handlers import Handler
 from streams.engine.table import AnyTable
 from streams.envelope import Message
 from streams.topics import Topic
@@ -14,6 +15,7 @@ from streams.topics import Topic
 AgentFunction = Callable[[Batches], Awaitable[None]]
 A = TypeVar("A", bound=AgentFunction)
 T = TypeVar("T", bound=TimerHandler)
+H = TypeVar("H", bound=Callable[..., None])
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 R = TypeVar("R", bound=RouteFunction)
 
@@ -37,6 +39,7 @@ class Service:
         self.tables: Sequence[AnyTable] = tuple(tables)
         self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
         self.timers: dict[str, TimerHandler] = {}
+        self.reactions: list[tuple[type[Message], Handler]] = []
         self.routes: list[tuple[str, str, RouteFunction]] = []
         self.types: Sequence[type[Message]] = tuple(types)
         self._topics = tuple(topics)
@@ -54,6 +57,19 @@ class Service:
             if name in self.agents:
                 raise ValueError(f"service {self.name} has an agent {name} already")
             self.agents[name] = topic, function
+            return function
+
+        return register
+
+    def reaction(self, *payloads: type[Message]) -> Callable[[H], H]:
+        """Declare a handler of messages that other services deliver (`work.deliver`) rather than send.
+
+        It runs at once, in the unit of work and the savepoint of whoever delivers: for services that share the key and
+        must never be seen apart. It fails the record at hand when it raises. What may come later is an agent's.
+        """
+
+        def register(function: H) -> H:
+            self.reactions += [(payload, function) for payload in payloads]
             return function
 
         return register

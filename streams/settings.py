@@ -33,6 +33,21 @@ class Settings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     replication: Annotated[int, Field(ge=1, le=16)] = 1
     commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
+    saga: Literal["orchestration", "choreography", "none"] = "orchestration"
+    saga_step_timeout: Annotated[float, Field(gt=0)] = 300.0
+    saga_retries: Annotated[int, Field(ge=0, le=20)] = 3
+    saga_retry_backoff: Annotated[float, Field(gt=0)] = 1.0
+
+    payment_url: str = ""
+    payment_timeout: Annotated[float, Field(gt=0)] = 10.0
+    payment_decline: Annotated[float, Field(ge=0, le=1)] = 0.0
+    payment_latency: Annotated[float, Field(ge=0)] = 0.0
+    payment_outage_every: Annotated[float, Field(ge=0)] = 0.0
+    payment_outage_length: Annotated[float, Field(ge=0)] = 0.0
+    smtp_url: str = ""
+    smtp_timeout: Annotated[float, Field(gt=0)] = 10.0
+    mail_from: str = "orders@localhost"
+    outside_calls_max: Annotated[int, Field(ge=1)] = 64
 
     record_bytes_max: Annotated[int, Field(ge=1024)] = 1 << 20
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000

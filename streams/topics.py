@@ -38,6 +38,26 @@ ORDER_EVENTS = Topic("order-events", "what happened to orders, kept for ever; ke
 CUSTOMER_ORDER_EVENTS = Topic(
     "customer-order-events", "each order as it is after an event, keyed by customer id for projections", own_key=False
 )
+INVENTORY_COMMANDS = Topic(
+    "inventory-commands", "what is asked of stock; key = product id", retention_ms=7 * DAY_MS, strict=True
+)
+INVENTORY_EVENTS = Topic("inventory-events", "what happened to stock, kept for ever; key = product id")
+PAYMENT_COMMANDS = Topic(
+    "payment-commands", "what is asked of payments; key = order id", retention_ms=7 * DAY_MS, strict=True
+)
+PAYMENT_EVENTS = Topic("payment-events", "what happened to payments, kept for ever; key = order id")
+SAGA_REPLIES = Topic(
+    "saga-replies",
+    "what services answer to the saga of an order; key = order id",
+    retention_ms=7 * DAY_MS,
+    own_key=False,
+)
+SAGA_COMMANDS = Topic(
+    "saga-commands", "what operators ask of sagas; key = order id", retention_ms=7 * DAY_MS, strict=True
+)
+NOTIFICATION_COMMANDS = Topic(
+    "notification-commands", "mails to be sent; key = order id", retention_ms=7 * DAY_MS, strict=True
+)
 INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
 DEAD_LETTERS = Topic(
     "dead-letters",

@@ -7,7 +7,7 @@ import msgspec
 
 from streams.engine.table import NUMBERED_KEY, Table
 from streams.events.money import Money
-from streams.events.orders import OrderItem
+from streams.events.orders import OrderItem, SagaStyle
 
 OrderStatus = Literal["unknown", "pending", "confirmed", "cancelled", "rejected"]
 
@@ -24,7 +24,8 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     """One order.
 
     An `unknown` or `rejected` order has no items, total and created_at; an `unknown` one no customer. `item_count` is
-    the sum of quantities, `version` the number of events of the order so far. Times are business time, aware UTC.
+    the sum of quantities, `version` the number of events of the order so far. `saga` is the style of its saga. Times
+    are business time, aware UTC.
     """
 
     order_id: str
@@ -40,6 +41,8 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     cancelled_at: datetime | None
     cancel_reason: str | None
     version: int
+    shipped_at: datetime | None = None
+    saga: SagaStyle | None = None
 
 
 class HandledCommand(msgspec.Struct, frozen=True, gc=False):

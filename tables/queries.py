@@ -64,6 +64,7 @@ class OrderView(OrderSummaryView, frozen=True, gc=False):
     country: str | None
     items: tuple[ItemView, ...]
     cancel_reason: str | None
+    shipped_at: str | None
 
 
 def order_view(order: Order) -> OrderView:
@@ -81,6 +82,7 @@ def order_view(order: Order) -> OrderView:
         order.country,
         tuple([ItemView(item.product_id, item.quantity, item.price) for item in order.items]),
         order.cancel_reason,
+        _time(order.shipped_at),
     )
 
 

@@ -60,6 +60,7 @@ def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
         "web_port": unused_port(),
         "restart_backoff": 0.05,
         "session_timeout": 6.0,
+        "saga": "none",
     }
     return Settings(_env_file=None, **values | changes)
 

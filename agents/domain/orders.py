@@ -19,7 +19,9 @@ from streams.events.orders import (
     OrderItem,
     OrderPlaced,
     OrderRejected,
+    OrderShipped,
     PlaceOrder,
+    ShipOrder,
 )
 from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED, UNKNOWN, Order, OrderStatus
 
@@ -77,6 +79,12 @@ def replay(events: Iterable[Envelope[Any]]) -> Order | None:
     return order
 
 
+def check_requested(order: Order | None, command: OrderCommand) -> None:
+    """Refuse what others may not ask for: an order with a saga is confirmed by it, once stock and money are there."""
+    if isinstance(command, ConfirmOrder) and order is not None and order.saga is not None and order.status == PENDING:
+        raise InvalidOrderState("saga_running", "the order is confirmed by itself once stock and money are there")
+
+
 def refusal(command: OrderCommand, error: InvalidOrderState) -> OrderRejected:
     """Return the event that tells that a command was refused."""
     customer_id = command.customer_id if isinstance(command, PlaceOrder) else None
@@ -104,7 +112,21 @@ def _confirm(order: Order | None, command: ConfirmOrder) -> tuple[OrderEvent, ..
 
 def _cancel(order: Order | None, command: CancelOrder) -> tuple[OrderEvent, ...]:
     customer_id, total = _placed(order, PENDING, CONFIRMED)
+    _require_here(order)
     return (OrderCancelled(command.order_id, customer_id, command.reason, total),)
+
+
+def _ship(order: Order | None, command: ShipOrder) -> tuple[OrderEvent, ...]:
+    if _status(order) == PENDING:
+        raise InvalidOrderState("not_confirmed", "the order is not confirmed yet")
+    customer_id, total = _placed(order, CONFIRMED)
+    _require_here(order)
+    return (OrderShipped(command.order_id, customer_id, total),)
+
+
+def _require_here(order: Order | None) -> None:
+    if order is not None and order.shipped_at is not None:
+        raise InvalidOrderState("already_shipped", "the order has been sent away")
 
 
 def _status(order: Order | None) -> OrderStatus:
@@ -158,6 +180,7 @@ def _on_placed(order: Order | None, event: Envelope[OrderPlaced], version: int) 
         cancelled_at=None,
         cancel_reason=None,
         version=version,
+        saga=placed.saga or None,
     )
 
 
@@ -173,6 +196,10 @@ def _on_cancelled(order: Order | None, event: Envelope[OrderCancelled], version:
         cancel_reason=event.payload.reason,
         version=version,
     )
+
+
+def _on_shipped(order: Order | None, event: Envelope[OrderShipped], version: int) -> Order:
+    return replace(_known(order, event), shipped_at=event.timestamp, version=version)
 
 
 def _on_rejected(order: Order | None, event: Envelope[OrderRejected], version: int) -> Order:
@@ -211,11 +238,13 @@ _DECISIONS: Final[dict[type[Any], Callable[[Order | None, Any], tuple[OrderEvent
     PlaceOrder: _place,
     ConfirmOrder: _confirm,
     CancelOrder: _cancel,
+    ShipOrder: _ship,
 }
 
 _EVOLUTIONS: Final[dict[str, Callable[[Order | None, Any, int], Order]]] = {
     OrderPlaced.event_type: _on_placed,
     OrderConfirmed.event_type: _on_confirmed,
     OrderCancelled.event_type: _on_cancelled,
+    OrderShipped.event_type: _on_shipped,
     OrderRejected.event_type: _on_rejected,
 }

@@ -26,7 +26,7 @@ from agents.gateway.publish import (
 )
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import derived_id
-from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand
+from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, ShipOrder
 from streams.freshness import catch_up
 from streams.routing import ROUTER, partition_of, task_here
 from streams.service import Service
@@ -82,6 +82,13 @@ async def cancel_order(request: web.Request) -> web.StreamResponse:
     """Ask to cancel an order: 202 with a token; the audit trail tells what became of it."""
     body = await read_body(request, CancelOrderBody)
     return await _change(request, body, CancelOrder(_order_id(request), body.reason))
+
+
+@service.route("POST", "/orders/{order_id}/ship")
+async def ship_order(request: web.Request) -> web.StreamResponse:
+    """Ask to send a confirmed order away: 202 with a token; the audit trail tells what became of it."""
+    body = await read_body(request, ChangeOrderBody)
+    return await _change(request, body, ShipOrder(_order_id(request)))
 
 
 @service.route("GET", "/internal/outcomes/{order_id}/{command_id}")

@@ -6,15 +6,16 @@ import asyncio
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 
-from streams.envelope import Envelope, Metadata, new_envelope
-from streams.events.orders import OrderCommand
+from streams.envelope import Envelope, Message, Metadata, new_envelope
 from streams.topics import ORDER_COMMANDS, Topic
 from streams.transport.base import Headers, Outgoing, Position, TransportError
 from streams.web import ENGINE, Problem, invalid, unavailable
+
+C = TypeVar("C", bound=Message)
 
 ID_CHARACTERS_MAX = 128
 PUBLISH_TIMEOUT_S = 10.0
@@ -33,14 +34,13 @@ def metadata(request: web.Request, user_id: str | None = None) -> Metadata:
     return Metadata(correlation_id=id_header(request, "X-Correlation-Id") or str(uuid.uuid4()), user_id=user_id)
 
 
-def envelope(
-    command: OrderCommand, command_id: str, occurred_at: datetime | None, origin: Metadata
-) -> Envelope[OrderCommand]:
+def envelope(command: C, command_id: str, occurred_at: datetime | None, origin: Metadata) -> Envelope[C]:
     """A command as it travels; business time is now unless given."""
+    assert command.aggregate_id_field is not None, "a command names its aggregate"
     return new_envelope(
         command,
         event_id=command_id,
-        aggregate_id=command.order_id,
+        aggregate_id=getattr(command, command.aggregate_id_field),
         timestamp=occurred_at or datetime.now(UTC),
         metadata=origin,
     )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.settings import Settings
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
@@ -73,4 +74,7 @@ class Batch:
         self.done = True
 
 
-Batches = AsyncIterator[Batch]
+class Batches(AsyncIterator[Batch]):
+    """What an agent iterates over: its batches, one after the other."""
+
+    settings: Settings

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.unit_of_work import Reactions, UnitOfWork
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.transport.base import Broker
@@ -22,6 +22,7 @@ class EngineContext(Protocol):
     broker: Broker
     metrics: Metrics
     tables: Mapping[str, AnyTable]
+    reactions: Reactions
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
 
     def agents_of(self, topic: str) -> tuple[str, ...]:

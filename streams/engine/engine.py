@@ -18,6 +18,7 @@ from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS
+from streams.engine.unit_of_work import NO_REACTIONS, Reactions
 from streams.envelope import Envelope
 from streams.events.registry import EventRegistry
 from streams.metrics import Metrics
@@ -61,6 +62,7 @@ class Engine:
         agents: Mapping[str, Topic],
         timers: Mapping[str, TimerHandler],
         stores_dir: Path,
+        reactions: Reactions = NO_REACTIONS,
     ) -> None:
         self.settings = settings
         self.broker = broker
@@ -75,6 +77,7 @@ class Engine:
         self.fatal: str | None = None
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
+        self.reactions = reactions
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._control: TransportControl | None = None

@@ -393,7 +393,14 @@ class PartitionTask:
 
     def _new_work(self) -> UnitOfWork:
         context = self._context
-        return UnitOfWork(self.number, self._open_rows, context.partition_for, context.encode)
+        return UnitOfWork(
+            self.number,
+            self._open_rows,
+            context.partition_for,
+            context.encode,
+            context.settings,
+            context.reactions,
+        )
 
     def _cancel_handles(self) -> None:
         if self._commit_timer is not None:

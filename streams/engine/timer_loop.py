@@ -77,14 +77,15 @@ class TimerLoop:
             self.plan()
 
     def _fire(self, timer: Timer, work: UnitOfWork) -> None:
+        now_ms = max(timer.due_ms, int(time.time() * 1000))
+        work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
         try:
             self._context.timer_handler(timer.kind)(timer, work)
         except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:
             work.rollback()
-            record = Record(0, timer.due_ms, timer.key.encode(), timer.payload, ())
-            said = dead_letter(work, f"timer {timer.kind}", "timers", record, error)
+            said = dead_letter(work, f"timer {timer.kind}", "timers", work.record, error)
             log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, said)
             self._context.metrics.dead_letters += 1
         work.put(TIMERS, TimerKey(timer.due_ms, timer.kind, timer.key), None)

@@ -1,11 +1,13 @@
 """Unit of work: what handlers changed, emitted and scheduled in one partition since its last commit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from streams.engine.table import AnyTable, Table
 from streams.engine.timers import TIMERS, Timer, TimerKey
+from streams.envelope import Envelope
 from streams.errors import OversizeRecord
+from streams.settings import Settings
 from streams.topics import Topic
 from streams.transport.base import TOPIC_RECORD_BYTES_MAX, Headers, Outgoing, Record
 
@@ -15,6 +17,8 @@ V = TypeVar("V")
 Changes = dict[AnyTable, list[Outgoing]]  # rows of a table as they go to changelog and store
 
 OUTPUT_BYTES_MAX: Final = TOPIC_RECORD_BYTES_MAX - (64 << 10)  # leaves room for headers
+Reactions = Mapping[type, Sequence[Callable[[Envelope[Any], Any], None]]]
+NO_REACTIONS: Final[Reactions] = {}
 MISSING: Final = object()
 DELETED: Final = None
 NO_RECORD: Final = Record(-1, 0, None, None, ())
@@ -31,20 +35,24 @@ class UnitOfWork:
     """Changes of many records, committed together; each record can take back its own (a savepoint per record).
 
     Rows are immutable: `put` replaces. Everything is synchronous, so that nothing can interleave with a record.
-    `record` is the one being handled; its timestamp is production time.
+    `record` is the one being handled; its timestamp is production time. `outcome` is what the call to the outside for
+    this record came to, where its agent makes such calls (see outside.py).
     """
 
     __slots__ = (
         "_partition_for",
+        "_reactions",
         "_sent",
         "_source",
         "_undo",
         "encode",
+        "outcome",
         "outputs",
         "partition",
         "record",
         "records",
         "rows",
+        "settings",
     )
 
     def __init__(
@@ -53,10 +61,15 @@ class UnitOfWork:
         source: RowSource,
         partition_for: Callable[[bytes], int],
         encode: Callable[[Any], bytes],
+        settings: Settings,
+        reactions: Reactions = NO_REACTIONS,
     ) -> None:
         self.partition = partition
         self.encode = encode
+        self.settings = settings
         self.record = NO_RECORD
+        self.outcome: Any = None
+        self._reactions = reactions
         self.records = 0
         self.rows: dict[AnyTable, dict[Any, Any]] = {}
         self.outputs: dict[tuple[str, int], list[Outgoing]] = {}
@@ -107,6 +120,11 @@ class UnitOfWork:
         outputs = self.outputs.setdefault((topic.name, self.partition), [])
         outputs.append((key, value, headers))
         self._sent.append(outputs)
+
+    def deliver(self, envelope: Envelope[Any]) -> None:
+        """Hand a message to the services that react to its type, at once: they share its key and this unit of work."""
+        for react in self._reactions.get(type(envelope.payload), ()):
+            react(envelope, self)
 
     def schedule(self, kind: str, key: str, due_ms: int, payload: bytes = b"") -> None:
         """Call the timer handler of `kind` once, at `due_ms` (epoch, production time) or as soon after as possible."""

@@ -1,13 +1,15 @@
 """Commands and events of orders."""
 
 from datetime import datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from streams.envelope import Id, Message
 from streams.events.money import Money, is_plain
 from streams.events.registry import EventRegistry
+
+SagaStyle = Literal["orchestration", "choreography"]
 
 # What fits 64 bits; which quantities are good ones is the domain's decision.
 Quantity = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
@@ -69,8 +71,20 @@ class CancelOrder(OrderMessage, frozen=True, gc=False):
     reason: str | None = None
 
 
+class ShipOrder(OrderMessage, frozen=True, gc=False):
+    """Ask to send a confirmed order away; it cannot be cancelled afterwards."""
+
+    event_type: ClassVar[str] = "order.ship"
+    aggregate_id_field: ClassVar[str | None] = "order_id"
+
+    order_id: Id
+
+
 class OrderPlaced(OrderMessage, frozen=True, gc=False):
-    """An order was placed; `total` is the sum of quantity x price."""
+    """An order was placed; `total` is the sum of quantity x price.
+
+    `saga` is the style of the saga that began with it and will end in it, absent where there is none.
+    """
 
     event_type: ClassVar[str] = "order.placed"
 
@@ -80,6 +94,7 @@ class OrderPlaced(OrderMessage, frozen=True, gc=False):
     total: Money
     country: str | None = None
     email: str | None = None
+    saga: SagaStyle | msgspec.UnsetType = msgspec.UNSET
 
 
 class OrderConfirmed(OrderMessage, frozen=True, gc=False):
@@ -103,6 +118,16 @@ class OrderCancelled(OrderMessage, frozen=True, gc=False):
     total: Money
 
 
+class OrderShipped(OrderMessage, frozen=True, gc=False):
+    """A confirmed order was sent away."""
+
+    event_type: ClassVar[str] = "order.shipped"
+
+    order_id: Id
+    customer_id: Id
+    total: Money
+
+
 class OrderRejected(OrderMessage, frozen=True, gc=False):
     """A command was refused: `command` is its type, `reason` a stable snake_case code, `detail` a sentence.
 
@@ -121,7 +146,8 @@ class OrderRejected(OrderMessage, frozen=True, gc=False):
 class OrderSummaryChanged(OrderMessage, frozen=True, gc=False):
     """An order as a customer's list shows it, after an event; keyed by customer, so that the projection only stores it.
 
-    It carries the state and not the change: the list is sorted by `created_at`, which later events do not repeat.
+    It carries the whole state, as the list is sorted by `created_at`, which later events do not repeat. `change` is the
+    type of the event it follows, for projections that count.
     """
 
     event_type: ClassVar[str] = "order.summary_changed"
@@ -134,18 +160,21 @@ class OrderSummaryChanged(OrderMessage, frozen=True, gc=False):
     created_at: datetime
     confirmed_at: datetime | None = None
     cancelled_at: datetime | None = None
+    change: str | None = None
 
 
-OrderCommand = PlaceOrder | ConfirmOrder | CancelOrder
-OrderEvent = OrderPlaced | OrderConfirmed | OrderCancelled | OrderRejected
+OrderCommand = PlaceOrder | ConfirmOrder | CancelOrder | ShipOrder
+OrderEvent = OrderPlaced | OrderConfirmed | OrderCancelled | OrderShipped | OrderRejected
 
 ORDER_TYPES: tuple[type[OrderMessage], ...] = (
     PlaceOrder,
     ConfirmOrder,
     CancelOrder,
+    ShipOrder,
     OrderPlaced,
     OrderConfirmed,
     OrderCancelled,
+    OrderShipped,
     OrderRejected,
     OrderSummaryChanged,
 )

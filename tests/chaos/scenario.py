@@ -22,7 +22,7 @@ SETTLE_TIMEOUT_S = 60.0
 PROBLEMS_SHOWN = 10
 
 # As short as the broker allows, so that a freeze of seconds outlives the session.
-SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2"}
+SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2", "ORDERS_SAGA": "none"}
 
 
 @dataclass

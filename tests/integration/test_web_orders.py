@@ -61,6 +61,7 @@ async def test_an_order_is_accepted_with_a_token_and_can_be_read_with_it(client:
         "country": "France",
         "items": [{"product_id": "SKU-1", "quantity": 2, "price": {"amount": "1.50", "currency": "USD"}}],
         "cancel_reason": None,
+        "shipped_at": None,
     }
 
 

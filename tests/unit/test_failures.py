@@ -8,6 +8,7 @@ import msgspec
 
 from streams.engine.failures import ERROR_BYTES_MAX, TRACE_BYTES_MAX, dead_letter
 from streams.engine.unit_of_work import UnitOfWork
+from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
 from streams.transport.base import Record
 from tests.unit.test_unit_of_work import Committed
@@ -15,7 +16,7 @@ from tests.unit.test_unit_of_work import Committed
 
 def letter(record: Record, error: Exception) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
     """The dead letter that `record` becomes in partition 3."""
-    work = UnitOfWork(3, Committed(), lambda key: 0, msgspec.json.encode)
+    work = UnitOfWork(3, Committed(), lambda key: 0, msgspec.json.encode, Settings(_env_file=None))
     try:
         raise error
     except Exception as raised:

@@ -3,13 +3,14 @@
 import json
 from typing import Any, ClassVar
 
+import msgspec
 import pytest
 
 from agents.domain.orders import evolve, replay
 from streams.envelope import Id, Message, Metadata, follow_up, new_envelope
 from streams.errors import InvalidPayload, UnknownEventType, UnknownEventVersion
 from streams.events.money import Money
-from streams.events.orders import ORDER_TYPES, OrderConfirmed, OrderItem, OrderPlaced, registry
+from streams.events.orders import ORDER_TYPES, OrderConfirmed, OrderItem, OrderPlaced, SagaStyle, registry
 from streams.events.registry import EventRegistry
 from tests.unit.test_envelope import PLACED, PLACED_V1, TEN_O_CLOCK, changed
 
@@ -29,6 +30,7 @@ class OrderPlacedV3(Message, frozen=True, gc=False):
     device: str | None
     country: str | None = None
     email: str | None = None
+    saga: SagaStyle | msgspec.UnsetType = msgspec.UNSET
 
 
 def later_registry() -> EventRegistry:

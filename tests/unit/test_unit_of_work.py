@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from streams.engine.table import Table
 from streams.engine.timers import TIMERS, Timer, TimerKey
 from streams.engine.unit_of_work import UnitOfWork
+from streams.settings import Settings
 from streams.topics import Topic
 from streams.transport.base import Record
 from streams.transport.partitioner import partition_for
 
 PARTITIONS = 4
+SETTINGS = Settings(_env_file=None)
 OUT = Topic("out", "outputs")
 
 
@@ -39,7 +41,9 @@ class Committed:
 
 
 def new_work(committed: Committed | None = None, number: int = 0) -> UnitOfWork:
-    return UnitOfWork(number, committed or Committed(), lambda key: partition_for(key, PARTITIONS), msgspec.json.encode)
+    return UnitOfWork(
+        number, committed or Committed(), lambda key: partition_for(key, PARTITIONS), msgspec.json.encode, SETTINGS
+    )
 
 
 def changed(work: UnitOfWork) -> tuple[dict[Any, Any], dict[Any, Any]]:
