@@ -1,4 +1,4 @@
-"""Errors of records that can never be processed, however often they are tried."""
+"""Errors of records that can never be processed, however often they are tried, and of what is away for a while."""
 
 
 class RecordError(Exception):
@@ -38,3 +38,7 @@ class KeyMismatch(RecordError):
 
 class WrongPartition(RecordError):
     """The record lies in another partition than Kafka's default partitioner (murmur2) gives to its key."""
+
+
+class Unavailable(Exception):
+    """Something outside (payment gateway, mail server) cannot be reached or does not answer: it is tried again."""
