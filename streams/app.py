@@ -157,6 +157,7 @@ def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction
                 return
             except Exception as error:
                 feed.fail(error)
+                app.engine.drop_calls(name, error)
 
     agent.__name__ = agent.__qualname__ = name.replace("-", "_")
     agent.__doc__ = function.__doc__

@@ -10,6 +10,7 @@ from streams.settings import Settings
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
+    from streams.engine.outside import Prepare
     from streams.engine.partition_task import PartitionTask
 
 
@@ -71,6 +72,17 @@ class Batch:
         on the way; nothing of an uncommitted record then stays.
         """
         await self._fetched.task.process(self._fetched, self.agent, handlers)
+        self.done = True
+
+    async def process_after(self, prepare: Prepare, handlers: Handlers) -> None:
+        """Handle every record as `process` does, but each after a call to the outside; returns before that is done.
+
+        `prepare(envelope, work)` makes the call of a record, or None where none is needed; it is synchronous and may
+        read rows, which are as the records of the same key before it left them. Calls of different keys run at the same
+        time, at most `outside_calls_max`. The record's handler then finds what its call returned in `work.outcome`. A
+        call that raises Unavailable is made again until it does not; any other error makes its record a dead letter.
+        """
+        await self._fetched.task.process_after(self._fetched, self.agent, prepare, handlers)
         self.done = True
 
 

@@ -8,6 +8,7 @@ from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import Reactions, UnitOfWork
+from streams.events.registry import EventRegistry
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.transport.base import Broker
@@ -21,6 +22,7 @@ class EngineContext(Protocol):
     settings: Settings
     broker: Broker
     metrics: Metrics
+    registry: EventRegistry
     tables: Mapping[str, AnyTable]
     reactions: Reactions
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there

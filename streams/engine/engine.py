@@ -239,6 +239,11 @@ class Engine:
             if number not in busy and task.state is TaskState.RUNNING:
                 task.ran_dry()
 
+    def drop_calls(self, agent: str, error: BaseException) -> None:
+        """An agent has failed, and with it its connections to the outside."""
+        for task in self.tasks.values():
+            task.drop_calls(agent, error)
+
     # ---- reads
 
     def task(self, number: int) -> PartitionTask:

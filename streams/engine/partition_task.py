@@ -7,7 +7,7 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from operator import attrgetter
 from typing import TypeVar
@@ -18,6 +18,7 @@ from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, dead_letter
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rows
@@ -79,6 +80,7 @@ class PartitionTask:
         self._room = asyncio.Event()
         self._opened_at = 0.0  # when the open unit of work got its first record, monotonic; 0 while it has none
         self._dry = False
+        self._outside: dict[tuple[str, str], OutsideCalls] = {}  # by agent and topic
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
 
@@ -112,6 +114,7 @@ class PartitionTask:
         self.state = TaskState.SUSPENDED
         self.epoch += 1
         self._cancel_handles()
+        self._end_calls()
         await self._flush()
         self.queued.clear()
         self.oldest_ms.clear()
@@ -136,6 +139,7 @@ class PartitionTask:
         self.state = TaskState.CLOSED
         self.epoch += 1
         self._cancel_handles()
+        self._end_calls()
         self.waiters.close()
         await self._end_commit()
         rows, self._rows, self._work = self._rows, None, None
@@ -162,6 +166,7 @@ class PartitionTask:
         self.epoch += 1
         self.state = TaskState.CLOSED
         self._cancel_handles()
+        self._end_calls()
         self._room.set()
 
     # ---- records in
@@ -187,13 +192,17 @@ class PartitionTask:
 
     def passed(self, topic: str, offset: int) -> None:
         """The transport moved past transaction markers (or dropped records) without delivering anything."""
-        if self.queued[topic]:
+        if self.is_busy_with(topic):
             return
         for agent in self._context.agents_of(topic):
             key = agent, topic
             if self.positions.get(key, 0) == self.committed.get(key, 0) < offset:
                 self.positions[key] = self.committed[key] = offset
         self.waiters.notify()
+
+    def is_busy_with(self, topic: str) -> bool:
+        """Whether agents still have to finish records of `topic` that were fetched."""
+        return bool(self.queued[topic]) or any(calls for (_, of), calls in self._outside.items() if of == topic)
 
     def unhandled(self, fetched: Fetched, agent: str) -> Sequence[Record]:
         """The records of a fetch that `agent` has not handled yet."""
@@ -207,19 +216,9 @@ class PartitionTask:
         handle = self._context.bind(handlers, fetched.topic)
         source = agent, fetched.topic
         try:
-            self._check(fetched)
+            self._check(fetched.epoch, fetched.topic)
             records = self.unhandled(fetched, agent)
-            done = 0
-            while done < len(records):
-                self.oldest_ms[source] = records[done].timestamp_ms
-                await self._wait_for_room()
-                self._check(fetched)
-                done = self._run_slice(handle, source, records, done)
-                self.positions[source] = records[done - 1].offset + 1
-                self._commit_if_due()
-                if done < len(records):
-                    await asyncio.sleep(0)
-            self._check(fetched)
+            await self.run_records(source, handle, records, lambda _, end: records[end - 1].offset + 1)
             self.positions[source] = max(fetched.next_offset, self.positions.get(source, 0))
         except InfrastructureError as error:
             self.fail(error)
@@ -227,13 +226,73 @@ class PartitionTask:
         finally:
             if fetched.epoch == self.epoch:
                 self.oldest_ms.pop(source, None)
-                self.queued[fetched.topic] -= 1
-                self._context.wake_transport()
-                self._commit_if_due()
+            self._finished(fetched)
 
-    def _check(self, fetched: Fetched) -> None:
-        if fetched.epoch != self.epoch:
-            raise StaleBatch(f"partition {self.number} was lost while {fetched.topic} was processed")
+    async def process_after(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
+        """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
+        source = agent, fetched.topic
+        try:
+            self._check(fetched.epoch, fetched.topic)
+            calls = self._outside.get(source)
+            if calls is None:
+                handle = self._context.bind(handlers, fetched.topic)
+                calls = OutsideCalls(self, source, prepare, handle, self._context)
+                self._outside[source] = calls
+            await calls.add(fetched)
+        except StaleBatch as error:
+            # Not the agent's concern: its calls for other partitions go on.
+            log.info("%s", error)
+        finally:
+            self._finished(fetched)
+
+    async def run_records(
+        self,
+        source: tuple[str, str],
+        handle: RecordHandler,
+        records: Sequence[Record],
+        position_after: Callable[[int, int], int],
+    ) -> None:
+        """Handle records in slices. `position_after(first, end)` is where the agent is after those of a slice.
+
+        Raises StaleBatch when the partition is lost on the way, InfrastructureError when no record is to blame.
+        """
+        epoch, topic = self.epoch, source[1]
+        done = 0
+        while done < len(records):
+            self.oldest_ms[source] = records[done].timestamp_ms
+            await self._wait_for_room()
+            self._check(epoch, topic)
+            first, done = done, self._run_slice(handle, source, records, done)
+            self.positions[source] = position_after(first, done)
+            self._commit_if_due()
+            if done < len(records):
+                await asyncio.sleep(0)
+        self._check(epoch, topic)
+
+    def handled_all(self, source: tuple[str, str]) -> None:
+        """No record of `source` waits for a call to the outside any more."""
+        self.oldest_ms.pop(source, None)
+        self._context.wake_transport()
+
+    def drop_calls(self, agent: str, error: BaseException) -> None:
+        """The agent that made these calls to the outside has ended: what waits for them must be asked for again."""
+        for source in [source for source in self._outside if source[0] == agent]:
+            calls = self._outside.pop(source)
+            waiting = bool(calls)
+            calls.cancel()
+            if waiting:
+                self.fail(error)
+
+    def _finished(self, fetched: Fetched) -> None:
+        """An agent is through with a fetch."""
+        if fetched.epoch == self.epoch:
+            self.queued[fetched.topic] -= 1
+            self._context.wake_transport()
+            self._commit_if_due()
+
+    def _check(self, epoch: int, topic: str) -> None:
+        if epoch != self.epoch:
+            raise StaleBatch(f"partition {self.number} was lost while {topic} was processed")
 
     def _run_slice(self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int) -> int:
         """Handle records from index `first` on for about 5 ms without a break; returns the index behind them."""
@@ -272,6 +331,12 @@ class PartitionTask:
         self._context.metrics.dead_letters += 1
         self._context.metrics.event("unknown").dead_letters += 1
         log.warning("%s/%d@%d is a dead letter: %s", topic, self.number, record.offset, said)
+
+    @property
+    def current_work(self) -> UnitOfWork:
+        """The open unit of work, to read from."""
+        assert self._work is not None
+        return self._work
 
     def open_work(self) -> UnitOfWork:
         """The open unit of work, whose interval begins with its first change."""
@@ -401,6 +466,11 @@ class PartitionTask:
             context.settings,
             context.reactions,
         )
+
+    def _end_calls(self) -> None:
+        for calls in self._outside.values():
+            calls.cancel()
+        self._outside.clear()
 
     def _cancel_handles(self) -> None:
         if self._commit_timer is not None:

@@ -87,7 +87,7 @@ class FetchConsumer(Consumer):
                 fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
             elif position is not None and position != self._passed.get(tp):
                 task.passed(tp.topic, position)
-            if position is not None and not task.queued[tp.topic]:
+            if position is not None and not task.is_busy_with(tp.topic):
                 self._passed[tp] = position
         return fetched
 

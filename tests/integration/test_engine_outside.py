@@ -1,0 +1,272 @@
+"""Calls to the outside: side by side, in order per key, before the unit of work, and none is lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from streams.app import OrdersApp
+from streams.engine.batch import Batches
+from streams.engine.handlers import Handlers
+from streams.engine.table import Table
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
+from streams.errors import Unavailable
+from streams.service import Service
+from streams.topics import Topic
+from tests.apps import (
+    KAFKA,
+    TRANSPORTS,
+    Seen,
+    broker_url,
+    caught_up,
+    crash,
+    dead_letters,
+    make_settings,
+    publish,
+    row,
+    running,
+    start,
+    unique,
+    wait_until,
+)
+from tests.unit.test_envelope import TEN_O_CLOCK
+
+
+class Ask(Message, frozen=True, gc=False):
+    """Asks the outside for `word`."""
+
+    event_type: ClassVar[str] = "test.ask"
+    schema_version: ClassVar[int] = 1
+    aggregate_type: ClassVar[str] = "Test"
+
+    word: str
+
+
+class Refused(Exception):
+    """The outside says no, for good."""
+
+
+class Outside:
+    """What is called: notes every call, and answers when the test lets it."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str]] = []
+        self.open = 0
+        self.most_open = 0
+        self.away = False
+        self.refused: set[str] = set()
+        self.held: set[str] = set()
+        self.changed = asyncio.Event()
+
+    async def ask(self, key: str, word: str) -> str:
+        """Answer in capitals."""
+        self.calls.append((key, word))
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            await asyncio.sleep(0)
+            while word in self.held:
+                await self.changed.wait()
+            if self.away:
+                raise Unavailable("away")
+            if word in self.refused:
+                raise Refused(word)
+        finally:
+            self.open -= 1
+        return word.upper()
+
+    def let_go(self, *words: str) -> None:
+        """Answer calls for these words, and later ones."""
+        self.held -= set(words)
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class Asking:
+    """A service that asks the outside about each record and stores the answers of each key."""
+
+    def __init__(self) -> None:
+        name = unique("asking")
+        self.source = Topic(f"{name}-in", "what to ask", strict=True)
+        self.table: Table[str, Seen] = Table(f"{name}-answers", Seen)
+        self.others: Table[str, Seen] = Table(f"{name}-others", Seen)
+        self.outside = Outside()
+        self.service = Service(name, tables=(self.table, self.others), types=(Ask,))
+        self.service.agents[f"{name}-ask"] = self.source, self._ask
+        self.service.agents[f"{name}-other"] = self.source, self._other
+        self.agent = f"{name}-ask"
+        self.other_agent = f"{name}-other"
+        self.handlers = Handlers()
+        self.handlers.on(Ask)(self._store)
+        self.other_handlers = Handlers()
+        self.other_handlers.on(Ask)(self._store_other)
+
+    async def _ask(self, batches: Batches) -> None:
+        """Ask about each record."""
+        async for batch in batches:
+            await batch.process_after(self._prepare, self.handlers)
+
+    async def _other(self, batches: Batches) -> None:
+        """Need nothing from the outside."""
+        async for batch in batches:
+            await batch.process(self.other_handlers)
+
+    def _prepare(self, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
+        known = work.get(self.table, message.aggregate_id) or Seen()
+        word = message.payload.word
+        return None if word.upper() in known.values else self.outside.ask(message.aggregate_id, word)
+
+    def _store(self, message: Envelope[Ask], work: UnitOfWork) -> None:
+        known = work.get(self.table, message.aggregate_id) or Seen()
+        work.put(self.table, message.aggregate_id, Seen((*known.values, work.outcome or "known")))
+
+    def _store_other(self, message: Envelope[Ask], work: UnitOfWork) -> None:
+        known = work.get(self.others, message.aggregate_id) or Seen()
+        work.put(self.others, message.aggregate_id, Seen((*known.values, message.payload.word)))
+
+    async def send(self, app: OrdersApp, key: str, *words: str) -> None:
+        """Write a record for each word under `key`, with one request."""
+        values = [
+            encode_envelope(
+                new_envelope(
+                    Ask(word),
+                    event_id=f"{key}-{word}",
+                    aggregate_id=key,
+                    timestamp=TEN_O_CLOCK,
+                    metadata=Metadata(),
+                )
+            )
+            for word in words
+        ]
+        await publish(app, self.source, key, *values)
+
+    def answers(self, app: OrdersApp, key: str) -> tuple[str, ...]:
+        """The committed answers of a key."""
+        return (row(app, self.table, key) or Seen()).values
+
+
+@pytest.fixture(params=TRANSPORTS)
+def broker(request: pytest.FixtureRequest) -> str:
+    return broker_url(request)
+
+
+@pytest.fixture(params=["embedded", KAFKA])
+def durable(request: pytest.FixtureRequest) -> str:
+    return broker_url(request)
+
+
+async def test_calls_of_different_keys_run_at_the_same_time_even_when_they_come_in_fetches_of_one(
+    broker: str, tmp_path: Path
+) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path, partitions=4), [asking.service]) as app:
+        asking.outside.held = {"a"}
+        for number in range(20):
+            await asking.send(app, f"k{number}", "a")
+        await wait_until(lambda: asking.outside.open == 20, "all calls run")
+        asking.outside.let_go("a")
+        await caught_up(app)
+        assert [asking.answers(app, f"k{number}") for number in range(20)] == [("A",)] * 20
+
+
+async def test_calls_of_one_key_come_one_after_the_other_and_see_what_the_one_before_left(
+    broker: str, tmp_path: Path
+) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+        await asking.send(app, "k", "a", "b", "a", "c")
+        await caught_up(app)
+        assert asking.answers(app, "k") == ("A", "B", "known", "C")
+        assert asking.outside.calls == [("k", "a"), ("k", "b"), ("k", "c")]
+        assert asking.outside.most_open == 1
+
+
+async def test_what_is_finished_is_committed_while_a_later_call_hangs(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path, partitions=1), [asking.service]) as app:
+        asking.outside.held = {"slow"}
+        await asking.send(app, "k1", "a")
+        await asking.send(app, "k2", "slow")
+        await asking.send(app, "k3", "b")
+        await wait_until(lambda: asking.answers(app, "k1") == ("A",), "the first answer is committed")
+        await wait_until(lambda: ("k3", "b") in asking.outside.calls, "the call behind the slow one is made")
+        await caught_up(app, asking.other_agent)
+        assert asking.answers(app, "k3") == ()  # behind the slow one: positions have no holes
+        asking.outside.let_go("slow")
+        await caught_up(app)
+        assert (asking.answers(app, "k2"), asking.answers(app, "k3")) == (("SLOW",), ("B",))
+
+
+async def test_while_the_other_side_is_away_only_those_wait_who_need_it_and_nothing_is_lost(
+    broker: str, tmp_path: Path
+) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+        asking.outside.away = True
+        for number in range(10):
+            await asking.send(app, f"k{number}", "a", "b")
+        await caught_up(app, asking.other_agent)
+        assert {row(app, asking.others, f"k{number}") for number in range(10)} == {Seen(("a", "b"))}
+        await wait_until(lambda: len(asking.outside.calls) > 20, "calls are made again")
+        assert all(asking.answers(app, f"k{number}") == () for number in range(10))
+        asking.outside.away = False
+        await caught_up(app)
+        assert [asking.answers(app, f"k{number}") for number in range(10)] == [("A", "B")] * 10
+        assert await dead_letters(app, asking.source) == []
+
+
+async def test_a_call_that_fails_for_good_makes_a_dead_letter_of_its_record_alone(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+        asking.outside.refused = {"bad"}
+        await asking.send(app, "k", "a", "bad", "b")
+        await publish(app, asking.source, "k", b"no json")
+        await asking.send(app, "k", "c")
+        await caught_up(app)
+        assert asking.answers(app, "k") == ("A", "B", "C")
+        letters = [dict(record.headers) for record in await dead_letters(app, asking.source)]
+        errors = Counter(letter["error_type"] for letter in letters if letter["agent"] == asking.agent.encode())
+        assert errors == {b"Refused": 1, b"UndecodableRecord": 1}
+
+
+async def test_no_more_calls_run_at_once_than_allowed(tmp_path: Path) -> None:
+    asking = Asking()
+    settings = make_settings("memory://", tmp_path, partitions=1, outside_calls_max=3)
+    async with running(settings, [asking.service]) as app:
+        for number in range(50):
+            await asking.send(app, f"k{number}", "a")
+        await caught_up(app)
+        assert asking.outside.most_open == 3
+        assert [asking.answers(app, f"k{number}") for number in range(50)] == [("A",)] * 50
+
+
+async def test_calls_that_had_not_ended_are_made_again_after_a_crash(durable: str, tmp_path: Path) -> None:
+    asking = Asking()
+    settings = make_settings(durable, tmp_path)
+    app = await start(settings, [asking.service])
+    asking.outside.held = {"b"}
+    await asking.send(app, "k", "a", "b", "c")
+    await wait_until(lambda: asking.answers(app, "k") == ("A",), "the first answer is committed")
+    await crash(app)
+    asking.outside.let_go("b")
+    async with running(settings, [asking.service]) as app:
+        await caught_up(app)
+        assert asking.answers(app, "k") == ("A", "B", "C")
+        assert Counter(asking.outside.calls) == {("k", "a"): 1, ("k", "b"): 2, ("k", "c"): 1}
+
+
+async def test_an_idle_partition_shows_no_lag_after_its_calls(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path, partitions=1), [asking.service]) as app:
+        await asking.send(app, "k", "a")
+        await caught_up(app)
+        task = app.engine.task(0)
+        end = await app.engine.broker.end_offset(asking.source.name, 0)
+        assert task.reached(asking.agent, asking.source.name) == end
+        assert not task.oldest_ms
