@@ -6,8 +6,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from streams.envelope import Envelope, Message, format_timestamp
+from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
 from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderItem, OrderPlaced, OrderRejected
+from streams.events.payments import PaymentFailed, PaymentReceived, PaymentRefunded
 
 M = TypeVar("M", bound=Message)
 Headers = list[tuple[str, bytes]]
@@ -131,3 +133,75 @@ def _order_cancelled(event: OrderCancelled) -> PublishedOrderCancelled:
 @publishes(OrderRejected)
 def _order_rejected(event: OrderRejected) -> PublishedOrderRejected:
     return PublishedOrderRejected(event.order_id, event.customer_id, event.command, event.reason, event.detail)
+
+
+# ---- inventory: what is left on the shelf is nobody else's business
+
+
+class PublishedStockChange(msgspec.Struct, frozen=True, gc=False):
+    """`inventory.reserved` and `inventory.released` for the outside; `line` counts the order's lines from 1 on."""
+
+    product_id: str
+    order_id: str
+    line: int
+    quantity: int
+
+
+class PublishedReservationFailed(msgspec.Struct, frozen=True, gc=False):
+    """`inventory.reservation_failed` for the outside; `quantity` is what was asked for."""
+
+    product_id: str
+    order_id: str
+    line: int
+    quantity: int
+    reason: str
+
+
+@publishes(StockReserved)
+def _stock_reserved(event: StockReserved) -> PublishedStockChange:
+    return PublishedStockChange(event.product_id, event.order_id, event.line, event.quantity)
+
+
+@publishes(StockReservationFailed)
+def _reservation_failed(event: StockReservationFailed) -> PublishedReservationFailed:
+    return PublishedReservationFailed(event.product_id, event.order_id, event.line, event.quantity, event.reason)
+
+
+@publishes(StockReleased)
+def _stock_released(event: StockReleased) -> PublishedStockChange:
+    return PublishedStockChange(event.product_id, event.order_id, event.line, event.quantity)
+
+
+# ---- payments: the gateway's references stay inside
+
+
+class PublishedPayment(msgspec.Struct, frozen=True, gc=False):
+    """`payment.received` and `payment.refunded` for the outside."""
+
+    order_id: str
+    customer_id: str
+    amount: Money
+
+
+class PublishedPaymentFailed(msgspec.Struct, frozen=True, gc=False):
+    """`payment.failed` for the outside; customer and amount are null when nothing was ever asked for."""
+
+    order_id: str
+    customer_id: str | None
+    amount: Money | None
+    reason: str
+
+
+@publishes(PaymentReceived)
+def _payment_received(event: PaymentReceived) -> PublishedPayment:
+    return PublishedPayment(event.order_id, event.customer_id, event.amount)
+
+
+@publishes(PaymentFailed)
+def _payment_failed(event: PaymentFailed) -> PublishedPaymentFailed:
+    return PublishedPaymentFailed(event.order_id, event.customer_id, event.amount, event.reason)
+
+
+@publishes(PaymentRefunded)
+def _payment_refunded(event: PaymentRefunded) -> PublishedPayment:
+    return PublishedPayment(event.order_id, event.customer_id, event.amount)

@@ -10,6 +10,15 @@ import pytest
 
 from streams.envelope import Envelope, Message, Metadata, new_envelope
 from streams.events.integration import publishes, to_integration
+from streams.events.inventory import (
+    InventoryRejected,
+    StockAdded,
+    StockReleased,
+    StockReleaseFailed,
+    StockReservationFailed,
+    StockReserved,
+    StockShipped,
+)
 from streams.events.money import Money
 from streams.events.orders import (
     CancelOrder,
@@ -18,6 +27,12 @@ from streams.events.orders import (
     OrderItem,
     OrderPlaced,
     OrderRejected,
+)
+from streams.events.payments import (
+    PaymentFailed,
+    PaymentReceived,
+    PaymentRefunded,
+    PaymentRefundFailed,
 )
 
 TOTAL = Money(Decimal("39.90"), "USD")
@@ -64,9 +79,31 @@ def event(payload: Message) -> Envelope[Any]:
                 "detail": "nothing was placed under this id",
             },
         ),
+        (StockReserved("p", "o", 2, 3), {"product_id": "p", "order_id": "o", "line": 2, "quantity": 3}),
+        (
+            StockReservationFailed("p", "o", 2, 3, 1, "out_of_stock"),
+            {"product_id": "p", "order_id": "o", "line": 2, "quantity": 3, "reason": "out_of_stock"},
+        ),
+        (StockReleased("p", "o", 2, 0), {"product_id": "p", "order_id": "o", "line": 2, "quantity": 0}),
+        (
+            PaymentReceived("o", "c", TOTAL, "reference of the gateway"),
+            {"order_id": "o", "customer_id": "c", "amount": TOTAL_JSON},
+        ),
+        (
+            PaymentFailed("o", "c", TOTAL, "declined"),
+            {"order_id": "o", "customer_id": "c", "amount": TOTAL_JSON, "reason": "declined"},
+        ),
+        (
+            PaymentFailed("o", None, None, "refunded_before"),
+            {"order_id": "o", "customer_id": None, "amount": None, "reason": "refunded_before"},
+        ),
+        (
+            PaymentRefunded("o", "c", TOTAL, "reference of the gateway"),
+            {"order_id": "o", "customer_id": "c", "amount": TOTAL_JSON},
+        ),
     ],
 )
-def test_each_order_event_is_published_with_exactly_these_fields(payload: Message, published: dict[str, Any]) -> None:
+def test_each_published_event_has_exactly_these_fields(payload: Message, published: dict[str, Any]) -> None:
     integration = to_integration(event(payload))
     assert integration is not None
     assert json.loads(integration[0]) == {
@@ -91,7 +128,15 @@ def test_the_headers_are_cloud_events_in_binary_mode() -> None:
 
 
 def test_what_has_no_contract_is_not_published() -> None:
-    assert to_integration(event(CancelOrder("o"))) is None
+    for payload in (
+        CancelOrder("o"),
+        StockAdded("p", 3, 3),
+        StockShipped("p", "o", 1, 3),
+        StockReleaseFailed("p", "o", 1, "already_shipped"),
+        InventoryRejected("p", None, "inventory.stock", "invalid_quantity", "at least 1 piece can be added"),
+        PaymentRefundFailed("o", "c", TOTAL, "expired"),
+    ):
+        assert to_integration(event(payload)) is None
 
 
 def test_an_event_has_one_contract() -> None:

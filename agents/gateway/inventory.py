@@ -1,0 +1,53 @@
+"""HTTP commands of stock."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated
+from urllib.parse import quote
+
+from aiohttp import web
+from pydantic import Field
+
+from agents.domain.inventory import ON_HAND_MAX
+from agents.gateway.bodies import Body, Id, Time
+from agents.gateway.orders import read_body
+from agents.gateway.publish import ID_CHARACTERS_MAX, encode, envelope, id_header, metadata, publish
+from streams.envelope import derived_id
+from streams.events.inventory import INVENTORY_TYPES, AdjustStock
+from streams.service import Service
+from streams.tokens import encode_token
+from streams.topics import INVENTORY_COMMANDS
+from streams.web import invalid, json_response
+
+service = Service("gateway-inventory", topics=(INVENTORY_COMMANDS,), types=INVENTORY_TYPES)
+
+
+class AdjustStockBody(Body):
+    """What `PUT /inventory/{product_id}` takes: all pieces on the shelf, reserved ones included."""
+
+    quantity: Annotated[int, Field(ge=0, le=ON_HAND_MAX)]
+    occurred_at: Annotated[Time | None, Field(strict=False)] = None
+    command_id: Id | None = None
+
+
+@service.route("PUT", "/inventory/{product_id}")
+async def adjust_stock(request: web.Request) -> web.StreamResponse:
+    """Say how many pieces of a product there are: 202 with a token.
+
+    The same `Idempotency-Key`, or `command_id`, makes it the same command, which takes effect once. Fewer than are
+    reserved are refused by an event `inventory.rejected`: the view then shows no change.
+    """
+    product_id = request.match_info["product_id"]
+    if len(product_id) > ID_CHARACTERS_MAX:
+        raise invalid("product_id", f"1 to {ID_CHARACTERS_MAX} characters")
+    key = id_header(request, "Idempotency-Key")
+    body = await read_body(request, AdjustStockBody)
+    command = AdjustStock(product_id, body.quantity)
+    command_id = body.command_id
+    if command_id is None:
+        command_id = str(uuid.uuid4()) if key is None else derived_id(product_id, f"{command.event_type}:{key}")
+    value = encode(request, envelope(command, command_id, body.occurred_at, metadata(request)))
+    position = await publish(request, INVENTORY_COMMANDS, product_id, value)
+    answer = {"product_id": product_id, "status": "processing", "token": encode_token([position])}
+    return json_response(answer, 202, {"Location": f"/inventory/{quote(product_id, safe='')}"})

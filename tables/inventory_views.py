@@ -1,0 +1,61 @@
+"""The web view of stock."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.partition_task import PartitionTask
+from streams.freshness import Hop, Path, catch_up
+from streams.routing import ROUTER, partition_of, task_here
+from streams.service import Service
+from streams.topics import INVENTORY_COMMANDS
+from streams.web import ENGINE, Problem, json_response
+from tables.inventory import STOCK, Stock
+from tables.queries import ORDER_PATH
+
+# What an order asks of stock is sent where the order is decided, so that tokens of orders lead here too.
+INVENTORY_PATH: Final[Path] = (*ORDER_PATH, Hop("decide-stock", INVENTORY_COMMANDS))
+
+service = Service("inventory-views")
+
+
+class InventoryView(msgspec.Struct, frozen=True, gc=False):
+    """The pieces of a product; `available` ones are on hand and not reserved."""
+
+    product_id: str
+    on_hand: int
+    reserved: int
+    available: int
+    version: int
+
+
+def inventory_view(stock: Stock) -> InventoryView:
+    """A product's stock as the web view shows it."""
+    available = stock.on_hand - stock.reserved
+    return InventoryView(stock.product_id, stock.on_hand, stock.reserved, available, stock.version)
+
+
+def find_stock(task: PartitionTask, product_id: str) -> Stock | None:
+    """The stock of a product, None when nobody ever said what there is of it."""
+    stock = task.read(STOCK, product_id)
+    return stock if stock is not None and stock.stocked else None
+
+
+@service.route("GET", "/inventory/{product_id}")
+async def get_inventory(request: web.Request) -> web.StreamResponse:
+    """What there is of a product; with `?after=TOKEN` never older than it, be it of stock or of an order.
+
+    404 when nobody ever said what there is of it.
+    """
+    product_id = request.match_info["product_id"]
+    number = partition_of(request, product_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, INVENTORY_PATH, number)
+    stock = find_stock(request.app[ENGINE].task(number), product_id)
+    if stock is None:
+        raise Problem(404, f"there is no product {product_id} in stock")
+    return json_response(inventory_view(stock))
