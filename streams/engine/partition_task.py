@@ -297,6 +297,7 @@ class PartitionTask:
     def _run_slice(self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int) -> int:
         """Handle records from index `first` on for about 5 ms without a break; returns the index behind them."""
         work, metrics, clock = self.open_work(), self._context.metrics, time.perf_counter
+        work.now_ms = int(time.time() * 1000)
         release = work.release
         now = clock()
         deadline = now + SLICE_S

@@ -78,15 +78,18 @@ class TimerLoop:
 
     def _fire(self, timer: Timer, work: UnitOfWork) -> None:
         now_ms = max(timer.due_ms, int(time.time() * 1000))
+        work.now_ms = now_ms
         work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
+        ended = TimerKey(timer.due_ms, timer.kind, timer.key)
         try:
+            work.put(TIMERS, ended, None)  # first, as its handler may set it again
             self._context.timer_handler(timer.kind)(timer, work)
         except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:
             work.rollback()
+            work.put(TIMERS, ended, None)
             said = dead_letter(work, f"timer {timer.kind}", "timers", work.record, error)
             log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, said)
             self._context.metrics.dead_letters += 1
-        work.put(TIMERS, TimerKey(timer.due_ms, timer.kind, timer.key), None)
         work.release()

@@ -35,8 +35,9 @@ class UnitOfWork:
     """Changes of many records, committed together; each record can take back its own (a savepoint per record).
 
     Rows are immutable: `put` replaces. Everything is synchronous, so that nothing can interleave with a record.
-    `record` is the one being handled; its timestamp is production time. `outcome` is what the call to the outside for
-    this record came to, where its agent makes such calls (see outside.py).
+    `record` is the one being handled; its timestamp is when it was produced, which may be long ago. `now_ms` is when
+    what is sent now is produced (both epoch ms): deadlines for answers count from it. `outcome` is what the call to the
+    outside for this record came to, where its agent makes such calls (see outside.py).
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class UnitOfWork:
         "_source",
         "_undo",
         "encode",
+        "now_ms",
         "outcome",
         "outputs",
         "partition",
@@ -68,6 +70,7 @@ class UnitOfWork:
         self.encode = encode
         self.settings = settings
         self.record = NO_RECORD
+        self.now_ms = 0
         self.outcome: Any = None
         self._reactions = reactions
         self.records = 0

@@ -1,0 +1,175 @@
+"""The sagas of orders: begun with the order, moved on by every answer, undone when something fails.
+
+A saga lives in the partition of its order, and what it asks of the order itself is decided in the same unit of work as
+the answer that allows it. In the choreographed style it asks for nothing and only keeps the record of what happens.
+"""
+
+from typing import Any
+
+from msgspec.structs import replace
+
+from agents.domain.sagas import (
+    REPLIES,
+    Command,
+    Policy,
+    advance,
+    apply,
+    begin,
+    business_time,
+    resume,
+    wakes_at,
+)
+from streams.engine.batch import Batches
+from streams.engine.handlers import Handlers
+from streams.engine.timers import Timer
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope, Message, Metadata, derived_id, new_envelope
+from streams.events.inventory import INVENTORY_TYPES
+from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
+from streams.events.payments import PAYMENT_TYPES
+from streams.events.sagas import SAGA_TYPES, ResumeSaga
+from streams.service import Service
+from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, SAGA_COMMANDS, SAGA_REPLIES
+from tables.orders import ORDERS, Order
+from tables.sagas import SAGA_COUNTS, SAGAS, Saga, SagaCount
+
+TIMER = "saga"
+NEVER_MS = 1 << 62
+
+service = Service(
+    "sagas",
+    tables=(SAGAS, SAGA_COUNTS),
+    topics=(INVENTORY_COMMANDS, PAYMENT_COMMANDS),
+    types=(*INVENTORY_TYPES, *PAYMENT_TYPES, *SAGA_TYPES),
+)
+replies = Handlers()
+commands = Handlers()
+
+
+@service.agent(SAGA_REPLIES)
+async def take_replies(batches: Batches) -> None:
+    """Bring what services answer to everybody who shares the order's partition."""
+    async for batch in batches:
+        await batch.process(replies)
+
+
+@service.agent(SAGA_COMMANDS)
+async def resume_sagas(batches: Batches) -> None:
+    """Resume sagas whose compensation failed."""
+    async for batch in batches:
+        await batch.process(commands)
+
+
+@replies.on(*REPLIES)
+def deliver_reply(reply: Envelope[Any], work: UnitOfWork) -> None:
+    """Hand a reply on, in the unit of work that moves past it."""
+    work.deliver(reply)
+
+
+@service.reaction(OrderPlaced)
+def begin_saga(placed: Envelope[OrderPlaced], work: UnitOfWork) -> None:
+    """Begin the saga of an order, unless it was placed without one."""
+    style = placed.payload.saga
+    if style:
+        _move(None, begin(placed, style, work.now_ms), placed.event_id, work)
+
+
+@service.reaction(OrderConfirmed, OrderCancelled, OrderRejected, *REPLIES)
+def move_saga(event: Envelope[Any], work: UnitOfWork) -> None:
+    """Move the saga of an order on after an event; one that changes nothing, such as a repeated one, is ignored."""
+    saga = work.get(SAGAS, event.payload.order_id)
+    if saga is None:
+        return
+    now_ms = work.now_ms
+    # Choreographed services try again by themselves: without a timer here, the saga learns of that only now.
+    awake = saga if saga.style == "orchestration" else advance(saga, _order(saga, work), now_ms, _policy(saga, work))[0]
+    moved = apply(awake, event.payload, now_ms)
+    if moved is not awake:
+        _move(saga, moved, event.event_id, work)
+
+
+@commands.on(ResumeSaga)
+def resume_saga(command: Envelope[ResumeSaga], work: UnitOfWork) -> None:
+    """Try failed compensations anew; a saga without any is left alone. Choreographed services are told."""
+    saga = work.get(SAGAS, command.aggregate_id)
+    if saga is None:
+        return
+    resumed = resume(saga)
+    if resumed is not saga:
+        _move(saga, resumed, command.event_id, work)
+        work.deliver(command)
+
+
+@service.on_timer(TIMER)
+def wake_saga(timer: Timer, work: UnitOfWork) -> None:
+    """Look at a saga again: a deadline has passed, or a compensation is to be tried again."""
+    saga = work.get(SAGAS, timer.key)
+    if saga is not None and saga.timer_ms == timer.due_ms:
+        _move(saga, replace(saga, timer_ms=None), saga.placed_id, work)
+
+
+def _move(before: Saga | None, saga: Saga, cause_id: str, work: UnitOfWork) -> None:
+    """Store the saga as it is now, with its timer, and ask for what comes next."""
+    policy = _policy(saga, work)
+    saga, asked = advance(saga, _order(saga, work), work.now_ms, policy)
+    saga = _set_timer(saga, wakes_at(saga, policy), work)
+    _count(before, saga, work)
+    # Before anything is asked: the order answers at once, and its answer must find the saga as it is now.
+    work.put(SAGAS, saga.order_id, saga)
+    if saga.style == "orchestration":
+        for command in asked:
+            _ask(saga, command, cause_id, work)
+
+
+def _ask(saga: Saga, command: Command, cause_id: str, work: UnitOfWork) -> None:
+    """Send a command, or let the order decide at once what is its own.
+
+    The id of a command follows from the order and the step. One that does not travel goes by the id of its cause, so
+    that what follows names a record that exists.
+    """
+    envelope: Envelope[Message] = new_envelope(
+        command.payload,
+        event_id=cause_id if command.topic is None else derived_id(saga.placed_id, command.step),
+        aggregate_id=command.key,
+        timestamp=business_time(saga, work.now_ms),
+        metadata=Metadata(saga.correlation_id, cause_id, saga.user_id),
+    )
+    if command.topic is None:
+        work.deliver(envelope)
+    else:
+        work.send(command.topic, command.key, envelope)
+
+
+def _set_timer(saga: Saga, wakes_ms: int | None, work: UnitOfWork) -> Saga:
+    """The saga with a timer that wakes it in time; one that is set for earlier is kept, and set anew when it fires."""
+    if wakes_ms is not None and saga.timer_ms is not None and saga.timer_ms <= wakes_ms:
+        return saga
+    if saga.timer_ms is not None:
+        work.cancel(TIMER, saga.order_id, saga.timer_ms)
+    if wakes_ms is not None and saga.style == "orchestration":
+        work.schedule(TIMER, saga.order_id, wakes_ms)
+    else:
+        wakes_ms = None
+    return replace(saga, timer_ms=wakes_ms)
+
+
+def _order(saga: Saga, work: UnitOfWork) -> Order:
+    order = work.get(ORDERS, saga.order_id)
+    assert order is not None, "a saga begins with its order"
+    return order
+
+
+def _policy(saga: Saga, work: UnitOfWork) -> Policy:
+    """Choreographed orders keep deadlines of their own."""
+    policy = Policy.of(work.settings)
+    return policy if saga.style == "orchestration" else policy._replace(step_timeout_ms=NEVER_MS)
+
+
+def _count(before: Saga | None, saga: Saga, work: UnitOfWork) -> None:
+    """Keep count of the sagas in each state."""
+    if before is not None and before.state == saga.state:
+        return
+    for state, change in ((before.state if before is not None else None, -1), (saga.state, 1)):
+        if state is not None:
+            known = work.get(SAGA_COUNTS, state)
+            work.put(SAGA_COUNTS, state, SagaCount((known.count if known is not None else 0) + change))
