@@ -9,20 +9,25 @@ from streams.envelope import Metadata
 class Releases(msgspec.Struct, frozen=True, gc=False):
     """Stock's part once an order is cancelled: the lines whose release was refused, and how often.
 
-    `origin` is where commands come from that no event causes, but time.
+    `asked` are those of them that were asked for again. `origin` is where commands come from that time causes.
     """
 
     origin: Metadata
     refused: dict[int, int]
+    asked: tuple[int, ...] = ()
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):
-    """The payment's part: which lines are reserved, whether the money was asked for, how often a refund was refused."""
+    """The payment's part: which lines are reserved, whether the money was asked for, and for it to be given back.
+
+    `refused` counts refused refunds. `origin` is where refunds come from that time causes.
+    """
 
     reserved: tuple[int, ...] = ()
     is_asked: bool = False
-    origin: Metadata = Metadata()
+    is_refund_asked: bool = False
     refused: int = 0
+    origin: Metadata = Metadata()
 
 
 class Deadline(msgspec.Struct, frozen=True, gc=False):

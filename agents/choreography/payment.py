@@ -53,9 +53,9 @@ def try_again_later(failed: Envelope[PaymentRefundFailed], work: UnitOfWork) -> 
     """Refund again after a pause, a few times; then it waits for somebody who resumes the saga."""
     order_id = failed.payload.order_id
     known = work.get(CHARGES, order_id)
-    if known is None:
-        return
-    work.put(CHARGES, order_id, replace(known, refused=known.refused + 1))
+    if known is None or not known.is_refund_asked:
+        return  # a repeated answer
+    work.put(CHARGES, order_id, replace(known, refused=known.refused + 1, is_refund_asked=False))
     policy = Policy.of(work.settings)
     if known.refused < policy.retries:
         work.schedule(TIMER, order_id, work.now_ms + backoff_ms(policy, known.refused + 1))
@@ -79,7 +79,7 @@ def resume(command: Envelope[ResumeSaga], work: UnitOfWork) -> None:
 
 def _refund(order: Order, known: Charge, work: UnitOfWork) -> None:
     assert order.cancelled_at is not None, "only a cancelled order is refunded"
-    work.put(CHARGES, order.order_id, known)
+    work.put(CHARGES, order.order_id, replace(known, is_refund_asked=True))
     command = RefundPayment(order.order_id, order.cancel_reason)
     step = f"refund:{work.now_ms}"
     ask(work, PAYMENT_COMMANDS, command, known.origin, order.cancelled_at, step)

@@ -39,9 +39,7 @@ def release(cancelled: Envelope[OrderCancelled], work: UnitOfWork) -> None:
     order = choreographed(cancelled.payload.order_id, work)
     if order is None:
         return
-    releases = Releases(_follows(cancelled), {})
-    work.put(RELEASES, order.order_id, releases)
-    _release(order, releases, range(1, len(order.items) + 1), work)
+    _release(order, Releases(_follows(cancelled), {}), range(1, len(order.items) + 1), work)
 
 
 @service.reaction(StockReleased)
@@ -58,10 +56,11 @@ def try_again_later(failed: Envelope[StockReleaseFailed], work: UnitOfWork) -> N
     """Release a refused line again after a pause, a few times; then it waits for somebody who resumes the saga."""
     order_id, line = failed.payload.order_id, failed.payload.line
     releases = work.get(RELEASES, order_id)
-    if releases is None:
-        return
+    if releases is None or line not in releases.asked:
+        return  # a repeated answer
     times = releases.refused.get(line, 0) + 1
-    work.put(RELEASES, order_id, replace(releases, refused={**releases.refused, line: times}))
+    asked = tuple(other for other in releases.asked if other != line)
+    work.put(RELEASES, order_id, replace(releases, refused={**releases.refused, line: times}, asked=asked))
     policy = Policy.of(work.settings)
     if times <= policy.retries:
         work.schedule(TIMER, order_id, work.now_ms + backoff_ms(policy, times), str(line).encode())
@@ -72,7 +71,8 @@ def try_again(timer: Timer, work: UnitOfWork) -> None:
     """Release a refused line again."""
     order, releases = choreographed(timer.key, work), work.get(RELEASES, timer.key)
     if order is not None and releases is not None:
-        lines = [line for line, times in releases.refused.items() if times <= Policy.of(work.settings).retries]
+        retries = Policy.of(work.settings).retries
+        lines = [line for line, times in releases.refused.items() if times <= retries and line not in releases.asked]
         _release(order, releases, lines, work)
 
 
@@ -81,12 +81,13 @@ def resume(command: Envelope[ResumeSaga], work: UnitOfWork) -> None:
     """Release what was refused, with all tries anew."""
     order, releases = choreographed(command.payload.order_id, work), work.get(RELEASES, command.payload.order_id)
     if order is not None and releases is not None:
-        _release(order, releases, releases.refused, work)
-        work.put(RELEASES, order.order_id, replace(releases, refused=dict.fromkeys(releases.refused, 0)))
+        anew = replace(releases, refused=dict.fromkeys(releases.refused, 0))
+        _release(order, anew, anew.refused, work)
 
 
 def _release(order: Order, releases: Releases, lines: Iterable[int], work: UnitOfWork) -> None:
     assert order.cancelled_at is not None, "only a cancelled order gives its stock back"
+    work.put(RELEASES, order.order_id, replace(releases, asked=tuple(sorted({*releases.asked, *lines}))))
     for line in lines:
         command = ReleaseStock(order.items[line - 1].product_id, order.order_id, line)
         step = f"release:{line}:{work.now_ms}"
