@@ -159,6 +159,8 @@ def test_one_line_out_of_stock_gives_the_others_back(world: World, short: str) -
     place(world, *((product, 100 if product == short else 1) for product in ("a", "b", "c")))
     world.settle()
     assert story(world) == undone("out_of_stock", None)
+    (failed,) = [run for run in world.get(SAGAS, ORDER).steps if run.state == "failed"]
+    assert (failed.name, "abc"[failed.line - 1], failed.error) == ("reserve", short, "out_of_stock")
 
 
 def test_all_lines_out_of_stock(world: World) -> None:
@@ -225,6 +227,32 @@ def test_a_release_that_is_refused_stands_as_failed(world: World) -> None:
     assert found["reserved"].get("b", 0) == 0
     stuck = next(run for run in world.get(SAGAS, ORDER).steps if (run.name, run.line) == ("reserve", 2))
     assert (stuck.state, stuck.undo_error) == ("undo_failed", "already_shipped")
+
+
+def test_refusals_that_come_twice_count_once(world: World) -> None:
+    world.bank.refuses_refunds[ORDER] = 2 * RETRIES + 1
+    charged_then_cancelled(world)
+    world.settle()
+    world.repeat(PAYMENT_COMMANDS)
+    world.settle_for_good()
+    assert story(world)["saga"] == ("compensation_failed", "changed_mind"), "it is not forgotten half-way"
+    refused = [event for event in world.messages(PAYMENT_COMMANDS) if event.event_type == "payment.refund"]
+    assert len(refused) == RETRIES + 2  # all tries, and the one that came twice
+
+
+def test_refused_releases_that_come_twice_count_once(world: World) -> None:
+    place(world)
+    world.settle(without=("decide-payments",))
+    world.tell(INVENTORY_COMMANDS, ShipStock("c", ORDER, 3), "somebody ships too early")
+    world.settle(without=("decide-payments",))
+    cancel(world)
+    world.settle()
+    index = max(i for i, event in enumerate(world.messages(INVENTORY_COMMANDS)) if event.aggregate_id == "c")
+    world.repeat(INVENTORY_COMMANDS, index)
+    world.settle_for_good()
+    assert story(world)["saga"] == ("compensation_failed", "changed_mind")
+    releases = [event for event in world.messages(INVENTORY_COMMANDS) if event.event_type == "inventory.release"]
+    assert len([event for event in releases if event.aggregate_id == "c"]) == RETRIES + 2
 
 
 def test_resuming_a_saga_that_has_not_failed_changes_nothing(world: World) -> None:
