@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import Reactions, UnitOfWork
-from streams.events.registry import EventRegistry
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.transport.base import Broker
@@ -22,7 +21,6 @@ class EngineContext(Protocol):
     settings: Settings
     broker: Broker
     metrics: Metrics
-    registry: EventRegistry
     tables: Mapping[str, AnyTable]
     reactions: Reactions
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
@@ -32,6 +30,9 @@ class EngineContext(Protocol):
 
     def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
         """The function that handles one record of `topic`."""
+
+    def accept(self, topic: str) -> Acceptance:
+        """The function that checks and decodes a record of `topic`."""
 
     def partition_for(self, key: bytes) -> int:
         """The partition number of `key`, as every Kafka client computes it."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.context import TimerHandler
-from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.handlers import Acceptance, Handlers, RecordHandler, acceptance
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
@@ -101,9 +101,13 @@ class Engine:
             return handlers
         bound = self._bound.get((id(handlers), topic))
         if bound is None:
-            bound = handlers.bind(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+            bound = handlers.bind(self.topics[topic], self.accept(topic))
             self._bound[id(handlers), topic] = bound
         return bound
+
+    def accept(self, topic: str) -> Acceptance:
+        """The function that checks and decodes a record of `topic`."""
+        return acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
 
     def partition_for(self, key: bytes) -> int:
         """The partition number of `key`, as every Kafka client computes it."""

@@ -12,6 +12,7 @@ from streams.transport.base import Record
 
 Handler = Callable[[Envelope[Any], UnitOfWork], None]
 RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, for metrics
+Acceptance = Callable[[Record, int], Envelope[Any]]
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -36,31 +37,19 @@ class Handlers:
 
         return register
 
-    def bind(
-        self, registry: EventRegistry, topic: Topic, record_bytes_max: int, partition_for: Callable[[bytes], int]
-    ) -> RecordHandler:
-        """What the engine calls for each record of `topic`: checks, decodes and dispatches.
+    def __contains__(self, payload: type) -> bool:
+        """Whether there is a handler for this payload type."""
+        return payload in self._by_payload
 
-        The returned function raises a RecordError for a record that can never be processed. Topics that only this
-        system writes are trusted to be partitioned right; in `strict` ones, which any client writes, it is checked: a
-        client with another partitioner would split an aggregate over two partitions.
+    def bind(self, topic: Topic, accept: Acceptance) -> RecordHandler:
+        """What the engine calls for each record of `topic`: accepts, decodes and dispatches.
+
+        The returned function raises a RecordError for a record that can never be processed.
         """
-        decode, by_payload, strict, own_key = registry.decode, self._by_payload, topic.strict, topic.own_key
+        by_payload, strict = self._by_payload, topic.strict
 
         def handle(record: Record, work: UnitOfWork) -> str:
-            key, value = record.key, record.value
-            if not key:
-                raise MissingKey(f"a record of {topic.name} needs its aggregate's id as key")
-            if value is None or len(value) > record_bytes_max:
-                raise OversizeRecord(f"{len(value or b'')} bytes; a record of {topic.name} has 1 to {record_bytes_max}")
-            if strict and partition_for(key) != work.partition:
-                raise WrongPartition(
-                    f"key {key!r} belongs into partition {partition_for(key)} of {topic.name}: "
-                    "let your client partition with murmur2, as Kafka's own clients do"
-                )
-            envelope = decode(value)
-            if own_key and envelope.aggregate_id.encode() != key:
-                raise KeyMismatch(f"key {key!r} is not the aggregate's id {envelope.aggregate_id!r}")
+            envelope = accept(record, work.partition)
             handler = by_payload.get(type(envelope.payload))
             if handler is not None:
                 handler(envelope, work)
@@ -69,3 +58,33 @@ class Handlers:
             return envelope.event_type
 
         return handle
+
+
+def acceptance(
+    registry: EventRegistry, topic: Topic, record_bytes_max: int, partition_for: Callable[[bytes], int]
+) -> Acceptance:
+    """The function that checks and decodes a record of `topic`, read from a partition number.
+
+    It raises a RecordError for a record that can never be processed. Topics that only this system writes are trusted to
+    be partitioned right; in `strict` ones, which any client writes, it is checked: a client with another partitioner
+    would split an aggregate over two partitions.
+    """
+    decode, strict, own_key = registry.decode, topic.strict, topic.own_key
+
+    def accept(record: Record, number: int) -> Envelope[Any]:
+        key, value = record.key, record.value
+        if not key:
+            raise MissingKey(f"a record of {topic.name} needs its aggregate's id as key")
+        if value is None or len(value) > record_bytes_max:
+            raise OversizeRecord(f"{len(value or b'')} bytes; a record of {topic.name} has 1 to {record_bytes_max}")
+        if strict and partition_for(key) != number:
+            raise WrongPartition(
+                f"key {key!r} belongs into partition {partition_for(key)} of {topic.name}: "
+                "let your client partition with murmur2, as Kafka's own clients do"
+            )
+        envelope = decode(value)
+        if own_key and envelope.aggregate_id.encode() != key:
+            raise KeyMismatch(f"key {key!r} is not the aggregate's id {envelope.aggregate_id!r}")
+        return envelope
+
+    return accept

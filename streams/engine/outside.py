@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
-from streams.engine.handlers import RecordHandler
+from streams.engine.handlers import Handlers
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import Unavailable
@@ -58,14 +58,15 @@ class OutsideCalls:
         task: PartitionTask,
         source: tuple[str, str],
         prepare: Prepare,
-        handle: RecordHandler,
+        handlers: Handlers,
         context: EngineContext,
     ) -> None:
         self._task = task
         self._source = source
-        self._decode = context.registry.decode
+        self._accept = context.accept(source[1])
+        self._handlers = handlers
         self._prepare = prepare
-        self._handle_record = handle
+        self._handle_record = context.bind(handlers, source[1])
         self._calls_max = context.settings.outside_calls_max
         self._window: deque[_Entry] = deque()
         self._by_key: dict[bytes | None, deque[_Entry]] = {}  # the first of each key may call, or does
@@ -136,8 +137,11 @@ class OutsideCalls:
             running.add_done_callback(self._call_ended)
 
     def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
+        message = self._accept(entry.record, work.partition)
+        if type(message.payload) not in self._handlers:
+            return None
         work.record = entry.record
-        return self._prepare(self._decode(entry.record.value or b""), work)
+        return self._prepare(message, work)
 
     async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any] | None) -> None:
         """Call until there is an answer; nothing is lost or skipped while the other side is away."""

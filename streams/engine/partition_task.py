@@ -235,9 +235,7 @@ class PartitionTask:
             self._check(fetched.epoch, fetched.topic)
             calls = self._outside.get(source)
             if calls is None:
-                handle = self._context.bind(handlers, fetched.topic)
-                calls = OutsideCalls(self, source, prepare, handle, self._context)
-                self._outside[source] = calls
+                calls = self._outside[source] = OutsideCalls(self, source, prepare, handlers, self._context)
             await calls.add(fetched)
         except StaleBatch as error:
             # Not the agent's concern: its calls for other partitions go on.

@@ -18,7 +18,7 @@ from agents import inventory, orders, payments, sagas, shipping
 from agents.choreography import order as choreographed_order
 from agents.choreography import payment as choreographed_payment
 from agents.choreography import stock as choreographed_stock
-from streams.engine.handlers import Handlers
+from streams.engine.handlers import Handlers, acceptance
 from streams.engine.timers import TIMERS
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, Message, Metadata, new_envelope
@@ -288,7 +288,7 @@ class _OneBatch:
         assert record is not None
         work = self._world.new_work()
         work.record, work.outcome = record, outcome
-        handle = handlers.bind(self._world.registry, self._topic, 1 << 20, lambda key: 0)
+        handle = handlers.bind(self._topic, acceptance(self._world.registry, self._topic, 1 << 20, lambda key: 0))
         handle(record, work)
         work.release()
         self._world._commit(work)

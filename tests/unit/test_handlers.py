@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.handlers import Handlers, RecordHandler, acceptance
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import KeyMismatch, MissingKey, OversizeRecord, RecordError, UnknownEventType, WrongPartition
@@ -39,7 +39,7 @@ class Book:
             self.got.append(("ended", event.payload))
 
     def bind(self, topic: Topic, partition_of_key: int = 0) -> RecordHandler:
-        return self.handlers.bind(registry(), topic, BYTES_MAX, lambda key: partition_of_key)
+        return self.handlers.bind(topic, acceptance(registry(), topic, BYTES_MAX, lambda key: partition_of_key))
 
 
 def record(value: bytes | None = PLACED_V1, key: bytes | None = KEY) -> Record:
@@ -67,10 +67,10 @@ def test_a_type_has_one_handler_per_agent() -> None:
 
 def test_a_type_without_a_handler_is_ignored_on_open_topics_and_refused_on_strict_ones() -> None:
     nobody = Handlers()
-    handle = nobody.bind(registry(), OPEN, BYTES_MAX, lambda key: 0)
+    handle = nobody.bind(OPEN, acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))
     assert handle(record(), new_work()) == "order.placed"
     with pytest.raises(UnknownEventType, match="does not belong into commands"):
-        nobody.bind(registry(), STRICT, BYTES_MAX, lambda key: 0)(record(), new_work())
+        nobody.bind(STRICT, acceptance(registry(), STRICT, BYTES_MAX, lambda key: 0))(record(), new_work())
 
 
 @pytest.mark.parametrize(
@@ -120,4 +120,4 @@ def test_what_a_handler_raises_is_the_records_error() -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        handlers.bind(registry(), OPEN, BYTES_MAX, lambda key: 0)(record(), new_work())
+        handlers.bind(OPEN, acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))(record(), new_work())

@@ -13,6 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from agents.domain.inventory import LineCommand, StockCommand, evolve
 from agents.inventory import handlers
+from streams.engine.handlers import acceptance
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, Metadata, encode_envelope, new_envelope
 from streams.events.inventory import (
@@ -38,7 +39,7 @@ from tests.unit.test_inventory_domain import Product
 
 SETTINGS = Settings(_env_file=None)
 REGISTRY = EventRegistry(INVENTORY_TYPES)
-HANDLE = handlers.bind(REGISTRY, INVENTORY_COMMANDS, 1 << 20, lambda key: 0)
+HANDLE = handlers.bind(INVENTORY_COMMANDS, acceptance(REGISTRY, INVENTORY_COMMANDS, 1 << 20, lambda key: 0))
 
 products = st.sampled_from(["p", "q"])
 orders = st.sampled_from(["o-1", "o-2", "o-3"])
