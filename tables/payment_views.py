@@ -1,0 +1,88 @@
+"""The web view of payments."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.partition_task import PartitionTask
+from streams.envelope import format_timestamp
+from streams.events.money import Money
+from streams.freshness import Hop, Path, catch_up
+from streams.routing import ROUTER, partition_of, task_here
+from streams.service import Service
+from streams.topics import PAYMENT_COMMANDS
+from streams.web import ENGINE, Problem, json_response
+from tables.orders import PENDING
+from tables.payments import PAYMENTS, Payment
+from tables.queries import ORDER_PATH, find_order
+
+# The saga of an order asks for its payment where the order is decided.
+PAYMENT_PATH: Final[Path] = (*ORDER_PATH, Hop("decide-payments", PAYMENT_COMMANDS))
+
+service = Service("payment-views")
+
+
+class PaymentView(msgspec.Struct, frozen=True, gc=False):
+    """A payment; times are business time as in the envelope. One that is still to come is `pending`, version 0."""
+
+    order_id: str
+    customer_id: str | None
+    status: str
+    amount: Money | None
+    reference: str | None
+    reason: str | None
+    refund_reference: str | None
+    charged_at: str | None
+    failed_at: str | None
+    refunded_at: str | None
+    version: int
+
+
+@service.route("GET", "/payments/{order_id}")
+async def get_payment(request: web.Request) -> web.StreamResponse:
+    """The payment of an order; with `?after=TOKEN` never older than it. 404 when there is none and none will come."""
+    order_id = request.match_info["order_id"]
+    number = partition_of(request, order_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, PAYMENT_PATH, number)
+    view = find_payment(request.app[ENGINE].task(number), order_id)
+    if view is None:
+        raise Problem(404, f"there is no payment of order {order_id}")
+    return json_response(view)
+
+
+def find_payment(task: PartitionTask, order_id: str) -> PaymentView | None:
+    """The payment of an order, `pending` while the order is and nothing is decided; None when there is none."""
+    payment = task.read(PAYMENTS, order_id)
+    if payment is not None:
+        return payment_view(payment)
+    order = find_order(task, order_id)
+    if order is None or order.status != PENDING:
+        return None
+    return PaymentView(order_id, order.customer_id, PENDING, order.total, None, None, None, None, None, None, 0)
+
+
+def payment_view(payment: Payment) -> PaymentView:
+    """A payment as the web view shows it."""
+    return PaymentView(
+        payment.order_id,
+        payment.customer_id,
+        payment.status,
+        payment.amount,
+        payment.reference,
+        payment.reason,
+        payment.refund_reference,
+        _time(payment.charged_at),
+        _time(payment.failed_at),
+        _time(payment.refunded_at),
+        payment.version,
+    )
+
+
+def _time(time: datetime | None) -> str | None:
+    return None if time is None else format_timestamp(time)
