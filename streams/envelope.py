@@ -131,16 +131,6 @@ def new_envelope(
     )
 
 
-def spoken(cause: Envelope[Any], payload: M, *, aggregate_id: str, timestamp: datetime) -> Envelope[M]:
-    """Put a command that never travels into an envelope: it goes by the id of its cause.
-
-    What follows from it then names a cause that exists as a record.
-    """
-    return new_envelope(
-        payload, event_id=cause.event_id, aggregate_id=aggregate_id, timestamp=timestamp, metadata=cause.metadata
-    )
-
-
 def follow_up(
     cause: Envelope[Any],
     payload: M,

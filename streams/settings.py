@@ -7,6 +7,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from streams.mail.address import InvalidAddress, parse_sender
+from streams.mail.server import parse_smtp_url
+
 ENV_PREFIX = "ORDERS_"
 TRANSPORTS = ("embedded", "memory", "kafka")
 
@@ -21,7 +24,9 @@ class Settings(BaseSettings):
     Times are seconds unless the name says otherwise, sizes are bytes.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     app_id: str = Field("orders", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="consumer group, changelog prefix")
     broker: str = "embedded://"
@@ -34,17 +39,17 @@ class Settings(BaseSettings):
     replication: Annotated[int, Field(ge=1, le=16)] = 1
     commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
     saga: Literal["orchestration", "choreography", "none"] = "orchestration"
-    saga_step_timeout: Annotated[float, Field(gt=0)] = 300.0
+    saga_step_timeout: Annotated[float, Field(ge=0.001)] = 300.0
     saga_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    saga_retry_backoff: Annotated[float, Field(gt=0)] = 1.0
+    saga_retry_backoff: Annotated[float, Field(ge=0.001)] = 1.0
 
-    payment_url: str = ""
+    payment_url: Annotated[str, Field(repr=False)] = ""  # there may be a password in it
     payment_timeout: Annotated[float, Field(gt=0)] = 10.0
     payment_decline: Annotated[float, Field(ge=0, le=1)] = 0.0
     payment_latency: Annotated[float, Field(ge=0)] = 0.0
     payment_outage_every: Annotated[float, Field(ge=0)] = 0.0
     payment_outage_length: Annotated[float, Field(ge=0)] = 0.0
-    smtp_url: str = ""
+    smtp_url: Annotated[str, Field(repr=False)] = ""  # there may be a password in it
     smtp_timeout: Annotated[float, Field(gt=0)] = 10.0
     mail_from: str = "orders@localhost"
     outside_calls_max: Annotated[int, Field(ge=1)] = 64
@@ -78,6 +83,34 @@ class Settings(BaseSettings):
             raise ValueError("kafka:// needs at least one host, like kafka://localhost:9092")
         return value
 
+    @field_validator("payment_url")
+    @classmethod
+    def _reachable_gateway(cls, value: str) -> str:
+        if value and not _is_http_url(value):
+            raise ValueError(
+                "not the address of a payment gateway; use http(s)://host[:port][/path] without ? and #, "
+                "or nothing for the simulator"
+            )
+        return value
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _known_mail_server(cls, value: str) -> str:
+        if value:
+            parse_smtp_url(value)
+        return value
+
+    @field_validator("mail_from")
+    @classmethod
+    def _usable_sender(cls, value: str) -> str:
+        try:
+            parse_sender(value)
+        except InvalidAddress as error:
+            raise ValueError(
+                f"not the address of a sender: it {error}; use name@domain or Shown Name <name@domain>"
+            ) from error
+        return value
+
     @property
     def transport(self) -> str:
         """`embedded`, `memory` or `kafka`."""
@@ -101,6 +134,18 @@ class Settings(BaseSettings):
         return self.web_url.rstrip("/") or f"http://{host}:{self.web_port}"
 
 
+def _is_http_url(value: str) -> bool:
+    """Whether paths can be added to it and it can be asked over HTTP."""
+    try:
+        parts = urlsplit(value)
+        port = parts.port
+    except ValueError:
+        return False
+    if port == 0 or parts.scheme not in ("http", "https") or not parts.hostname:
+        return False
+    return value.isascii() and value.isprintable() and not set(value) & set(" ?#\\")
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Settings from the environment and `.env`; `overrides` that are not None win.
 
@@ -118,7 +163,8 @@ def load_settings(**overrides: Any) -> Settings:
 
 def _explain(name: str, value: Any, message: str) -> str:
     """One line: the variable, what it holds (unless that is a secret), and what is allowed."""
-    shown = "" if "token" in name or "password" in name else f"={value}"
+    is_secret = any(word in name for word in ("token", "password", "smtp_url", "payment_url"))
+    shown = "" if is_secret else f"={value}"
     return f"{ENV_PREFIX}{name.upper()}{shown}: {_allowed(name) or _plain(message)}"
 
 

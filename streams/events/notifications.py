@@ -3,7 +3,7 @@
 from typing import ClassVar, Literal
 
 from streams.envelope import Id, Message
-from streams.events.money import Money
+from streams.events.money import Money, is_plain
 from streams.events.orders import OrderItem
 
 NotificationKind = Literal["order_placed", "order_confirmed", "order_cancelled", "payment_failed"]
@@ -32,6 +32,14 @@ class SendNotification(NotificationMessage, frozen=True, gc=False):
     items: tuple[OrderItem, ...]
     total: Money
     reason: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse amounts that are not plain decimals (`NaN`, `1E+5`): commands come from any client."""
+        for index, item in enumerate(self.items):
+            if not is_plain(item.price.amount):
+                raise ValueError(f"not a plain decimal - at `$.items[{index}].price.amount`")
+        if not is_plain(self.total.amount):
+            raise ValueError("not a plain decimal - at `$.total.amount`")
 
 
 NOTIFICATION_TYPES: tuple[type[NotificationMessage], ...] = (SendNotification,)

@@ -1,0 +1,116 @@
+"""The notification service: tells customers by mail what happened to their orders, once per order and kind."""
+
+from collections.abc import Coroutine
+from typing import Any
+
+from agents.domain.notifications import notification_of_order, notification_of_payment
+from streams.engine.batch import Batches
+from streams.engine.handlers import Handlers
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope, follow_up
+from streams.events.notifications import NOTIFICATION_TYPES, SendNotification
+from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
+from streams.events.payments import PAYMENT_TYPES, PaymentFailed
+from streams.mail.address import InvalidAddress, Mailbox, parse_address, parse_sender
+from streams.mail.delivery import Mailer, open_mailer
+from streams.mail.message import message_id, render
+from streams.mail.outcome import Delivery
+from streams.service import Service
+from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS, PAYMENT_EVENTS
+from tables.notifications import NOTIFICATIONS, Notification, NotificationKey
+from tables.orders import ORDERS
+
+service = Service(
+    "notifications",
+    tables=(NOTIFICATIONS,),
+    topics=(NOTIFICATION_COMMANDS,),
+    types=(*NOTIFICATION_TYPES, *PAYMENT_TYPES),
+)
+order_handlers = Handlers()
+payment_handlers = Handlers()
+send_handlers = Handlers()
+
+
+@service.agent(ORDER_EVENTS)
+async def request_order_notifications(batches: Batches) -> None:
+    """Ask for the mails that follow from events of orders."""
+    async for batch in batches:
+        await batch.process(order_handlers)
+
+
+@service.agent(PAYMENT_EVENTS)
+async def request_payment_notifications(batches: Batches) -> None:
+    """Ask for the mails that follow from failed payments."""
+    async for batch in batches:
+        await batch.process(payment_handlers)
+
+
+@service.agent(NOTIFICATION_COMMANDS)
+async def send_notifications(batches: Batches) -> None:
+    """Send mail, and keep what became of it."""
+    sender = parse_sender(batches.settings.mail_from)
+    async with open_mailer(batches.settings) as mailer:
+
+        def prepare(command: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Delivery] | None:
+            return call_for(command, work, mailer, sender)
+
+        async for batch in batches:
+            await batch.process_after(prepare, send_handlers)
+
+
+@order_handlers.on(OrderPlaced, OrderConfirmed, OrderCancelled)
+def ask_after_order(event: Envelope[OrderPlaced | OrderConfirmed | OrderCancelled], work: UnitOfWork) -> None:
+    """Ask for the mail that follows from an event of an order."""
+    _ask(event, notification_of_order(event.payload, work.get(ORDERS, event.aggregate_id)), work)
+
+
+@payment_handlers.on(PaymentFailed)
+def ask_after_payment(event: Envelope[PaymentFailed], work: UnitOfWork) -> None:
+    """Ask for the mail that follows from a failed payment."""
+    _ask(event, notification_of_payment(event.payload, work.get(ORDERS, event.aggregate_id)), work)
+
+
+def _ask(event: Envelope[Any], notification: SendNotification | None, work: UnitOfWork) -> None:
+    if notification is not None:
+        command = follow_up(event, notification, step="notification", aggregate_id=event.aggregate_id)
+        work.send(NOTIFICATION_COMMANDS, event.aggregate_id, command)
+
+
+def call_for(
+    command: Envelope[Any], work: UnitOfWork, mailer: Mailer, sender: Mailbox
+) -> Coroutine[Any, Any, Delivery] | None:
+    """The call that sends a mail, None for one that is settled."""
+    if not isinstance(command.payload, SendNotification) or work.get(NOTIFICATIONS, _key(command.payload)) is not None:
+        return None
+    return _deliver(command, mailer, sender)
+
+
+async def _deliver(command: Envelope[SendNotification], mailer: Mailer, sender: Mailbox) -> Delivery:
+    try:
+        to = parse_address(command.payload.email)
+    except InvalidAddress as error:
+        return Delivery("undeliverable", f"the address {error}")
+    return await mailer.deliver(render(command, to, sender))
+
+
+@send_handlers.on(SendNotification)
+def keep_outcome(command: Envelope[SendNotification], work: UnitOfWork) -> None:
+    """Keep what became of a mail; there was no call for one that is settled."""
+    delivery: Delivery | None = work.outcome
+    if delivery is None:
+        return
+    notification = command.payload
+    row = Notification(
+        notification.order_id,
+        notification.kind,
+        notification.email,
+        delivery.state,
+        message_id(notification.order_id, notification.kind, parse_sender(work.settings.mail_from)),
+        work.record.timestamp_ms if delivery.state == "sent" else None,
+        delivery.detail,
+    )
+    work.put(NOTIFICATIONS, _key(notification), row)
+
+
+def _key(notification: SendNotification) -> NotificationKey:
+    return NotificationKey(notification.order_id, notification.kind)

@@ -1,0 +1,69 @@
+"""The web view of notifications."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.partition_task import PartitionTask
+from streams.engine.table import encode_prefix
+from streams.envelope import format_timestamp
+from streams.freshness import Hop, Path, catch_up
+from streams.routing import ROUTER, partition_of, task_here
+from streams.service import Service
+from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
+from streams.web import ENGINE, json_response
+from tables.notifications import NOTIFICATIONS, Notification
+from tables.queries import ORDER_PATH, find_order
+from tables.views import no_order
+
+# Mails of failed payments take another way, by payment-events: a token says nothing about them.
+NOTIFICATIONS_PATH: Final[Path] = (
+    *ORDER_PATH,
+    Hop("request-order-notifications", ORDER_EVENTS),
+    Hop("send-notifications", NOTIFICATION_COMMANDS),
+)
+
+service = Service("notification-views")
+
+
+class NotificationView(msgspec.Struct, frozen=True, gc=False):
+    """One mail, without the address; `sent_at` is production time, when it was asked for."""
+
+    kind: str
+    state: str
+    message_id: str
+    sent_at: str | None
+    detail: str | None
+
+
+@service.route("GET", "/orders/{order_id}/notifications")
+async def get_notifications(request: web.Request) -> web.StreamResponse:
+    """The mails of an order, `{order_id, items}`, sorted by kind; one that still waits to be sent is not in it.
+
+    With `?after=TOKEN` it waits until mails that follow from the command are sent. 404 for an unknown order.
+    """
+    order_id = request.match_info["order_id"]
+    number = partition_of(request, order_id)
+    if task_here(request, number) is None:
+        return await request.app[ROUTER].forward(request, number)
+    await catch_up(request, NOTIFICATIONS_PATH, number)
+    task = request.app[ENGINE].task(number)
+    found = notifications_of(task, order_id)
+    if not found and find_order(task, order_id) is None:
+        raise no_order(order_id)
+    return json_response({"order_id": order_id, "items": [_view(row) for row in found]})
+
+
+def notifications_of(task: PartitionTask, order_id: str) -> list[Notification]:
+    """The mails of an order that are settled, sorted by kind."""
+    return [row for _, row in task.scan(NOTIFICATIONS, encode_prefix(order_id))]
+
+
+def _view(row: Notification) -> NotificationView:
+    sent_at = None if row.sent_at_ms is None else datetime.fromtimestamp(row.sent_at_ms / 1000, UTC)
+    shown = None if sent_at is None else format_timestamp(sent_at)
+    return NotificationView(row.kind, row.state, row.message_id, shown, row.detail)
