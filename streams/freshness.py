@@ -31,8 +31,10 @@ Path = Sequence[Hop]
 """All steps from a command to a view; the last one writes the view, in the partition of the view's key."""
 
 
-async def catch_up(request: web.Request, path: Path, number: int) -> None:
+async def catch_up(request: web.Request, path: Path, number: int | None) -> None:
     """Wait until partition `number` of the view at the end of `path` is not older than the request's `?after=`.
+
+    None stands for all partitions, for views that are gathered from them.
 
     The token's position is resolved hop by hop: once an agent has passed it, what the agent made of it is in the next
     topic, before that topic's end as of then; so the next agent is waited for there. Without a token nothing is waited
@@ -46,7 +48,7 @@ async def catch_up(request: web.Request, path: Path, number: int) -> None:
     deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
     came_through = False
     for index, hop in enumerate(path):
-        numbers = {number} if index == len(path) - 1 else None
+        numbers = {number} if number is not None and index == len(path) - 1 else None
         wanted = _wanted(positions, hop)
         if came_through:
             wanted = await _ends(request.app[ENGINE], hop.topic.name, numbers)

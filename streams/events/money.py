@@ -1,7 +1,7 @@
 """Money: an exact decimal amount in one currency."""
 
-from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
@@ -11,6 +11,9 @@ else:
     # msgspec would turn JSON numbers into a Decimal. A number type that no number satisfies makes it refuse them, at
     # no cost per record; a check in Python would cost a fifth of the whole decoding.
     Amount = Decimal | Annotated[int, msgspec.Meta(ge=1, le=0)] | Annotated[float, msgspec.Meta(ge=1.0, le=0.0)]
+
+EXACT_SUMS: Final = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
+"""Arithmetic for sums over orders: amounts of 28 digits each fit, and rounding would be an error."""
 
 Currency = Annotated[str, msgspec.Meta(min_length=3, max_length=3)]
 
@@ -28,3 +31,8 @@ class Money(msgspec.Struct, frozen=True, gc=False):
 def is_plain(amount: Decimal) -> bool:
     """Tell whether the amount is finite and written without an exponent, which is all that the wire allows."""
     return amount.is_finite() and "E" not in str(amount)
+
+
+def plain_text(amount: Decimal) -> str:
+    """An amount as on the wire, without an exponent; sums can be such that `str` would write one (`0E-7`)."""
+    return format(amount, "f")

@@ -22,11 +22,12 @@ from tests.integration.web import check_problem, check_unavailable, client_of, f
 
 
 @pytest_asyncio.fixture
-async def thirty_orders(client: httpx.AsyncClient) -> None:
+async def thirty_orders(app: OrdersApp, client: httpx.AsyncClient) -> None:
     """Place thirty orders of one customer and wait until all views have them."""
     lines = [json.dumps(order("c-1", f"o-{n:02}", email="a@example.com")) for n in range(30)]
     token = (await client.post("/orders/batch", content="\n".join(lines))).json()["token"]
     await find(client, "/customers/c-1/orders", after=token, timeout="30s")
+    await caught_up(app)
 
 
 # ---- tables

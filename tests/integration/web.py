@@ -9,11 +9,23 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+import pytest
 
 from streams.app import OrdersApp
+from streams.tokens import decode_token, encode_token
 
 REQUEST_TIMEOUT_S = 40.0
 WRITERS = 16  # httpx slows down with the square of its open requests
+
+
+def own_broker_url(request: pytest.FixtureRequest) -> str:
+    """Turn a fixture's parameter, one of TRANSPORTS, into ORDERS_BROKER, with a Kafka of the test's own.
+
+    Applications of a shared Kafka would read each other's orders.
+    """
+    if request.param != "kafka":
+        return f"{request.param}://"
+    return f"kafka://{request.getfixturevalue('private_kafka_broker').bootstrap}"
 
 
 @asynccontextmanager
@@ -65,6 +77,11 @@ async def place(client: httpx.AsyncClient, body: Mapping[str, Any], **headers: s
     answer = await client.post("/orders", json=body, headers=headers)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["token"])
+
+
+def all_of(*tokens: str) -> str:
+    """Return a token that stands for all of these."""
+    return encode_token(position for token in tokens for position in decode_token(token))
 
 
 async def find(client: httpx.AsyncClient, path: str, **query: str | int) -> Any:

@@ -6,18 +6,45 @@ import pytest
 
 from streams.app import SERVICE_PACKAGES, discover
 from streams.freshness import Path
+from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
+from tables.analytics_views import ANALYTICS_PATH
 from tables.customer_orders import CUSTOMER_ORDERS
+from tables.customer_views import CUSTOMERS_PATH
+from tables.customers import CUSTOMERS
+from tables.inventory import STOCK
+from tables.inventory_views import INVENTORY_PATH
+from tables.notification_views import NOTIFICATIONS_PATH
+from tables.notifications import NOTIFICATIONS
 from tables.orders import ORDERS
+from tables.payment_views import PAYMENT_PATH
+from tables.payments import PAYMENTS
 from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_PATH
 
 SERVICES = discover(SERVICE_PACKAGES)
 AGENTS = {name: (topic, service) for service in SERVICES for name, (topic, _) in service.agents.items()}
+# What a service does in reaction to another's message is sent by the agent that delivers the message.
+REACTIONS = {topic for service in SERVICES if service.reactions for topic in service.topics}
 
 
-@pytest.mark.parametrize(("path", "table"), [(ORDER_PATH, ORDERS), (CUSTOMER_ORDERS_PATH, CUSTOMER_ORDERS)])
+@pytest.mark.parametrize(
+    ("path", "table"),
+    [
+        (ORDER_PATH, ORDERS),
+        (CUSTOMER_ORDERS_PATH, CUSTOMER_ORDERS),
+        (CUSTOMERS_PATH, CUSTOMERS),
+        (ANALYTICS_PATH, ANALYTICS_TOTALS),
+        (ANALYTICS_PATH, ANALYTICS_DAYS),
+        (ANALYTICS_PATH, ANALYTICS_PRODUCTS),
+        (ANALYTICS_PATH, ANALYTICS_COUNTRIES),
+        (ANALYTICS_PATH, ANALYTICS_STATE),
+        (INVENTORY_PATH, STOCK),
+        (NOTIFICATIONS_PATH, NOTIFICATIONS),
+        (PAYMENT_PATH, PAYMENTS),
+    ],
+)
 def test_each_hop_is_an_agent_that_feeds_the_next_and_the_last_one_writes_the_view(path: Path, table: object) -> None:
     for hop in path:
         assert AGENTS[hop.agent][0] is hop.topic
     for hop, following in pairwise(path):
-        assert following.topic in AGENTS[hop.agent][1].topics
+        assert following.topic in {*AGENTS[hop.agent][1].topics, *REACTIONS}
     assert table in AGENTS[path[-1].agent][1].tables

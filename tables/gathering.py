@@ -1,0 +1,92 @@
+"""Gathering: rows of which each partition has a part, added up over all partitions, whoever owns them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from itertools import islice
+from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.engine import PartitionNotHere
+from streams.engine.partition_task import PartitionTask
+from streams.engine.table import TEXT_KEY, Table
+from streams.routing import ROUTER, task_here
+from streams.web import ENGINE
+from tables.analytics import Sums, add_up
+from tables.queries import decode_cursor, encode_cursor
+
+ROWS_PER_SLICE = 500
+ASK_TIMEOUT_S = 5.0
+
+K = TypeVar("K")
+S = TypeVar("S", bound=Sums)
+
+
+class _Item(msgspec.Struct, frozen=True):
+    key: Any
+    row: msgspec.Raw
+    key_id: str | None = None
+
+
+class _Page(msgspec.Struct, frozen=True):
+    """What another worker answers to `/internal/tables/{name}/{number}`."""
+
+    items: list[_Item]
+    next: str | None
+
+
+async def gather(
+    request: web.Request, table: Table[K, S], *, after: bytes = b"", before: bytes | None = None
+) -> dict[K, S]:
+    """The sum of every partition's row, by key; only of keys whose bytes lie between `after` and `before`.
+
+    Each row is the committed one of some moment while this runs. Raises PartitionNotHere (503) when a partition cannot
+    be read now: nothing is left out silently.
+    """
+    sums: dict[K, S] = {}
+
+    async def add(number: int) -> None:
+        async for rows in _slices(request, table, number, after):
+            inside = rows if before is None else [row for row in rows if table.key.encode(row[0]) < before]
+            add_up(sums, inside)
+            if len(inside) < len(rows):
+                return
+
+    await asyncio.gather(*(add(number) for number in range(request.app[ENGINE].settings.partitions)))
+    return sums
+
+
+async def _slices(
+    request: web.Request, table: Table[K, S], number: int, after: bytes
+) -> AsyncIterator[Sequence[tuple[K, S]]]:
+    """A partition's rows from the key bytes behind `after` on; gives the loop back in between."""
+    while True:
+        task = task_here(request, number)
+        rows = _read(task, table, after) if task is not None else await _ask(request, table, number, after)
+        yield rows
+        if len(rows) < ROWS_PER_SLICE:
+            return
+        after = table.key.encode(rows[-1][0])
+        await asyncio.sleep(0)
+
+
+def _read(task: PartitionTask, table: Table[K, S], after: bytes) -> list[tuple[K, S]]:
+    return list(islice(task.scan(table, start=after + b"\0" if after else b""), ROWS_PER_SLICE))
+
+
+async def _ask(request: web.Request, table: Table[K, S], number: int, after: bytes) -> list[tuple[K, S]]:
+    query = urlencode({"limit": ROWS_PER_SLICE, "start": encode_cursor(after)})
+    path = f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}"
+    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
+    if status != 200:
+        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
+    page = msgspec.json.decode(body, type=_Page)
+    return [(_key(table, item), table.decode_row(item.row)) for item in page.items]
+
+
+def _key(table: Table[K, S], item: _Item) -> K:
+    return item.key if table.key is TEXT_KEY else table.key.decode(decode_cursor(item.key_id or ""))
