@@ -30,17 +30,17 @@ async def decide_payments(batches: Batches) -> None:
     """Ask the payment gateway, and turn payment commands into payment events."""
     async with open_gateway(batches.settings) as gateway:
 
-        def prepare(command: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Outcome] | None:
+        def prepare(command: Envelope[PaymentCommand], work: UnitOfWork) -> Coroutine[Any, Any, Outcome] | None:
             return ask(gateway, command, work)
 
         async for batch in batches:
             await batch.process_after(prepare, handlers)
 
 
-def ask(gateway: PaymentGateway, command: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Outcome] | None:
+def ask(
+    gateway: PaymentGateway, command: Envelope[PaymentCommand], work: UnitOfWork
+) -> Coroutine[Any, Any, Outcome] | None:
     """The call to make before a command is decided, None where none is needed."""
-    if not isinstance(command.payload, ChargePayment | RefundPayment):
-        return None
     call = call_for(work.get(PAYMENTS, command.aggregate_id), command.payload)
     if call is None:
         return None

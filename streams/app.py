@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import logging
 import pkgutil
@@ -158,6 +159,9 @@ def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction
             except Exception as error:
                 feed.fail(error)
                 app.engine.drop_calls(name, error)
+                if not feed.begun:  # what it opens for itself is not to be had: that must not hold up everything else
+                    log.error("agent %s cannot begin; tried again", name, exc_info=error)
+                    await asyncio.sleep(app.engine.settings.restart_backoff_max)
 
     agent.__name__ = agent.__qualname__ = name.replace("-", "_")
     agent.__doc__ = function.__doc__
@@ -172,8 +176,10 @@ class _Feed(Batches):
         self._agent = agent
         self._fetches = fetches
         self._batch: Batch | None = None
+        self.begun = False
 
     async def __anext__(self) -> Batch:
+        self.begun = True
         if self._batch is not None and not self._batch.done:
             self.fail(RuntimeError(f"agent {self._agent} asked for a batch before it had processed the last one"))
         self._batch = Batch(await self._fetches.__anext__(), self._agent)

@@ -263,6 +263,26 @@ async def test_calls_that_had_not_ended_are_made_again_after_a_crash(durable: st
         assert Counter(asking.outside.calls) == {("k", "a"): 1, ("k", "b"): 2, ("k", "c"): 1}
 
 
+async def test_an_agent_that_cannot_begin_is_tried_again_and_holds_up_nobody(tmp_path: Path) -> None:
+    asking = Asking()
+    tries = 0
+
+    async def ask(batches: Batches) -> None:
+        """Reach for something that is not there at first."""
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise OSError("no such thing yet")
+        await asking._ask(batches)
+
+    asking.service.agents[asking.agent] = asking.source, ask
+    async with running(make_settings("memory://", tmp_path, restart_backoff_max=0.02), [asking.service]) as app:
+        await asking.send(app, "k", "a")
+        await caught_up(app)
+        assert (tries, asking.answers(app, "k")) == (3, ("A",))
+        assert row(app, asking.others, "k") == Seen(("a",))
+
+
 async def test_an_idle_partition_shows_no_lag_after_its_calls(broker: str, tmp_path: Path) -> None:
     asking = Asking()
     async with running(make_settings(broker, tmp_path), [asking.service]) as app:
