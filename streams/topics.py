@@ -56,7 +56,7 @@ SAGA_COMMANDS = Topic(
     "saga-commands", "what operators ask of sagas; key = order id", retention_ms=7 * DAY_MS, strict=True
 )
 NOTIFICATION_COMMANDS = Topic(
-    "notification-commands", "mails to be sent; key = order id", retention_ms=7 * DAY_MS, strict=True
+    "notification-commands", "mails to be sent; key = order id", retention_ms=30 * DAY_MS, strict=True
 )
 INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
 DEAD_LETTERS = Topic(

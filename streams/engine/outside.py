@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from itertools import islice
@@ -35,6 +36,7 @@ Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
 
 BACKOFF_S = 0.1
 BACKOFF_MAX_S = 5.0
+WARNING_PAUSE_S = 10.0
 
 
 class _Entry:
@@ -72,6 +74,7 @@ class OutsideCalls:
         self._by_key: dict[bytes | None, deque[_Entry]] = {}  # the first of each key may call, or does
         self._ready: deque[_Entry] = deque()
         self._calls: set[asyncio.Task[None]] = set()
+        self._quiet_until = 0.0
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
@@ -151,7 +154,7 @@ class OutsideCalls:
                 entry.outcome = await call
                 break
             except Unavailable as error:
-                log.warning("%s waits for what it needs, tries again in %.1f s: %s", self._source[0], backoff_s, error)
+                self._warn(error)
             except Exception as error:
                 entry.error = error
                 break
@@ -159,6 +162,13 @@ class OutsideCalls:
             backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
             call = self._call_for(entry, self._task.current_work)
         entry.ended = True
+
+    def _warn(self, error: Unavailable) -> None:
+        """Say so now and then, not for each of the calls that wait."""
+        now = time.monotonic()
+        if now >= self._quiet_until:
+            self._quiet_until = now + WARNING_PAUSE_S
+            log.warning("%s of partition %d waits, and tries again: %s", self._source[0], self._task.number, error)
 
     def _call_ended(self, running: asyncio.Task[None]) -> None:
         self._calls.discard(running)
