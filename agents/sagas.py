@@ -4,6 +4,7 @@ A saga lives in the partition of its order, and what it asks of the order itself
 the answer that allows it. In the choreographed style it asks for nothing and only keeps the record of what happens.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -17,10 +18,12 @@ from agents.domain.sagas import (
     begin,
     business_time,
     resume,
+    stuck_at,
     wakes_at,
 )
 from streams.engine.batch import Batches
 from streams.engine.handlers import Handlers
+from streams.engine.partition_task import PartitionTask
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, Message, Metadata, derived_id, new_envelope
@@ -31,14 +34,24 @@ from streams.events.sagas import SAGA_TYPES, ResumeSaga
 from streams.service import Service
 from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, SAGA_COMMANDS, SAGA_REPLIES
 from tables.orders import ORDERS, Order
-from tables.sagas import SAGA_COUNTS, SAGAS, Saga, SagaCount
+from tables.sagas import (
+    COMPENSATING,
+    COMPENSATION_FAILED,
+    FAILED_SAGAS,
+    RUNNING,
+    SAGA_COUNTS,
+    SAGAS,
+    FailedSaga,
+    Saga,
+    SagaCount,
+)
 
 TIMER = "saga"
 NEVER_MS = 1 << 62
 
 service = Service(
     "sagas",
-    tables=(SAGAS, SAGA_COUNTS),
+    tables=(SAGAS, SAGA_COUNTS, FAILED_SAGAS),
     topics=(INVENTORY_COMMANDS, PAYMENT_COMMANDS),
     types=(*INVENTORY_TYPES, *PAYMENT_TYPES, *SAGA_TYPES),
 )
@@ -114,6 +127,7 @@ def _move(before: Saga | None, saga: Saga, cause_id: str, work: UnitOfWork) -> N
     saga, asked = advance(saga, _order(saga, work), work.now_ms, policy)
     saga = _set_timer(saga, wakes_at(saga, policy), work)
     _count(before, saga, work)
+    _list_failed(before, saga, work)
     # Before anything is asked: the order answers at once, and its answer must find the saga as it is now.
     work.put(SAGAS, saga.order_id, saga)
     if saga.style == "orchestration":
@@ -153,6 +167,17 @@ def _set_timer(saga: Saga, wakes_ms: int | None, work: UnitOfWork) -> Saga:
     return replace(saga, timer_ms=wakes_ms)
 
 
+def _list_failed(before: Saga | None, saga: Saga, work: UnitOfWork) -> None:
+    """Keep the list of those that somebody has to look at."""
+    if saga.state == COMPENSATION_FAILED:
+        stuck = stuck_at(saga)
+        if stuck is not None:
+            failed = FailedSaga(stuck.name, stuck.line, stuck.undo_error, stuck.undo_answered_ms or work.now_ms)
+            work.put(FAILED_SAGAS, saga.order_id, failed)
+    elif before is not None and before.state == COMPENSATION_FAILED:
+        work.delete(FAILED_SAGAS, saga.order_id)
+
+
 def _order(saga: Saga, work: UnitOfWork) -> Order:
     order = work.get(ORDERS, saga.order_id)
     assert order is not None, "a saga begins with its order"
@@ -171,5 +196,12 @@ def _count(before: Saga | None, saga: Saga, work: UnitOfWork) -> None:
         return
     for state, change in ((before.state if before is not None else None, -1), (saga.state, 1)):
         if state is not None:
-            known = work.get(SAGA_COUNTS, state)
-            work.put(SAGA_COUNTS, state, SagaCount((known.count if known is not None else 0) + change))
+            known = work.get(SAGA_COUNTS, state) or SagaCount()
+            work.put(SAGA_COUNTS, state, known.plus(SagaCount(change)))
+
+
+@service.gauge("saga_active", "sagas that have not ended", label="state")
+def count_active(task: PartitionTask) -> Mapping[str, int]:
+    """How many sagas of a partition go on, or wait for somebody."""
+    counts = {state: task.read(SAGA_COUNTS, state) for state in (RUNNING, COMPENSATING, COMPENSATION_FAILED)}
+    return {state: row.count if row is not None else 0 for state, row in counts.items()}

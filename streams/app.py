@@ -56,7 +56,8 @@ class OrdersApp(faust.App):
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to Faust's own web server."""
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
-        web.web_app[GAUGES] = Gauges(self.engine)
+        declared = [gauge for service in self.services for gauge in service.gauges]
+        web.web_app[GAUGES] = Gauges(self.engine, declared)
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
             for method, path, function in service.routes:

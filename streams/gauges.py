@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from faust.types import TP
@@ -12,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from streams.engine.engine import Engine
 from streams.engine.partition_task import TaskState
+from streams.service import ServiceGauge
 from streams.transport.base import TransportError
 
 REFRESH_TIMEOUT_S = 2.0
@@ -20,8 +22,9 @@ REFRESH_TIMEOUT_S = 2.0
 class Gauges:
     """Families for `/metrics`; the ends of topics are asked for once per scrape, beforehand."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, declared: Sequence[ServiceGauge] = ()) -> None:
         self._engine = engine
+        self._declared = declared
         self._ends: dict[TP, int] = {}
         engine.metrics.gauges.append(self.collect)
 
@@ -41,6 +44,7 @@ class Gauges:
         """Families of this moment."""
         yield from self._lag()
         yield from self._partitions()
+        yield from self._of_services()
 
     def _running(self) -> list[int]:
         return [number for number, task in self._engine.tasks.items() if task.state is TaskState.RUNNING]
@@ -62,6 +66,16 @@ class Gauges:
                 seconds.add_metric(values, max(0.0, now_ms - oldest_ms) / 1000)
         yield records
         yield seconds
+
+    def _of_services(self) -> Iterator[Metric]:
+        for gauge in self._declared:
+            values: Counter[str] = Counter()
+            for number in self._running():
+                values.update(gauge.read(self._engine.tasks[number]))
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=(gauge.label,))
+            for value, figure in sorted(values.items()):
+                family.add_metric((value,), figure)
+            yield family
 
     def _partitions(self) -> Iterator[Metric]:
         engine = self._engine

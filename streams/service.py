@@ -1,13 +1,14 @@
 """Services: what a module declares - its agents, timers, tables and routes - for `create_app` to find and bind."""
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from aiohttp import web
 
 from streams.engine.batch import Batches
 from streams.engine.context import TimerHandler
 from streams.engine.handlers import Handler
+from streams.engine.partition_task import PartitionTask
 from streams.engine.table import AnyTable
 from streams.envelope import Message
 from streams.topics import Topic
@@ -15,9 +16,19 @@ from streams.topics import Topic
 AgentFunction = Callable[[Batches], Awaitable[None]]
 A = TypeVar("A", bound=AgentFunction)
 T = TypeVar("T", bound=TimerHandler)
+G = TypeVar("G", bound=Callable[[PartitionTask], Mapping[str, float]])
 H = TypeVar("H", bound=Callable[..., None])
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 R = TypeVar("R", bound=RouteFunction)
+
+
+class ServiceGauge(NamedTuple):
+    """A figure for `/metrics`: `read` gives one partition's part of it by the value of `label`."""
+
+    name: str
+    help: str
+    label: str
+    read: Callable[[PartitionTask], Mapping[str, float]]
 
 
 class Service:
@@ -39,6 +50,7 @@ class Service:
         self.tables: Sequence[AnyTable] = tuple(tables)
         self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
         self.timers: dict[str, TimerHandler] = {}
+        self.gauges: list[ServiceGauge] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
         self.routes: list[tuple[str, str, RouteFunction]] = []
         self.types: Sequence[type[Message]] = tuple(types)
@@ -79,6 +91,15 @@ class Service:
 
         def register(function: T) -> T:
             self.timers[kind] = function
+            return function
+
+        return register
+
+    def gauge(self, name: str, help: str, *, label: str) -> Callable[[G], G]:
+        """Declare a figure of `/metrics`: a function from a partition task to values by `label`; partitions add up."""
+
+        def register(function: G) -> G:
+            self.gauges.append(ServiceGauge(name, help, label, function))
             return function
 
         return register

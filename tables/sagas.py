@@ -35,6 +35,7 @@ class StepRun(msgspec.Struct, frozen=True, gc=False, array_like=True):
     undo_answered_ms: int | None = None
     undo_attempts: int = 0
     undo_error: str | None = None
+    timed_out_ms: int | None = None
 
 
 class Saga(msgspec.Struct, frozen=True, gc=False):
@@ -62,9 +63,26 @@ class Saga(msgspec.Struct, frozen=True, gc=False):
 class SagaCount(msgspec.Struct, frozen=True, gc=False):
     """How many sagas of a partition are in one state."""
 
-    count: int
+    count: int = 0
+
+    def plus(self, other: "SagaCount") -> "SagaCount":
+        """Both together."""
+        return SagaCount(self.count + other.count)
+
+
+class FailedSaga(msgspec.Struct, frozen=True, gc=False):
+    """A saga that waits for somebody: what it could not undo, and since when (production time, epoch ms)."""
+
+    step: str
+    line: int
+    error: str | None
+    failed_ms: int
 
 
 SAGAS: Table[str, Saga] = Table("sagas", Saga, help="the saga of every order, by order id")
+
+FAILED_SAGAS: Table[str, FailedSaga] = Table(
+    "failed-sagas", FailedSaga, help="sagas whose compensation failed and that wait to be resumed, by order id"
+)
 
 SAGA_COUNTS: Table[str, SagaCount] = Table("saga-counts", SagaCount, help="sagas by state, of each partition")

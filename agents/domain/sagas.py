@@ -235,6 +235,12 @@ def wakes_at(saga: Saga, policy: Policy) -> int | None:
     return min((due for run in waiting if (due := _due(run, policy)) is not None), default=None)
 
 
+def stuck_at(saga: Saga) -> StepRun | None:
+    """The step that is undone next or cannot be undone; None when there is none."""
+    index = _last_to_undo(saga)
+    return None if index is None else saga.steps[index]
+
+
 def backoff_ms(policy: Policy, attempts: int) -> int:
     """The pause after the given number of refusals: it doubles each time."""
     return policy.backoff_ms << (attempts - 1)
@@ -337,7 +343,7 @@ def _backward(saga: Saga, order: Order, now_ms: int, policy: Policy) -> tuple[Sa
     if run.state == "undoing" or (run.state == "undo_failed" and now_ms < (_due(run, policy) or 0)):
         return saga, []
     saga = replace(saga, steps=_with(saga.steps, index, replace(run, state="undoing", undo_asked_ms=now_ms)))
-    step = _step(saga, run)
+    step = step_of(saga, run)
     name = f"{step.name}:undo:{run.undo_attempts}:{now_ms}"
     return saga, [_command(step, step.compensation, saga, order, run.line, name)]
 
@@ -348,12 +354,13 @@ def _last_to_undo(saga: Saga) -> int | None:
         return None
     for index in range(len(saga.steps) - 1, -1, -1):
         run = saga.steps[index]
-        if run.state in ("done", "undoing", "undo_failed") and _step(saga, run).compensation is not None:
+        if run.state in ("done", "undoing", "undo_failed") and step_of(saga, run).compensation is not None:
             return index
     return None
 
 
-def _step(saga: Saga, run: StepRun) -> Step:
+def step_of(saga: Saga, run: StepRun) -> Step:
+    """What a step of a saga is in its definition."""
     return next(step for step in DEFINITIONS[saga.version] if step.name == run.name)
 
 
@@ -364,7 +371,7 @@ def _expire(saga: Saga, now_ms: int, policy: Policy) -> Saga:
         if due is None or now_ms < due:
             continue
         if run.state == "asked":
-            expired = replace(run, state="timed_out", error=TIMED_OUT)
+            expired = replace(run, state="timed_out", timed_out_ms=now_ms, error=TIMED_OUT)
             saga = replace(saga, reason=saga.reason or TIMED_OUT, steps=_with(saga.steps, index, expired))
         elif run.state == "undoing":
             expired = replace(

@@ -38,15 +38,16 @@ RETRIES = 2
 BACKOFF_S = 1.0
 BEGAN_MS = 1_800_000_000_000
 
+# In the order in which an application finds them.
 SERVICES: tuple[Service, ...] = (
-    orders.service,
-    sagas.service,
-    inventory.service,
-    payments.service,
-    shipping.service,
-    choreographed_stock.service,
-    choreographed_payment.service,
     choreographed_order.service,
+    choreographed_payment.service,
+    choreographed_stock.service,
+    inventory.service,
+    orders.service,
+    payments.service,
+    sagas.service,
+    shipping.service,
 )
 
 

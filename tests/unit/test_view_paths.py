@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from agents.saga_views import SAGA_PATH
 from streams.app import SERVICE_PACKAGES, discover
 from streams.freshness import Path
 from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
@@ -19,6 +20,7 @@ from tables.orders import ORDERS
 from tables.payment_views import PAYMENT_PATH
 from tables.payments import PAYMENTS
 from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_PATH
+from tables.sagas import SAGAS
 
 SERVICES = discover(SERVICE_PACKAGES)
 AGENTS = {name: (topic, service) for service in SERVICES for name, (topic, _) in service.agents.items()}
@@ -40,6 +42,7 @@ REACTIONS = {topic for service in SERVICES if service.reactions for topic in ser
         (INVENTORY_PATH, STOCK),
         (NOTIFICATIONS_PATH, NOTIFICATIONS),
         (PAYMENT_PATH, PAYMENTS),
+        (SAGA_PATH, SAGAS),
     ],
 )
 def test_each_hop_is_an_agent_that_feeds_the_next_and_the_last_one_writes_the_view(path: Path, table: object) -> None:
