@@ -58,6 +58,7 @@ def decide_payment(command: Envelope[PaymentCommand], work: UnitOfWork) -> None:
         version = payment.version if payment is not None else 0
         again = follow_up(command, known, step=f"again:{version}", aggregate_id=command.aggregate_id)
         work.send_raw(SAGA_REPLIES, command.aggregate_id.encode(), work.encode(again))
+        work.deliver(again)
         return
     _record(work, command, decide(payment, command.payload, work.outcome))
 
@@ -78,3 +79,5 @@ def _record(work: UnitOfWork, command: Envelope[PaymentCommand], event: PaymentE
     published = to_integration(envelope)
     if published is not None:
         work.send_raw(INTEGRATION_EVENTS, key, *published)
+    # The saga shares the order's key: it need not wait until this comes back by saga-replies.
+    work.deliver(envelope)

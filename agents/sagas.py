@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from agents.domain.sagas import (
     REPLIES,
+    STOCK_REPLIES,
     Command,
     Policy,
     advance,
@@ -73,7 +74,7 @@ async def resume_sagas(batches: Batches) -> None:
         await batch.process(commands)
 
 
-@replies.on(*REPLIES)
+@replies.on(*STOCK_REPLIES)
 def deliver_reply(reply: Envelope[Any], work: UnitOfWork) -> None:
     """Hand a reply on, in the unit of work that moves past it."""
     work.deliver(reply)

@@ -132,17 +132,21 @@ DEFINITIONS: Final[Mapping[int, Sequence[Step]]] = {1: (PLACE, RESERVE, CHARGE, 
 """All versions that a running saga may have begun with."""
 NEWEST: Final = max(DEFINITIONS)
 
-REPLIES: Final[tuple[type[Message], ...]] = (
+STOCK_REPLIES: Final[tuple[type[Message], ...]] = (
     StockReserved,
     StockReservationFailed,
     StockReleased,
     StockReleaseFailed,
+)
+"""Answers of a service with another key: they come by `saga-replies`."""
+REPLIES: Final[tuple[type[Message], ...]] = (
+    *STOCK_REPLIES,
     PaymentReceived,
     PaymentFailed,
     PaymentRefunded,
     PaymentRefundFailed,
 )
-"""What services answer, by way of `saga-replies`."""
+"""All answers of services. Those of payments, whose key is the order's, are delivered in their own unit of work."""
 
 
 class Policy(NamedTuple):
