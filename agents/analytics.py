@@ -66,7 +66,7 @@ handlers = Handlers()
 async def project_analytics(batches: Batches) -> None:
     """Keep the figures of days, countries and products."""
     async for batch in batches:
-        await batch.process(handlers)
+        await batch.process_later(handlers)
 
 
 @handlers.on(OrderPlaced)

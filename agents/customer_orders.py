@@ -17,7 +17,7 @@ handlers = Handlers()
 async def project_customer_orders(batches: Batches) -> None:
     """Keep each customer's list of orders."""
     async for batch in batches:
-        await batch.process(handlers)
+        await batch.process_later(handlers)
 
 
 @handlers.on(OrderSummaryChanged)

@@ -22,7 +22,7 @@ handlers = Handlers()
 async def project_customers(batches: Batches) -> None:
     """Keep each customer's statistics."""
     async for batch in batches:
-        await batch.process(handlers)
+        await batch.process_later(handlers)
 
 
 @handlers.on(OrderSummaryChanged)

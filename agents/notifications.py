@@ -35,14 +35,14 @@ send_handlers = Handlers()
 async def request_order_notifications(batches: Batches) -> None:
     """Ask for the mails that follow from events of orders."""
     async for batch in batches:
-        await batch.process(order_handlers)
+        await batch.process_later(order_handlers)
 
 
 @service.agent(PAYMENT_EVENTS)
 async def request_payment_notifications(batches: Batches) -> None:
     """Ask for the mails that follow from failed payments."""
     async for batch in batches:
-        await batch.process(payment_handlers)
+        await batch.process_later(payment_handlers)
 
 
 @service.agent(NOTIFICATION_COMMANDS)

@@ -74,6 +74,15 @@ class Batch:
         await self._fetched.task.process(self._fetched, self.agent, handlers)
         self.done = True
 
+    async def process_later(self, handlers: Handlers | RecordHandler) -> None:
+        """Handle every record as `process` does, but not at once on a busy partition; returns before that is done.
+
+        For projections: they are handled together when nothing else has come for a moment, somebody waits for them, or
+        ORDERS_COMMIT_INTERVAL is over.
+        """
+        await self._fetched.task.process_later(self._fetched, self.agent, handlers)
+        self.done = True
+
     async def process_after(self, prepare: Prepare, handlers: Handlers) -> None:
         """Handle every record as `process` does, but each after a call to the outside; returns before that is done.
 

@@ -18,6 +18,7 @@ from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, dead_letter
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.lingering import LingeringFetches
 from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.restore import RestoreProgress, identify, restore
@@ -81,6 +82,8 @@ class PartitionTask:
         self._opened_at = 0.0  # when the open unit of work got its first record, monotonic; 0 while it has none
         self._dry = False
         self._outside: dict[tuple[str, str], OutsideCalls] = {}  # by agent and topic
+        self.busy_at = 0.0  # when records that do not linger came last, monotonic
+        self._lingering = LingeringFetches(self, context.settings.commit_interval)
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
 
@@ -202,7 +205,9 @@ class PartitionTask:
 
     def is_busy_with(self, topic: str) -> bool:
         """Whether agents still have to finish records of `topic` that were fetched."""
-        return bool(self.queued[topic]) or any(calls for (_, of), calls in self._outside.items() if of == topic)
+        if self.queued[topic] or self._lingering.is_busy_with(topic):
+            return True
+        return any(calls for (_, of), calls in self._outside.items() if of == topic)
 
     def unhandled(self, fetched: Fetched, agent: str) -> Sequence[Record]:
         """The records of a fetch that `agent` has not handled yet."""
@@ -216,23 +221,37 @@ class PartitionTask:
         handle = self._context.bind(handlers, fetched.topic)
         source = agent, fetched.topic
         try:
-            self._check(fetched.epoch, fetched.topic)
-            records = self.unhandled(fetched, agent)
-            await self.run_records(source, handle, records, lambda _, end: records[end - 1].offset + 1)
-            self.positions[source] = max(fetched.next_offset, self.positions.get(source, 0))
+            await self.handle_fetch(source, fetched, handle)
         except InfrastructureError as error:
             self.fail(error)
             raise StaleBatch(str(error)) from error
         finally:
             if fetched.epoch == self.epoch:
                 self.oldest_ms.pop(source, None)
+            self.busy_at = time.monotonic()
             self._finished(fetched)
+
+    async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
+        """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
+        try:
+            await self._lingering.add((agent, fetched.topic), fetched, self._context.bind(handlers, fetched.topic))
+        except StaleBatch as error:
+            log.info("%s", error)
+        finally:
+            self._finished(fetched)
+
+    async def handle_fetch(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Handle what is not handled yet of a fetch, and move past it; raises as `run_records` does."""
+        self.check(fetched.epoch, fetched.topic)
+        records = self.unhandled(fetched, source[0])
+        await self.run_records(source, handle, records, lambda _, end: records[end - 1].offset + 1)
+        self.positions[source] = max(fetched.next_offset, self.positions.get(source, 0))
 
     async def process_after(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
         """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
         source = agent, fetched.topic
         try:
-            self._check(fetched.epoch, fetched.topic)
+            self.check(fetched.epoch, fetched.topic)
             calls = self._outside.get(source)
             if calls is None:
                 calls = self._outside[source] = OutsideCalls(self, source, prepare, handlers, self._context)
@@ -241,6 +260,7 @@ class PartitionTask:
             # Not the agent's concern: its calls for other partitions go on.
             log.info("%s", error)
         finally:
+            self.busy_at = time.monotonic()
             self._finished(fetched)
 
     async def run_records(
@@ -259,16 +279,16 @@ class PartitionTask:
         while done < len(records):
             self.oldest_ms[source] = records[done].timestamp_ms
             await self._wait_for_room()
-            self._check(epoch, topic)
+            self.check(epoch, topic)
             first, done = done, self._run_slice(handle, source, records, done)
             self.positions[source] = position_after(first, done)
             self._commit_if_due()
             if done < len(records):
                 await asyncio.sleep(0)
-        self._check(epoch, topic)
+        self.check(epoch, topic)
 
     def handled_all(self, source: tuple[str, str]) -> None:
-        """No record of `source` waits for a call to the outside any more."""
+        """No record of `source` waits for a call to the outside, or lingers, any more."""
         self.oldest_ms.pop(source, None)
         self._context.wake_transport()
 
@@ -288,7 +308,8 @@ class PartitionTask:
             self._context.wake_transport()
             self._commit_if_due()
 
-    def _check(self, epoch: int, topic: str) -> None:
+    def check(self, epoch: int, topic: str) -> None:
+        """Raise StaleBatch for what was fetched in an earlier epoch."""
         if epoch != self.epoch:
             raise StaleBatch(f"partition {self.number} was lost while {topic} was processed")
 
@@ -362,7 +383,7 @@ class PartitionTask:
         settings, now = self._context.settings, time.monotonic()
         work = self.open_work()
         due_at = self._opened_at + settings.commit_interval
-        dry = self._dry and not self.queued.total()
+        dry = self._dry and not self.queued.total() and not self._lingering.is_handling
         if dry or now >= due_at or work.records >= settings.commit_records_max:
             self._start_commit()
         elif self._commit_timer is None:
@@ -470,6 +491,7 @@ class PartitionTask:
         for calls in self._outside.values():
             calls.cancel()
         self._outside.clear()
+        self._lingering.cancel()
 
     def _cancel_handles(self) -> None:
         if self._commit_timer is not None:

@@ -22,6 +22,7 @@ class PositionWaiters:
         self._reached = reached
         self._waiting: defaultdict[tuple[str, str], list[tuple[int, asyncio.Future[None]]]] = defaultdict(list)
         self._count = 0
+        self.on_wait: Callable[[str, str], None] = lambda agent, topic: None
 
     async def wait(self, agent: str, topic: str, offset: int, timeout_s: float) -> bool:
         """Return True once `agent` has committed everything before `offset`, False after `timeout_s` seconds.
@@ -39,6 +40,7 @@ class PositionWaiters:
         waiting = self._waiting[agent, topic]
         waiting.append(entry)
         self._count += 1
+        self.on_wait(agent, topic)
         try:
             async with asyncio.timeout(timeout_s):
                 await future
@@ -49,6 +51,10 @@ class PositionWaiters:
             if entry in waiting:
                 waiting.remove(entry)
         return True
+
+    def waits_for(self, agent: str, topic: str) -> bool:
+        """Whether somebody waits for this agent."""
+        return bool(self._waiting.get((agent, topic)))
 
     def notify(self) -> None:
         """Wake every request whose offset is reached."""

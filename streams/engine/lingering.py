@@ -1,0 +1,113 @@
+"""Fetches that can wait a moment: projections handle them when their partition is quiet, or the interval is over.
+
+On a busy partition every commit would otherwise carry the rows of every projection too: each table and topic in a
+transaction costs the broker about as much as any other. Whoever waits for a projection (a read with a token) does not
+wait for this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from streams.engine.batch import Fetched, StaleBatch
+from streams.engine.handlers import RecordHandler
+
+if TYPE_CHECKING:
+    from streams.engine.partition_task import PartitionTask
+
+log = logging.getLogger(__name__)
+
+QUIET_S = 0.02
+RECORDS_MAX = 20_000
+
+
+class _Lingering(NamedTuple):
+    source: tuple[str, str]  # agent and topic
+    fetched: Fetched
+    handle: RecordHandler
+
+
+class LingeringFetches:
+    """What lingers in one life of a partition, in the order it came."""
+
+    def __init__(self, task: PartitionTask, interval_s: float) -> None:
+        self._task = task
+        self._interval_s = interval_s
+        self.is_handling = False  # a commit waits until all of it is handled
+        self._fetches: deque[_Lingering] = deque()
+        self._records = 0
+        self._hurry = asyncio.Event()
+        self._room = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        task.waiters.on_wait = self._somebody_waits
+
+    def is_busy_with(self, topic: str) -> bool:
+        """Whether records of `topic` wait here."""
+        return any(lingering.source[1] == topic for lingering in self._fetches)
+
+    async def add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Take a fetch, when there is room; it is handled later."""
+        epoch = self._task.epoch
+        while self._records >= RECORDS_MAX and self._task.epoch == epoch:
+            self._hurry.set()
+            self._room.clear()
+            await self._room.wait()
+        self._task.check(fetched.epoch, fetched.topic)
+        self._fetches.append(_Lingering(source, fetched, handle))
+        self._records += len(fetched.records)
+        self._somebody_waits(*source)
+        if self._runner is None:
+            self._runner = asyncio.get_running_loop().create_task(self._run(), name="lingering fetches")
+
+    def cancel(self) -> None:
+        """Forget everything; it comes again in the partition's next life."""
+        if self._runner is not None:
+            self._runner.cancel()
+            self._runner = None
+        self.is_handling = False
+        self._hurry.clear()
+        self._fetches.clear()
+        self._records = 0
+        self._room.set()
+
+    def _somebody_waits(self, agent: str, topic: str) -> None:
+        if self._task.waiters.waits_for(agent, topic):
+            self._hurry.set()
+
+    async def _run(self) -> None:
+        try:
+            await self._until_quiet()
+            self.is_handling = True
+            while self._fetches:
+                source, fetched, handle = self._fetches[0]
+                await self._task.handle_fetch(source, fetched, handle)
+                self._fetches.popleft()
+                self._records -= len(fetched.records)
+                self._room.set()
+                if not any(lingering.source == source for lingering in self._fetches):
+                    self._task.handled_all(source)
+            self._hurry.clear()
+            self._runner, self.is_handling = None, False
+            self._task.commit_soon()
+        except StaleBatch as error:
+            log.info("%s", error)
+        except Exception as error:
+            self._task.fail(error)
+
+    async def _until_quiet(self) -> None:
+        """Wait until nothing else has come for a moment, somebody waits, or the interval is over."""
+        ends_at = time.monotonic() + self._interval_s
+        while not self._hurry.is_set():
+            now = time.monotonic()
+            due_at = min(ends_at, self._task.busy_at + QUIET_S)
+            if now >= due_at:
+                return
+            try:
+                async with asyncio.timeout(due_at - now):
+                    await self._hurry.wait()
+            except TimeoutError:
+                continue
