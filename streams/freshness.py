@@ -58,6 +58,21 @@ async def catch_up(request: web.Request, path: Path, number: int | None) -> None
         came_through = came_through or bool(wanted)
 
 
+async def catch_up_with_now(request: web.Request, hops: Sequence[Hop]) -> None:
+    """Wait until each hop's agent has committed all that is in its topic at this moment, in all partitions.
+
+    For views that compare what several agents made of different topics. Raises problems as `catch_up` does.
+    """
+    deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
+    ends = await asyncio.gather(*(_ends(request.app[ENGINE], hop.topic.name, None) for hop in hops))
+    waiting = [
+        wait_at(request, hop, number, offset, deadline)
+        for hop, wanted in zip(hops, ends, strict=True)
+        for number, offset in wanted.items()
+    ]
+    await asyncio.gather(*waiting)
+
+
 def _positions(engine: Engine, token: str) -> Sequence[Position]:
     try:
         positions = decode_token(token)

@@ -23,6 +23,7 @@ ROWS_PER_SLICE = 500
 ASK_TIMEOUT_S = 5.0
 
 K = TypeVar("K")
+V = TypeVar("V")
 S = TypeVar("S", bound=Sums)
 
 
@@ -60,9 +61,17 @@ async def gather(
     return sums
 
 
+async def every_row(request: web.Request, table: Table[K, V]) -> AsyncIterator[V]:
+    """All rows of a table, partition after partition, each the committed one of some moment; raises like `gather`."""
+    for number in range(request.app[ENGINE].settings.partitions):
+        async for rows in _slices(request, table, number, b""):
+            for _, row in rows:
+                yield row
+
+
 async def _slices(
-    request: web.Request, table: Table[K, S], number: int, after: bytes
-) -> AsyncIterator[Sequence[tuple[K, S]]]:
+    request: web.Request, table: Table[K, V], number: int, after: bytes
+) -> AsyncIterator[Sequence[tuple[K, V]]]:
     """A partition's rows from the key bytes behind `after` on; gives the loop back in between."""
     while True:
         task = task_here(request, number)
@@ -74,11 +83,11 @@ async def _slices(
         await asyncio.sleep(0)
 
 
-def _read(task: PartitionTask, table: Table[K, S], after: bytes) -> list[tuple[K, S]]:
+def _read(task: PartitionTask, table: Table[K, V], after: bytes) -> list[tuple[K, V]]:
     return list(islice(task.scan(table, start=after + b"\0" if after else b""), ROWS_PER_SLICE))
 
 
-async def _ask(request: web.Request, table: Table[K, S], number: int, after: bytes) -> list[tuple[K, S]]:
+async def _ask(request: web.Request, table: Table[K, V], number: int, after: bytes) -> list[tuple[K, V]]:
     query = urlencode({"limit": ROWS_PER_SLICE, "start": encode_cursor(after)})
     path = f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}"
     status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
@@ -88,5 +97,5 @@ async def _ask(request: web.Request, table: Table[K, S], number: int, after: byt
     return [(_key(table, item), table.decode_row(item.row)) for item in page.items]
 
 
-def _key(table: Table[K, S], item: _Item) -> K:
+def _key(table: Table[K, V], item: _Item) -> K:
     return item.key if table.key is TEXT_KEY else table.key.decode(decode_cursor(item.key_id or ""))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -12,9 +11,12 @@ from typing import Any
 import msgspec
 
 from agents.cli.client import Refused, WorkerClient, path_of
-from agents.cli.console import Failure, Steps
+from agents.cli.console import Steps
+from agents.cli.counting import EventCount
 from agents.cli.records import HttpRecords
 from agents.cli.report import Outcome
+from agents.cli.stocking import Stocking, refusal_of
+from agents.cli.waiting import SAGAS_STALLED_AFTER_S, wait_for_sagas, wait_for_token
 from agents.domain.order_history import Cancellation, OrderHistory, Placement
 from streams.envelope import format_timestamp
 from streams.topics import ORDER_EVENTS
@@ -24,8 +26,6 @@ CHUNK_BYTES_MAX = 512 * 1024  # a worker takes bodies of 1 MiB; smaller ones kee
 CHUNK_ORDERS_MAX = 500
 CHUNKS_IN_FLIGHT_MAX = 2
 CONCURRENT_REQUESTS = 16
-STALLED_AFTER_S = 120.0
-WAIT = "10s"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -33,27 +33,40 @@ _encode = msgspec.json.Encoder().encode
 class HistoryImport:
     """One import into one worker.
 
-    All orders are sent before the first cancellation, which keeps each order before its own. What is there already is
-    not sent again, so that an import can be repeated at any time, long after the system has forgotten command ids.
+    Products are on the shelf before the first order is sent, and all orders are sent before the first cancellation,
+    which keeps each order before its own. What is there already is not sent again, so that an import can be repeated at
+    any time, long after the system has forgotten command ids.
     """
 
-    def __init__(self, client: WorkerClient, history: OrderHistory, progress: Steps) -> None:
+    def __init__(
+        self,
+        client: WorkerClient,
+        history: OrderHistory,
+        progress: Steps,
+        patience_s: float = SAGAS_STALLED_AFTER_S,
+    ) -> None:
         self._client = client
-        self._placements = [command for command in history.commands if isinstance(command, Placement)]
-        self._cancellations = [command for command in history.commands if isinstance(command, Cancellation)]
+        self._patience_s = patience_s  # with sagas that do not move
+        self._supplies = history.supplies()
+        self._placements = history.placements
+        self._cancellations = history.cancellations
         self._progress = progress
         self._outcome = Outcome()
-        self._sent: dict[tuple[str, str], Placement | Cancellation] = {}  # by order and type, until their event is seen
+        self._sent: dict[str, Placement | Cancellation] = {}  # by command id, until their event is seen
+        self._placed: set[str] = set()  # orders that were sent
         self._token: str | None = None  # of the last chunk
         self._slots = asyncio.Semaphore(CONCURRENT_REQUESTS)
 
     async def run(self) -> Outcome:
-        """Send everything and count what became of it; raises Failure."""
+        """Send everything, wait for the sagas of all orders, and count what became of it; raises Failure."""
         events = HttpRecords(self._client, ORDER_EVENTS.name)
         before = {partition: end for partition, (_, end) in (await events.bounds()).items()}
+        await Stocking(self._client, self._progress, self._outcome, len(before)).run(self._supplies)
         await self._place()
         await self._cancel()
         await self._projected(len(before))
+        order_ids = [placement.order_id for placement in self._placements]
+        self._outcome.is_stalled = not await wait_for_sagas(self._client, self._progress, order_ids, self._patience_s)
         await self._count(events, before)
         return self._outcome
 
@@ -106,10 +119,10 @@ class HistoryImport:
         refused = {problem["line"]: problem for problem in answer["problems"]}
         for line, placement in enumerate(placements, start=1):
             if line in refused:
-                errors = refused[line].get("errors") or [{"message": refused[line]["detail"]}]
-                self._outcome.refused[errors[0]["message"]] += 1
+                self._outcome.refused[refusal_of(refused[line])] += 1
             else:
-                self._sent[placement.order_id, "order.place"] = placement
+                self._sent[placement.command_id] = placement
+                self._placed.add(placement.order_id)
         token: str | None = answer["token"]
         return token
 
@@ -124,17 +137,7 @@ class HistoryImport:
 
         A customer's orders are a view with another key, so that reading it waits for every partition of the token.
         """
-        deadline = time.monotonic() + STALLED_AFTER_S
-        while True:
-            try:
-                path = path_of("customers", customer_id, "orders")
-                await self._client.get(path, limit=1, after=token, timeout=WAIT)
-                break
-            except Refused as refused:
-                if refused.status != 504:
-                    raise
-                if time.monotonic() > deadline:
-                    raise Failure(f"orders are not being processed: {refused.problem.get('detail')}") from refused
+        await wait_for_token(self._client, path_of("customers", customer_id, "orders"), token, limit=1)
 
     async def _cancel(self) -> None:
         self._progress.step("cancelling orders", len(self._cancellations))
@@ -144,7 +147,7 @@ class HistoryImport:
         order = await self._order(cancellation.order_id)
         if order is None:
             self._outcome.refused["cancels an order that was not placed"] += 1
-        elif order["status"] == "cancelled":
+        elif order["status"] == "cancelled" and cancellation.order_id not in self._placed:
             self._outcome.already_there += 1
         else:
             body = {
@@ -154,7 +157,7 @@ class HistoryImport:
             }
             async with self._slots:
                 _, answer = await self._client.post(path_of("orders", cancellation.order_id, "cancel"), body)
-            self._sent[cancellation.order_id, "order.cancel"] = cancellation
+            self._sent[cancellation.command_id] = cancellation
             await self._order(cancellation.order_id, after=answer["token"], timeout="30s")
         self._progress.advance()
 
@@ -163,28 +166,19 @@ class HistoryImport:
         if not self._sent:
             return
         self._progress.step("counting what happened", len(self._sent))
+        count = EventCount()
         for partition, offset in before.items():
             async for record in events.up_to_end(partition, offset):
-                event = record["value"]
-                if event["metadata"].get("correlationId") == self._client.correlation_id:
-                    self._note(event)
-                    self._progress.advance()
+                origin = record["value"]["metadata"]
+                if origin.get("correlationId") == self._client.correlation_id:
+                    command = self._sent.pop(origin.get("causationId"), None)
+                    count.note(record["value"], command)
+                    self._progress.advance(command is not None)
+        count.add_to(self._outcome)
         # A command without an event did nothing: an interrupted import had sent it before, or it was lost.
         found = await asyncio.gather(*(self._is_there(command) for command in self._sent.values()))
         self._outcome.already_there += sum(found)
         self._outcome.unknown = len(found) - sum(found)
-
-    def _note(self, event: Mapping[str, Any]) -> None:
-        if event["eventType"] == "order.placed":
-            command = "order.place"
-            self._outcome.placed += 1
-        elif event["eventType"] == "order.cancelled":
-            command = "order.cancel"
-            self._outcome.cancelled += 1
-        else:
-            command = event["payload"]["command"]
-            self._outcome.refused[event["payload"]["reason"]] += 1
-        self._sent.pop((event["aggregateId"], command), None)
 
     async def _is_there(self, command: Placement | Cancellation) -> bool:
         order = await self._order(command.order_id)

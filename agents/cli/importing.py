@@ -12,6 +12,7 @@ from agents.cli.client import WorkerClient, client_for
 from agents.cli.console import Failure, Steps, example, run_until_interrupted, settings_from, steps
 from agents.cli.history import HistoryImport
 from agents.cli.report import ImportReport
+from agents.cli.sums import reconcile
 from agents.domain.order_history import ImportFileError, OrderHistory, read_order_history
 
 
@@ -21,8 +22,9 @@ from agents.domain.order_history import ImportFileError, OrderHistory, read_orde
 def import_file(file: Path, url: str | None) -> None:
     """Bring order history from FILE (CSV, plain or gzipped) into a running worker.
 
-    Prints what was placed, cancelled and rejected, and why. Importing the same file again changes nothing. Exits with 1
-    when something that the file asks for could not be done.
+    Puts on the shelf what the orders ask for, places them, waits for their sagas, and prints what was confirmed,
+    cancelled and rejected, and why, and whether pieces and money add up. Importing the same file again changes nothing.
+    Exits with 1 when something that the file asks for could not be done, or when it does not add up.
     """
     report = run_until_interrupted(_import(file, url))
     if report is None:
@@ -49,4 +51,6 @@ async def stream_history(client: WorkerClient, file: Path, progress: Steps) -> t
     except ImportFileError as error:
         raise Failure(str(error)) from error
     outcome = await HistoryImport(client, history, progress).run()
-    return ImportReport(str(file), history.summary(), outcome, time.monotonic() - began), history
+    progress.step("adding up")
+    sums = await reconcile(client)
+    return ImportReport(str(file), history.summary(), outcome, sums, time.monotonic() - began), history

@@ -9,13 +9,14 @@ from typing import Any
 
 import click
 
-from agents.cli.client import client_for, path_of
+from agents.cli.client import WorkerClient, client_for, path_of
 from agents.cli.console import Failure, example, settings_from, steps
 from agents.cli.importing import stream_history
 from agents.cli.worker import worker_options
-from agents.domain.order_history import Cancellation, OrderHistory, Placement
+from agents.domain.order_history import OrderHistory
 from streams.settings import Settings
 
+DECLINED_SHARE = 0.02
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "online-retail-sample.csv.gz"
 
 
@@ -28,16 +29,26 @@ def run(file: Path, **options: Any) -> None:
     A second start finds the data of the first, and the orders in it.
     """
     options["log_level"] = options["log_level"] or "WARNING"  # the progress bar and the summary are what is to be seen
-    settings = settings_from(**options)
+    settings = with_declined_payments(settings_from(**options))
     from streams.worker import configure_logging, run_in_loop
 
     configure_logging(settings.log_level)
     click.echo(f"Starting a worker on {settings.broker}" + _where(settings) + " ...", err=True)
+    if settings.payment_decline and not settings.payment_url and settings.saga != "none":
+        share = f"{settings.payment_decline:.2%}".replace(".00%", "%")
+        click.echo(f"The simulated payment gateway declines {share} of all cards (ORDERS_PAYMENT_DECLINE).", err=True)
     status = run_in_loop(_run(settings, file))
     if status == 0:
         kept = "" if settings.transport == "memory" else " The data is kept; the next start finds it."
         click.echo(f"Goodbye.{kept}", err=True)
     raise SystemExit(status)
+
+
+def with_declined_payments(settings: Settings) -> Settings:
+    """Settings with which some payments are declined, unless they say themselves how many: failures are to be seen."""
+    if "payment_decline" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"payment_decline": DECLINED_SHARE})
 
 
 def _where(settings: Settings) -> str:
@@ -57,11 +68,12 @@ async def _run(settings: Settings, file: Path) -> int:
             async with client_for(settings, None) as client:
                 with steps() as progress:
                     report, history = await stream_history(client, file, progress)
+                    refunded = await refunded_order(client, history)
         except Failure as failure:
             failures.append(failure)
             stop.set()
             return
-        click.echo(f"\n{report.text()}\n\n{addresses(settings.local_url, history)}\n")
+        click.echo(f"\n{report.text()}\n\n{addresses(settings.local_url, history, refunded)}\n")
         click.echo("The worker stays up; Ctrl-C ends it.", err=True)
 
     status = await serve(create_app(settings), stop=stop, once_ready=stream_sample)
@@ -70,16 +82,37 @@ async def _run(settings: Settings, file: Path) -> int:
     return 1 if failures else status
 
 
-def addresses(url: str, history: OrderHistory) -> str:
-    """Addresses to look at, with an order and a customer that the file really has."""
-    cancelled = [command.order_id for command in history.commands if isinstance(command, Cancellation)]
-    placed = [command for command in history.commands if isinstance(command, Placement)]
-    rows = []
-    if cancelled:
-        rows.append(("an order that was cancelled", path_of("orders", cancelled[-1])))
-        rows.append(("everything that happened to it", path_of("orders", cancelled[-1], "events")))
-    if placed:
-        ((customer_id, _),) = Counter(placement.customer_id for placement in placed).most_common(1)
-        rows.append(("the orders of a customer", path_of("customers", customer_id, "orders")))
-    rows += [("all tables", "/tables"), ("the topics", "/topics"), ("figures for Prometheus", "/metrics")]
-    return "Look at:\n" + "\n".join(f"  {text:<32}{url}{path}" for text, path in rows)
+async def refunded_order(client: WorkerClient, history: OrderHistory) -> str | None:
+    """The last order of the file that was cancelled after it was paid; None when there is none."""
+    for cancellation in reversed(history.cancellations):
+        payment = await client.find(path_of("payments", cancellation.order_id))
+        if payment is not None and payment["status"] == "refunded":
+            return cancellation.order_id
+    return None
+
+
+def addresses(url: str, history: OrderHistory, refunded: str | None) -> str:
+    """Addresses to look at, with an order, a product and a customer that the file really has."""
+    rows: list[tuple[str, str]] = []
+    cancelled = refunded or next((command.order_id for command in reversed(history.cancellations)), None)
+    if cancelled is not None:
+        rows.append(("an order that was cancelled", path_of("orders", cancelled)))
+        rows.append(("everything that happened to it", path_of("orders", cancelled, "events")))
+    if refunded is not None:
+        rows.append(("its saga, which was compensated", path_of("sagas", refunded)))
+        rows.append(("its payment, which was refunded", path_of("payments", refunded)))
+    if history.placements:
+        ((customer_id, _),) = Counter(placement.customer_id for placement in history.placements).most_common(1)
+        best_seller = max(history.supplies(), key=lambda supply: supply.quantity)
+        rows += [
+            ("the orders of a customer", path_of("customers", customer_id, "orders")),
+            ("the stock of the best seller", path_of("inventory", best_seller.product_id)),
+        ]
+    rows += [
+        ("orders in figures", "/analytics/summary"),
+        ("whether it all adds up", "/analytics/reconciliation"),
+        ("all tables", "/tables"),
+        ("the topics", "/topics"),
+        ("figures for Prometheus", "/metrics"),
+    ]
+    return "Look at:\n" + "\n".join(f"  {text:<34}{url}{path}" for text, path in rows)

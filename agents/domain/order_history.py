@@ -23,6 +23,9 @@ file; "earlier" and "latest" below mean this order, so within a minute the file'
 - A cancellation is an invoice ``C...``. It cancels the latest earlier order of its customer that contains all products
   of its good lines and is not cancelled yet. Whatever else it is, also without a good line (so without a customer), it
   is rejected as ``no_matching_order``.
+
+Stock. The file does not say what was on the shelf. So that its orders can be filled, each product is supplied with all
+pieces that the orders of the file ask for, at the time of the first of them.
 """
 
 import csv
@@ -40,6 +43,7 @@ from typing import BinaryIO, Literal, cast
 
 import msgspec
 
+from streams.envelope import derived_id
 from streams.events.money import Money
 
 CURRENCY = "GBP"
@@ -95,6 +99,18 @@ class Cancellation(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class Supply(msgspec.Struct, frozen=True, gc=False):
+    """Pieces of a product that the file's orders ask for in total; the fields are those of `POST /inventory/batch`.
+
+    The id follows from the product alone: however many imports race, one of them stocks it.
+    """
+
+    product_id: str
+    quantity: int
+    occurred_at: datetime
+    command_id: str
+
+
 class RejectedLine(msgspec.Struct, frozen=True, gc=False):
     """A line that takes no part; `line_number` counts from 1, which is the header."""
 
@@ -128,9 +144,32 @@ class OrderHistory(msgspec.Struct, frozen=True):
     rejected_invoices: tuple[RejectedInvoice, ...]
     lines_read: int
 
+    @property
+    def placements(self) -> list[Placement]:
+        """The orders."""
+        return [command for command in self.commands if isinstance(command, Placement)]
+
+    @property
+    def cancellations(self) -> list[Cancellation]:
+        """The cancellations."""
+        return [command for command in self.commands if isinstance(command, Cancellation)]
+
+    def supplies(self) -> list[Supply]:
+        """What has to be on the shelf for the orders, by product in the order of the first sale."""
+        pieces: Counter[str] = Counter()
+        first_sold: dict[str, datetime] = {}
+        for placement in self.placements:
+            for item in placement.items:
+                pieces[item.product_id] += item.quantity
+                first_sold.setdefault(item.product_id, placement.occurred_at)
+        return [
+            Supply(product_id, quantity, first_sold[product_id], derived_id(product_id, "import-stock"))
+            for product_id, quantity in pieces.items()
+        ]
+
     def summary(self) -> ImportSummary:
         """Count it."""
-        placed = sum(isinstance(command, Placement) for command in self.commands)
+        placed = len(self.placements)
         return ImportSummary(
             lines_read=self.lines_read,
             orders_placed=placed,

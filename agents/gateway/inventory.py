@@ -1,4 +1,4 @@
-"""HTTP commands of stock."""
+"""HTTP commands of stock, one by one or many in one request."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pydantic import Field
 
 from agents.domain.inventory import ON_HAND_MAX
 from agents.gateway.bodies import Body, Id, Time
+from agents.gateway.lines import read_line, take_lines
 from agents.gateway.orders import read_body
 from agents.gateway.publish import ID_CHARACTERS_MAX, encode, envelope, id_header, metadata, publish
-from streams.envelope import derived_id
+from streams.envelope import Metadata, derived_id
 from streams.events.inventory import INVENTORY_TYPES, AdjustStock
 from streams.service import Service
 from streams.tokens import encode_token
@@ -31,6 +32,12 @@ class AdjustStockBody(Body):
     command_id: Id | None = None
 
 
+class AdjustStockLine(AdjustStockBody):
+    """A line of `POST /inventory/batch`."""
+
+    product_id: Id
+
+
 @service.route("PUT", "/inventory/{product_id}")
 async def adjust_stock(request: web.Request) -> web.StreamResponse:
     """Say how many pieces of a product there are: 202 with a token.
@@ -43,11 +50,34 @@ async def adjust_stock(request: web.Request) -> web.StreamResponse:
         raise invalid("product_id", f"1 to {ID_CHARACTERS_MAX} characters")
     key = id_header(request, "Idempotency-Key")
     body = await read_body(request, AdjustStockBody)
+    value = _record(request, product_id, body, key, metadata(request))
+    position = await publish(request, INVENTORY_COMMANDS, product_id, value)
+    answer = {"product_id": product_id, "status": "processing", "token": encode_token([position])}
+    return json_response(answer, 202, {"Location": f"/inventory/{quote(product_id, safe='')}"})
+
+
+@service.route("POST", "/inventory/batch")
+async def adjust_stocks(request: web.Request) -> web.StreamResponse:
+    """Say how many pieces there are of a product per line (NDJSON): 202 `{accepted, rejected, problems, token}`.
+
+    A line is `{product_id, quantity, occurred_at?, command_id?}`; for the rest see `take_lines`. With an
+    `Idempotency-Key` the same request may be sent again: each line is then the same command, which takes effect once.
+    """
+    key = id_header(request, "Idempotency-Key")
+    origin = metadata(request)
+
+    def command(line: bytes, number: int) -> tuple[str, bytes]:
+        body = read_line(AdjustStockLine, line)
+        line_key = None if key is None else f"{key}:line {number}"
+        return body.product_id, _record(request, body.product_id, body, line_key, origin)
+
+    return await take_lines(request, INVENTORY_COMMANDS, command)
+
+
+def _record(request: web.Request, product_id: str, body: AdjustStockBody, key: str | None, origin: Metadata) -> bytes:
+    """The record of a command; its id is the body's, or follows from product and key, or is new."""
     command = AdjustStock(product_id, body.quantity)
     command_id = body.command_id
     if command_id is None:
         command_id = str(uuid.uuid4()) if key is None else derived_id(product_id, f"{command.event_type}:{key}")
-    value = encode(request, envelope(command, command_id, body.occurred_at, metadata(request)))
-    position = await publish(request, INVENTORY_COMMANDS, product_id, value)
-    answer = {"product_id": product_id, "status": "processing", "token": encode_token([position])}
-    return json_response(answer, 202, {"Location": f"/inventory/{quote(product_id, safe='')}"})
+    return encode(request, envelope(command, command_id, body.occurred_at, origin))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from streams.envelope import Envelope, Message, Metadata, new_envelope
-from streams.topics import ORDER_COMMANDS, Topic
+from streams.topics import Topic
 from streams.transport.base import Headers, Outgoing, Position, TransportError
 from streams.web import ENGINE, Problem, invalid, unavailable
 
@@ -62,14 +62,14 @@ async def publish(request: web.Request, topic: Topic, key: str, value: bytes, he
     return position
 
 
-async def publish_commands(request: web.Request, commands: Sequence[tuple[str, bytes]]) -> list[Position]:
-    """Write commands (order id and value), each order's in the order given; where the last of each partition is."""
+async def publish_commands(request: web.Request, topic: Topic, commands: Sequence[tuple[str, bytes]]) -> list[Position]:
+    """Write commands (aggregate id and value), each id's in the order given; where the last of each partition is."""
     engine = request.app[ENGINE]
     grouped: dict[int, list[Outgoing]] = {}
-    for order_id, value in commands:
-        key = order_id.encode()
+    for aggregate_id, value in commands:
+        key = aggregate_id.encode()
         grouped.setdefault(engine.partition_for(key), []).append((key, value, ()))
-    return await _publish(request, ORDER_COMMANDS, grouped)
+    return await _publish(request, topic, grouped)
 
 
 async def _publish(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import signal
 import socket
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
+from agents.domain.order_history import read_order_history
+from streams.events.money import Money
+from streams.payment_gateway.port import Declined
+from streams.payment_gateway.simulator import SimulatedGateway
+from streams.settings import Settings
 from tests.e2e.processes import FAUST, ORDERS, SAMPLE, Site, without_privileges
 from tests.kafka import unused_port
 
@@ -54,22 +65,36 @@ def test_real_orders_survive_a_restart_and_a_second_import_changes_nothing(any_s
         imported = site.run("import", str(SAMPLE))
         assert imported.returncode == 0, imported.stderr
         assert {
+            "products stocked 2,590",
             "orders placed 8,095",
-            "orders cancelled 30",
+            "confirmed 8,065",
+            "cancelled by the customer 30",
             "already there 0",
             "no customer 7,317",
             "price not positive 2",
             "no good line 915",
             "no matching order 383",
+            "completed 8,065",
+            "compensated (everything undone) 30",
+            "Stock and money add up",
+            "✓ stocked = on hand + shipped 253,998 = 253,998 pieces",
         } <= set(lines(imported.stdout))
+        assert not any("cancelled by their saga" in line for line in lines(imported.stdout))
         order = site.get(f"/orders/{CANCELLED_ORDER}")
-        assert (order["status"], order["version"], order["cancelled_at"][:4]) == ("cancelled", 2, "2011")
-        events = site.get(f"/orders/{CANCELLED_ORDER}/events")["items"]
-        assert [event["event_type"] for event in events] == ["order.placed", "order.cancelled"]
+        assert (order["status"], order["cancelled_at"][:4]) == ("cancelled", "2011")
+        events = [event["event_type"] for event in site.get(f"/orders/{CANCELLED_ORDER}/events")["items"]]
+        assert events in (["order.placed", "order.cancelled"], ["order.placed", "order.confirmed", "order.cancelled"])
+        assert site.get(f"/sagas/{CANCELLED_ORDER}")["state"] == "compensated"
         of_customer = site.get(f"/customers/{order['customer_id']}/orders", limit=1000)["items"]
         assert CANCELLED_ORDER in {item["order_id"] for item in of_customer}
         tables = {table["name"]: table["rows"] for table in site.get("/tables")["items"]}
-        assert (tables["orders"], tables["customer-orders"], tables["order-history"]) == (8095, 8095, 8125)
+        assert (tables["orders"], tables["customer-orders"], tables["sagas"], tables["stock"]) == (
+            8095,
+            8095,
+            8095,
+            2590,
+        )
+        assert tables["order-history"] == sum(row["version"] for row in rows_of(site, "orders").values())
         topics = site.get("/topics")
         assert worker.stop() == 0
 
@@ -79,7 +104,7 @@ def test_real_orders_survive_a_restart_and_a_second_import_changes_nothing(any_s
         assert site.get(f"/customers/{order['customer_id']}/orders", limit=1000)["items"] == of_customer
         again = site.run("import", str(SAMPLE))
         assert again.returncode == 0, again.stderr
-        assert {"orders placed 0", "orders cancelled 0", "already there 8,125"} <= set(lines(again.stdout))
+        assert {"products stocked 0", "orders placed 0", "already there 8,125"} <= set(lines(again.stdout))
         assert "nothing has changed" in again.stdout
         assert records_of(site.get("/topics")) == records_of(topics)
         assert worker.stop() == 0
@@ -144,15 +169,126 @@ def test_tail_prints_records_as_they_come(site: Site) -> None:
 
 def test_run_imports_the_sample_stays_up_and_finds_its_data_again(site: Site) -> None:
     for expected in ("orders placed 8,095", "already there 8,125"):
-        with site.start("run") as process:
+        with site.start("run", ORDERS_PAYMENT_DECLINE="0.5") as process:
             process.wait_until_it_says("stays up")
             assert expected in lines(process.output)
-            address = next(line.split()[-1] for line in process.output.splitlines() if "was cancelled" in line)
-            assert address == f"{site.url}/orders/{CANCELLED_ORDER}"
-            assert site.get(f"/orders/{CANCELLED_ORDER}")["status"] == "cancelled"
+            assert "declines 50% of all cards" in process.output
+            shown = [line.split()[-1] for line in process.output.splitlines() if site.url in line]
+            paths = [address.removeprefix(site.url) for address in shown]
+            kinds = {path.split("/")[1] for path in paths}
+            assert kinds >= {"orders", "sagas", "payments", "customers", "inventory", "analytics", "tables", "topics"}
+            assert {site.status(path) for path in paths} == {200}
+            assert site.get(paths[0])["status"] == "cancelled"
             assert process.stop(signal.SIGINT) == 0
         assert "Goodbye" in process.output
         assert "Traceback" not in process.output
+
+
+class Expected(NamedTuple):
+    """What the sample has to come to, from its lines and the rule by which the simulated gateway declines."""
+
+    sold: Counter[str]  # pieces of each product, in all orders
+    held: Counter[str]  # those of confirmed orders
+    totals: dict[str, Decimal]
+    confirmed: set[str]
+    declined: set[str]
+    cancelled: set[str]  # by customers
+
+    def total(self, order_ids: Iterable[str]) -> Decimal:
+        return sum((self.totals[order_id] for order_id in order_ids), Decimal(0))
+
+
+async def expected_of_the_sample(decline: float) -> Expected:
+    gateway = SimulatedGateway(Settings(_env_file=None, payment_decline=decline))
+    sold, totals = defaultdict[str, Counter[str]](Counter), defaultdict[str, Decimal](Decimal)
+    with gzip.open(SAMPLE, "rt", encoding="utf-8", newline="") as sample:
+        for row in csv.DictReader(sample):
+            quantity, price = int(row["Quantity"]), Decimal(row["UnitPrice"])
+            if row["CustomerID"] and quantity > 0 and price > 0:
+                sold[row["InvoiceNo"]][row["StockCode"]] += quantity
+                totals[row["InvoiceNo"]] += quantity * price
+    charges = {order_id: await gateway.charge(order_id, "", Money(totals[order_id], "GBP"), "") for order_id in totals}
+    declined = {order_id for order_id, charge in charges.items() if isinstance(charge, Declined)}
+    cancelled = {command.order_id for command in read_order_history(SAMPLE).cancellations}
+    confirmed = set(totals) - declined - cancelled
+    pieces, held = Counter[str](), Counter[str]()
+    for order_id, items in sold.items():
+        pieces.update(items)
+        if order_id in confirmed:
+            held.update(items)
+    return Expected(pieces, held, totals, confirmed, declined, cancelled)
+
+
+def rows_of(site: Site, table: str) -> dict[str, Any]:
+    """All rows of a table, by key, as they are stored."""
+    rows: dict[str, Any] = {}
+    cursor: str | None = ""
+    while cursor is not None:
+        page = site.get(f"/tables/{table}", limit=1000, **({"cursor": cursor} if cursor else {}))
+        rows.update((item["key"], item["row"]) for item in page["items"])
+        cursor = page["next_cursor"]
+    return rows
+
+
+def amount_of(rows: Iterable[Any], field: str) -> Decimal:
+    return sum((Decimal(row[field]["amount"]) for row in rows), Decimal(0))
+
+
+async def test_every_order_of_the_sample_ends_confirmed_or_cancelled_and_every_cent_and_piece_is_where_it_belongs(
+    site: Site,
+) -> None:
+    expected = await expected_of_the_sample(0.02)
+    revenue = expected.total(expected.confirmed)
+    with site.start("run") as process:
+        process.wait_until_it_says("stays up")
+        said = set(lines(process.output))
+        orders, payments, stock = (rows_of(site, name) for name in ("orders", "payments", "stock"))
+        summary = site.get("/analytics/summary")
+        reconciled = site.get("/analytics/reconciliation")
+        assert process.stop(signal.SIGINT) == 0
+
+    by_status = {
+        status: {order_id for order_id, row in orders.items() if row["status"] == status}
+        for status in ("confirmed", "cancelled")
+    }
+    assert by_status == {"confirmed": expected.confirmed, "cancelled": expected.declined | expected.cancelled}
+    assert len(orders) == len(expected.totals) == 8095
+    assert amount_of((orders[order_id] for order_id in expected.confirmed), "total") == revenue
+    reasons = Counter(orders[order_id]["cancel_reason"].split()[0] for order_id in by_status["cancelled"])
+    assert reasons.keys() == {"card_declined", "invoice"}
+
+    received = {order_id: row for order_id, row in payments.items() if row["status"] == "received"}
+    assert received.keys() == expected.confirmed
+    assert amount_of(received.values(), "amount") == revenue
+    others = {row["status"] for order_id, row in payments.items() if order_id not in received}
+    assert others <= {"failed", "refunded"}
+
+    assert {product: row["on_hand"] for product, row in stock.items()} == expected.sold
+    assert {product: row["reserved"] for product, row in stock.items() if row["reserved"]} == expected.held
+
+    (gbp,) = summary["revenue"]
+    assert (gbp["currency"], Decimal(gbp["revenue"])) == ("GBP", revenue)
+    assert (summary["placed_count"], summary["confirmed_count"] - summary["refunded_count"]) == (
+        8095,
+        len(expected.confirmed),
+    )
+    assert (reconciled["adds_up"], reconciled["is_settled"]) == (True, True)
+    assert [(Decimal(sums["held"]), sums["currency"]) for sums in reconciled["payments"]] == [(revenue, "GBP")]
+    assert reconciled["stock"] == {
+        "stocked": expected.sold.total(),
+        "shipped": 0,
+        "on_hand": expected.sold.total(),
+        "reserved": expected.held.total(),
+    }
+    assert {
+        "The simulated payment gateway declines 2% of all cards (ORDERS_PAYMENT_DECLINE).",
+        f"confirmed {len(expected.confirmed):,}",
+        f"completed {len(expected.confirmed):,}",
+        f"compensated (everything undone) {len(expected.declined | expected.cancelled):,}",
+        f"✓ reserved = pieces of confirmed orders {expected.held.total():,} = {expected.held.total():,} pieces",
+        f"✓ charged - refunded = confirmed orders {revenue:,} = {revenue:,} GBP",
+        f"✓ confirmed orders = revenue in analytics {revenue:,} = {revenue:,} GBP",
+    } <= said
 
 
 # ---- a worker that cannot go on says why in one line

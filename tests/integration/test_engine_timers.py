@@ -85,6 +85,8 @@ class Alarms:
         work.send_raw(self.output, key.encode(), name.encode())
         if name == "again":
             work.schedule("ring", f"{key}/echo", timer.due_ms + 1)
+        if name == "encore" and name not in seen.values:
+            work.schedule(timer.kind, timer.key, timer.due_ms, timer.payload)
 
     def break_down(self, timer: Timer, work: UnitOfWork) -> None:
         self.ring(timer, work)
@@ -141,6 +143,30 @@ async def test_a_timer_handler_can_set_the_next_timer(settings: Settings) -> Non
         await publish(app, alarms.source, KEY, b"again:-10")
         await wait_until(lambda: "echo" in alarms.fired(app), "the second has fired")
         await alarms.check(app, "again", "echo")
+
+
+async def test_a_timer_that_is_set_again_for_the_same_time_by_its_own_handler_fires_again(settings: Settings) -> None:
+    alarms = Alarms()
+    async with running(settings, [alarms.service]) as app:
+        await publish(app, alarms.source, KEY, b"encore:-10")
+        await wait_until(lambda: len(alarms.fired(app)) == 2, "it has fired twice")
+        await publish(app, alarms.source, KEY, b"sentinel:0")
+        await wait_until(lambda: "sentinel" in alarms.fired(app), "the sentinel has fired")
+        await alarms.check(app, "encore", "encore", "sentinel")
+
+
+async def test_a_timer_whose_handler_fails_after_it_has_set_it_again_is_one_dead_letter_and_ends(
+    settings: Settings,
+) -> None:
+    alarms = Alarms()
+    async with running(settings, [alarms.service]) as app:
+        await publish(app, alarms.source, KEY, b"broken/encore:-30")
+        await wait_until(lambda: app.engine.metrics.dead_letters, "it is a dead letter")
+        for count, sentinel in enumerate((b"first:0", b"second:0"), start=1):  # it would fire again in between
+            await publish(app, alarms.source, KEY, sentinel)
+            await wait_until(lambda count=count: len(alarms.fired(app)) == count, "the sentinel has fired")  # type: ignore[misc]
+        await alarms.check(app, "first", "second")
+        assert app.engine.metrics.dead_letters == 1
 
 
 async def test_timers_survive_a_restart(settings: Settings) -> None:

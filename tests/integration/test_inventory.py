@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -337,10 +338,58 @@ async def test_a_quantity_that_is_no_whole_number_from_0_on_is_refused(
         assert await read_topic(app, INVENTORY_COMMANDS) == []
 
 
+async def test_each_line_of_a_batch_is_a_product_or_a_problem_of_its_own(app: OrdersApp) -> None:
+    products = [unique("p") for _ in range(9)]
+    lines = [json.dumps({"product_id": product_id, "quantity": n}) for n, product_id in enumerate(products)]
+    lines[3:3] = ["", "{", json.dumps({"quantity": 1}), json.dumps({"product_id": "x" * 129, "quantity": -1})]
+    async with client_of(app) as client:
+        answer = await client.post("/inventory/batch", content="\r\n".join(lines))
+        assert answer.status_code == 202
+        batch = answer.json()
+        assert (batch["accepted"], batch["rejected"]) == (9, 3)
+        assert [
+            (problem["line"], problem["status"], sorted(error["field"] for error in problem["errors"]))
+            for problem in batch["problems"]
+        ] == [(5, 422, ["body"]), (6, 422, ["product_id"]), (7, 422, ["product_id", "quantity"])]
+        for n, product_id in enumerate(products):
+            assert await stock_of(client, product_id, after=batch["token"]) == (n, 0, n)
+
+
+async def test_a_line_of_a_batch_takes_effect_once_under_its_key_or_command_id(app: OrdersApp) -> None:
+    product_id, other = neighbours(app)
+    async with client_of(app) as client:
+        for quantity in (5, 7):
+            lines = [{"product_id": product_id, "quantity": quantity}, {"product_id": product_id, "quantity": 1}]
+            answer = await client.post(
+                "/inventory/batch", content="\n".join(map(json.dumps, lines)), headers={"Idempotency-Key": "k"}
+            )
+        command_id = unique("command")
+        for quantity in (2, 3):
+            line = {
+                "product_id": other,
+                "quantity": quantity,
+                "command_id": command_id,
+                "occurred_at": "2010-12-01T08:00:00Z",
+            }
+            answer = await client.post("/inventory/batch", content=json.dumps(line))
+        assert await stock_of(client, other, after=answer.json()["token"]) == (2, 0, 2)
+    events = [decode(record) for record in await records_of(app, INVENTORY_EVENTS, product_id)]
+    assert [event.payload.on_hand for event in events] == [5, 1]  # two lines with one product are two commands
+    (event,) = map(decode, await records_of(app, INVENTORY_EVENTS, other))
+    assert (event.timestamp, event.metadata.causation_id) == (datetime(2010, 12, 1, 8, tzinfo=UTC), command_id)
+
+
+async def test_a_product_may_be_called_batch(app: OrdersApp) -> None:
+    async with client_of(app) as client:
+        token = (await client.put("/inventory/batch", json={"quantity": 5})).json()["token"]
+        assert await stock_of(client, "batch", after=token) == (5, 0, 5)
+
+
 async def test_changing_stock_needs_the_token_where_one_is_set(tmp_path: Path) -> None:
     settings = make_settings("memory://", tmp_path, api_token="secret")
     async with running(settings) as app, client_of(app) as client:
         check_problem(await client.put("/inventory/p", json={"quantity": 1}), 401)
+        check_problem(await client.post("/inventory/batch", content='{"product_id": "p", "quantity": 1}'), 401)
         bearer = {"Authorization": "Bearer secret"}
         token = (await client.put("/inventory/p", json={"quantity": 1}, headers=bearer)).json()["token"]
         assert await stock_of(client, "p", after=token) == (1, 0, 1)

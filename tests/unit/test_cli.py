@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -13,14 +15,16 @@ from click.testing import CliRunner
 from agents.cli import main
 from agents.cli.client import Refused, path_of
 from agents.cli.console import PlainSteps
+from agents.cli.counting import EventCount
 from agents.cli.doctor import lines_of, unknown_variables
 from agents.cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
 from agents.cli.place import ItemType
 from agents.cli.report import ImportReport, Outcome
-from agents.cli.run import addresses
+from agents.cli.run import addresses, with_declined_payments
+from agents.cli.sums import Check, Reconciliation, printable
 from agents.cli.topics import TopicRow, table
 from agents.domain.order_history import Placement, parse_order_history
-from streams.doctor import Check
+from streams.doctor import Check as DoctorsCheck
 from streams.settings import SettingsError, load_settings
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
@@ -172,33 +176,137 @@ def test_an_order_is_the_same_when_customer_time_and_total_are(change: dict[str,
     assert not is_same(placement, order | change)
 
 
+def sums(*checks: Check, settled: bool = True, **sagas: int) -> Reconciliation:
+    return Reconciliation(all(check.holds for check in checks), settled, list(checks), sagas)
+
+
+MONEY = Check("charged - refunded = confirmed orders", "GBP", "1234.50", "1234.5", "0.00", True)
+CENT = Check("charged - refunded = confirmed orders", "EUR", "0.03", "0.02", "0.01", False)
+PIECES = Check("stocked = on hand + shipped", None, "1000", "1000", "0", True)
+
+
+def report(outcome: Outcome, found: Reconciliation | None = None, *lines: str) -> ImportReport:
+    return ImportReport("history.csv", parse_order_history([HEADER, *lines]).summary(), outcome, found or sums(), 2.0)
+
+
+def text_of(shown: ImportReport) -> list[str]:
+    """Its lines with single spaces."""
+    return [" ".join(line.split()) for line in shown.text().splitlines()]
+
+
 def test_the_summary_says_what_happened_and_why_something_did_not() -> None:
-    lines = [HEADER, "1,A,x,1,2010-12-01 08:00,1.00,1,France", "2,A,x,1,2010-12-01 08:00,1.00,,France"]
-    outcome = Outcome(placed=1)
+    lines = ["1,A,x,1,2010-12-01 08:00,1.00,1,France", "2,A,x,1,2010-12-01 08:00,1.00,,France"]
+    outcome = Outcome(stocked=1, placed=6, confirmed=1, cancelled=1, pending=1, already_there=2, cancelled_before=1)
+    outcome.cancelled_by_saga.update(card_declined=2, out_of_stock=1)
     outcome.refused["already_placed"] += 2
-    report = ImportReport("history.csv", parse_order_history(lines).summary(), outcome, 2.0)
-    assert not report.is_complete()
-    assert [" ".join(line.split()) for line in report.text().splitlines()] == [
-        "history.csv: 2 lines in 2.0 s, 0 a second",
-        "orders placed 1",
-        "orders cancelled 0",
-        "already there 0",
+    shown = report(outcome, sums(PIECES, MONEY, completed=1, compensated=4, running=1), *lines)
+    assert not shown.is_complete()
+    assert text_of(shown) == [
+        "history.csv: 2 lines in 2.0 s, 4 a second",
+        "products stocked 1",
+        "orders placed 6",
+        "confirmed 1",
+        "cancelled by the customer 1",
+        "cancelled by their saga 3",
+        "card declined 2",
+        "out of stock 1",
+        "still pending 1",
+        "already there 2",
+        "cancellations of cancelled orders 1",
         "refused by the system 2",
         "already placed 2",
         "lines rejected 1",
         "no customer 1",
         "invoices rejected 1",
         "no good line 1",
+        "Sagas of all orders",
+        "completed 1",
+        "compensated (everything undone) 4",
+        "still running 1",
+        "Stock and money add up",
+        "✓ stocked = on hand + shipped 1,000 = 1,000 pieces",
+        "✓ charged - refunded = confirmed orders 1,234.50 = 1,234.5 GBP",
     ]
 
 
+def test_an_order_that_its_saga_cancelled_before_the_file_does_is_no_failure() -> None:
+    outcome = Outcome(placed=1, cancelled_before=1)
+    outcome.cancelled_by_saga["card_declined"] += 1
+    assert report(outcome).is_complete()
+
+
+def test_a_cent_too_much_is_shown_with_its_difference_and_is_a_failure() -> None:
+    shown = report(Outcome(placed=1), sums(MONEY, CENT))
+    assert not shown.is_complete()
+    assert "Stock and money do NOT add up" in text_of(shown)
+    assert "✗ charged - refunded = confirmed orders 0.03 ≠ 0.02 EUR, difference 0.01" in text_of(shown)
+    assert "✓ charged - refunded = confirmed orders 1,234.50 = 1,234.5 GBP" in text_of(shown)
+
+
+def test_sums_that_differ_while_other_orders_are_on_their_way_are_no_failure() -> None:
+    shown = report(Outcome(placed=1), sums(CENT, settled=False, running=3))
+    assert shown.is_complete()
+    assert "Stock and money do not add up yet: orders are on their way" in text_of(shown)
+
+
+def test_an_import_that_gave_up_waiting_for_its_sagas_says_so_and_fails() -> None:
+    shown = report(Outcome(placed=1, is_stalled=True), sums(settled=False, running=1))
+    assert not shown.is_complete()
+    assert "Not all sagas have ended" in shown.text()
+    assert "Not all sagas have ended" not in report(Outcome(placed=1)).text()
+
+
 def test_the_summary_of_a_second_import_says_that_nothing_has_changed() -> None:
-    summary = parse_order_history([HEADER]).summary()
-    assert "nothing has changed" in ImportReport("f", summary, Outcome(already_there=8), 1.0).text()
-    assert "nothing has changed" not in ImportReport("f", summary, Outcome(placed=1), 1.0).text()
-    lost = ImportReport("f", summary, Outcome(unknown=1), 1.0)
+    assert "nothing has changed" in report(Outcome(already_there=8)).text()
+    for outcome in (Outcome(placed=1), Outcome(stocked=1), Outcome(cancelled=1)):
+        assert "nothing has changed" not in report(outcome).text()
+    lost = report(Outcome(unknown=1))
     assert not lost.is_complete()
     assert "dead-letters" in lost.text()
+
+
+def test_signs_that_a_terminal_does_not_have_are_written_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+    with io.TextIOWrapper(io.BytesIO(), encoding="ascii") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert printable("✓ 1 = 1") == "ok 1 = 1"
+        assert printable("✗ 1 ≠ 2") == "!! 1 <> 2"
+
+
+def event(kind: str, order_id: str = "1", **payload: str) -> dict[str, object]:
+    return {"aggregateId": order_id, "eventType": kind, "payload": payload, "metadata": {}}
+
+
+def test_events_tell_what_became_of_each_order_and_who_cancelled_it() -> None:
+    history = parse_order_history(
+        [
+            HEADER,
+            *(f"{order},A,x,1,2010-12-01 08:00,1.00,c{order},France" for order in range(1, 7)),
+            "C7,A,x,-1,2010-12-01 09:00,1.00,c1,France",
+            "C8,A,x,-1,2010-12-01 09:00,1.00,c2,France",
+        ]
+    )
+    place, cancel = history.placements[0], history.cancellations[0]
+    count, outcome = EventCount(), Outcome()
+    for order_id in ("1", "2", "3", "4", "5"):
+        count.note(event("order.placed", order_id), place)
+    count.note(event("order.rejected", "6", command="order.place", reason="total_mismatch"), place)
+    count.note(event("order.confirmed", "1"), None)
+    count.note(event("order.cancelled", "1", reason="invoice C7"), cancel)  # after it was confirmed
+    count.note(event("order.cancelled", "2", reason="card_declined"), None)
+    count.note(event("order.rejected", "2", command="order.cancel", reason="already_cancelled"), cancel)
+    count.note(event("order.cancelled", "3"), None)
+    count.note(event("order.confirmed", "4"), None)
+    count.note(event("order.rejected", "4", command="order.ship", reason="already_shipped"), None)  # not the file's
+    count.add_to(outcome)
+    assert outcome == Outcome(
+        placed=5,
+        confirmed=1,
+        cancelled=1,
+        cancelled_by_saga=Counter({"card_declined": 1, "no reason given": 1}),
+        pending=1,
+        cancelled_before=1,
+        refused=Counter(total_mismatch=1),
+    )
 
 
 def test_plain_progress_is_a_line_for_each_step_and_one_now_and_then() -> None:
@@ -213,18 +321,37 @@ def test_plain_progress_is_a_line_for_each_step_and_one_now_and_then() -> None:
 # ---- the rest
 
 
-def test_addresses_name_a_cancelled_order_and_the_customer_with_most_orders() -> None:
+def test_addresses_name_orders_a_product_and_the_customer_with_most_orders() -> None:
     lines = [
         HEADER,
         "1,A,x,1,2010-12-01 08:00,1.00,one,France",
         "2,A,x,1,2010-12-01 08:00,1.00,two/2,France",
-        "3,B,x,1,2010-12-01 08:00,1.00,two/2,France",
-        "C4,B,x,-1,2010-12-01 09:00,1.00,two/2,France",
+        "3,B/B,x,3,2010-12-01 08:00,1.00,two/2,France",
+        "C4,B/B,x,-1,2010-12-01 09:00,1.00,two/2,France",
+        "C5,A,x,-1,2010-12-01 09:00,1.00,one,France",
     ]
-    shown = addresses("http://localhost:1", parse_order_history(lines))
-    assert "http://localhost:1/orders/3/events" in shown
-    assert "http://localhost:1/customers/two%2F2/orders" in shown
-    assert "orders/" not in addresses("http://localhost:1", parse_order_history([HEADER]))
+    history = parse_order_history(lines)
+    shown = addresses("http://localhost:1", history, refunded="3")
+    for path in ("/orders/3/events", "/sagas/3", "/payments/3", "/customers/two%2F2/orders", "/inventory/B%2FB"):
+        assert f"http://localhost:1{path}" in shown
+    assert "/analytics/reconciliation" in shown
+    unpaid = addresses("http://localhost:1", history, refunded=None)
+    assert "http://localhost:1/orders/1/events" in unpaid
+    assert "payments/" not in unpaid
+    assert "orders/" not in addresses("http://localhost:1", parse_order_history([HEADER]), None)
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, 0.02), ("0", 0.0), ("0.5", 0.5)])
+def test_a_first_look_has_declined_payments_unless_the_settings_say_otherwise(
+    no_settings: pytest.MonkeyPatch, given: str | None, used: float
+) -> None:
+    if given is not None:
+        no_settings.setenv("ORDERS_PAYMENT_DECLINE", given)
+    assert with_declined_payments(load_settings()).payment_decline == used
+    if given is not None:
+        no_settings.delenv("ORDERS_PAYMENT_DECLINE")
+        Path(".env").write_text(f"ORDERS_PAYMENT_DECLINE={given}\n")
+        assert with_declined_payments(load_settings()).payment_decline == used
 
 
 def test_paths_are_encoded_part_by_part() -> None:
@@ -254,5 +381,8 @@ def test_a_misspelt_setting_is_noted() -> None:
 
 
 def test_a_check_shows_what_to_do() -> None:
-    assert lines_of(Check("broker", True, "answers")) == ["ok       broker: answers"]
-    assert lines_of(Check("broker", False, "away", "start it")) == ["PROBLEM  broker: away", "         -> start it"]
+    assert lines_of(DoctorsCheck("broker", True, "answers")) == ["ok       broker: answers"]
+    assert lines_of(DoctorsCheck("broker", False, "away", "start it")) == [
+        "PROBLEM  broker: away",
+        "         -> start it",
+    ]

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import random
+from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -260,6 +261,38 @@ class TestCancellations:
         )
 
 
+class TestSupplies:
+    def test_each_product_is_supplied_with_what_all_orders_ask_for_when_the_first_of_them_does(self) -> None:
+        history = parse(
+            line("2", "B", quantity="1", time="2010-12-01 10:00"),
+            line("2", "A", quantity="4", time="2010-12-01 10:00"),
+            line("1", "A", quantity="2", time="2010-12-01 09:00"),
+            line("1", "A", quantity="3", time="2010-12-01 09:00"),
+        )
+        assert [(supply.product_id, supply.quantity, supply.occurred_at.hour) for supply in history.supplies()] == [
+            ("A", 9, 9),
+            ("B", 1, 10),
+        ]
+
+    def test_cancelled_orders_count_and_rejected_lines_do_not(self) -> None:
+        history = parse(
+            line("1", "A", quantity="2"),
+            line("1", "B", quantity="2", price="0"),
+            line("2", "A", quantity="5", customer=""),
+            line("C3", "A", quantity="-2", time="2010-12-02 08:00"),
+        )
+        assert history.cancellations
+        assert [(supply.product_id, supply.quantity) for supply in history.supplies()] == [("A", 2)]
+
+    def test_a_command_id_follows_from_the_product_alone(self) -> None:
+        (one,), (other,) = parse(line("1", "A")).supplies(), parse(line("9", "A", quantity="7")).supplies()
+        assert one.command_id == other.command_id
+        assert one.command_id != parse(line("1", "B")).supplies()[0].command_id
+
+    def test_a_file_without_orders_needs_nothing(self) -> None:
+        assert parse().supplies() == []
+
+
 class TestFiles:
     def write(self, folder: Path, content: bytes) -> Path:
         path = folder / "orders.csv"
@@ -341,6 +374,19 @@ class TestTheSample:
         rejected = [rejection.invoice for rejection in history.rejected_invoices]
         assert len(set(rejected)) == len(rejected)
         assert len(history.commands) + len(rejected) == len({row["InvoiceNo"] for row in rows})
+
+    def test_what_is_supplied_is_what_the_good_lines_of_its_orders_sell(
+        self, history: OrderHistory, lines: list[str]
+    ) -> None:
+        sold: Counter[str] = Counter()
+        customers: dict[str, str] = {}
+        for row in csv.DictReader(lines):
+            if row["CustomerID"] and int(row["Quantity"]) > 0 and Decimal(row["UnitPrice"]) > 0:
+                assert customers.setdefault(row["InvoiceNo"], row["CustomerID"]) == row["CustomerID"]
+                sold[row["StockCode"]] += int(row["Quantity"])
+        assert {supply.product_id: supply.quantity for supply in history.supplies()} == sold
+        assert (len(sold), sold.total()) == (2590, 253_998)
+        assert len({supply.command_id for supply in history.supplies()}) == 2590
 
     def test_command_ids_are_unique_and_a_second_reading_gives_the_same(self, history: OrderHistory) -> None:
         assert len({command.command_id for command in history.commands}) == len(history.commands)
