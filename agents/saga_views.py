@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from agents.domain.sagas import Policy, Step, step_of, wakes_at
+from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
 from streams.envelope import Message, format_timestamp
 from streams.freshness import Hop, Path, catch_up
 from streams.routing import ROUTER, partition_of, task_here
@@ -138,13 +138,13 @@ def _compensation(saga: Saga, order: Order, step: Step, run: StepRun) -> Compens
     asked = run.undo_asked_ms is not None
     command = step.compensation(order, run.line, saga) if asked and step.compensation is not None else None
     reply: Any = None
-    if run.undo_answered_ms is not None:
+    if run.undo_answered_ms is not None and run.undo_error != NO_ANSWER:
         reply = step.undone[0] if run.state == "undone" else step.undo_failed
     return Compensation(
         _type(command),
         _time(run.undo_asked_ms),
         _type(reply),
-        _time(run.undo_answered_ms),
+        _time(run.undo_answered_ms),  # for want of an answer, when waiting for it ended
         run.undo_error,
         run.undo_attempts,
     )
@@ -166,8 +166,10 @@ def _timeline(saga: Saga, steps: tuple[StepView, ...]) -> Iterator[Happening]:
                 continue
             if exchange.asked_at and exchange.command:
                 yield Happening(exchange.asked_at, exchange.command, view.step, view.line)
-            if exchange.replied_at and exchange.reply:
-                yield Happening(exchange.replied_at, exchange.reply, view.step, view.line, exchange.error)
+            if exchange.replied_at:
+                yield Happening(
+                    exchange.replied_at, exchange.reply or "saga.timed_out", view.step, view.line, exchange.error
+                )
     if saga.ended_ms is not None and saga.state != RUNNING:
         yield Happening(_time(saga.ended_ms) or "", f"saga.{saga.state}", detail=saga.reason)
 

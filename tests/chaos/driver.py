@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -13,7 +13,7 @@ import aiohttp
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from tests.chaos.orders import CANCEL, CONFIRM, PLACE, Order, Step, random_order, timestamp
+from tests.chaos.orders import PLACE, Order, Step, random_order, timestamp
 
 COMMANDS = "order-commands"
 ANSWER_TIMEOUT_S = 4.0  # a frozen worker keeps its connections: ask another one
@@ -89,7 +89,7 @@ class Driver:
             while len(self._clients) >= IN_FLIGHT_MAX:
                 await asyncio.wait(self._clients, return_when=asyncio.FIRST_COMPLETED)
             self._raise_failure()
-            order = random_order(self._random, self._run, len(self.orders), self._http_share)
+            order = self._new_order(self._random, len(self.orders))
             self.orders.append(order)
             client = asyncio.create_task(self._see_through(order, random.Random(self._random.random())))
             self._clients.add(client)
@@ -110,48 +110,63 @@ class Driver:
         if self._failures:
             raise self._failures[0]
 
+    def _new_order(self, rnd: random.Random, number: int) -> Order:
+        """What the next client wants."""
+        return random_order(rnd, self._run, number, self._http_share)
+
     async def _see_through(self, order: Order, rnd: random.Random) -> None:
+        """All that a client does."""
         for step in order.steps:
-            step.asked_at = datetime.now(UTC)
+            await self._take(order, step, rnd)
+        await self._repeat_old(order, rnd)
+
+    async def _take(self, order: Order, step: Step, rnd: random.Random) -> None:
+        """Ask for something now, and now and then twice."""
+        step.asked_at = datetime.now(UTC)
+        await self._ask(order, step, rnd)
+        if rnd.random() < 0.2:
             await self._ask(order, step, rnd)
-            if rnd.random() < 0.2:
-                await self._ask(order, step, rnd)
+
+    async def _repeat_old(self, order: Order, rnd: random.Random) -> None:
+        """Now and then send an old command once more, after others of the order: it took effect already."""
         if rnd.random() < 0.1:
-            # An old command once more, after others of the order: it took effect already.
             await self._ask(order, rnd.choice(order.steps), rnd)
 
     async def _ask(self, order: Order, step: Step, rnd: random.Random) -> None:
-        deadline = time.monotonic() + GIVE_UP_S
         ask = self._post if order.over_http else self._produce
-        while not await ask(order, step, rnd):
-            self.retries += 1
-            if time.monotonic() > deadline:
-                raise NobodyAnswers(f"{step.kind} of order {order.ref}: nobody answered for {GIVE_UP_S:.0f} s")
-            await asyncio.sleep(RETRY_S)
+        await self._until_answered(lambda: ask(order, step, rnd), f"{step.kind} of order {order.ref}")
         step.acknowledged = True
 
+    async def _until_answered(self, ask: Callable[[], Awaitable[bool]], what: str) -> None:
+        """Ask again and again; raises NobodyAnswers after GIVE_UP_S."""
+        deadline = time.monotonic() + GIVE_UP_S
+        while not await ask():
+            self.retries += 1
+            if time.monotonic() > deadline:
+                raise NobodyAnswers(f"{what}: nobody answered for {GIVE_UP_S:.0f} s")
+            await asyncio.sleep(RETRY_S)
+
     async def _produce(self, order: Order, step: Step, rnd: random.Random) -> bool:
-        assert self._producer is not None
         assert order.order_id is not None
+        return await self._publish(COMMANDS, order.order_id.encode(), order.command(step))
+
+    async def _publish(self, topic: str, key: bytes, value: bytes) -> bool:
+        """Write a record; False when nobody knows whether it is there."""
+        assert self._producer is not None
         try:
-            await self._producer.send_and_wait(COMMANDS, order.command(step), key=order.order_id.encode())
+            await self._producer.send_and_wait(topic, value, key=key)
         except KafkaError:
             return False
         return True
 
     async def _post(self, order: Order, step: Step, rnd: random.Random) -> bool:
-        assert self._http is not None
-        path, body, headers = _request(order, step)
+        path, body, headers = self._request(order, step)
         if step.kind == PLACE and rnd.random() < 0.3:
             path += "?wait=1s"
-        try:
-            url = rnd.choice(self._urls())
-            async with self._http.post(url + path, json=body, headers=headers) as answer:
-                status, found = answer.status, await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        answer = await self._send("POST", path, rnd, json=body, headers=headers)
+        if answer is None:
             return False
-        if status in (503, 504):
-            return False
+        status, found = answer
         if status not in (201, 202):
             raise WrongAnswer(f"{step.kind} of order {order.ref}: {status} {found}")
         if order.order_id not in (None, found["order_id"]):
@@ -159,11 +174,19 @@ class Driver:
         order.order_id = found["order_id"]
         return True
 
+    async def _send(self, method: str, path: str, rnd: random.Random, **request: Any) -> tuple[int, Any] | None:
+        """Status and body of an answer; None when there is none for now: ask again."""
+        assert self._http is not None
+        try:
+            async with self._http.request(method, rnd.choice(self._urls()) + path, **request) as answer:
+                status, found = answer.status, await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+            return None
+        return None if status in (503, 504) else (status, found)
 
-def _request(order: Order, step: Step) -> tuple[str, dict[str, Any], dict[str, str]]:
-    """Path, body and headers; the same for the same step."""
-    if step.kind == PLACE:
-        return "/orders", order.http_body(), {"Idempotency-Key": order.ref} if order.with_key else {}
-    assert step.kind in (CONFIRM, CANCEL)
-    body = {"occurred_at": timestamp(step.asked_at)}
-    return f"/orders/{order.order_id}/{step.kind}", body, {"Idempotency-Key": step.command_id}
+    def _request(self, order: Order, step: Step) -> tuple[str, dict[str, Any], dict[str, str]]:
+        """Path, body and headers; the same for the same step."""
+        if step.kind == PLACE:
+            return "/orders", order.http_body(), {"Idempotency-Key": order.ref} if order.with_key else {}
+        body = {"occurred_at": timestamp(step.asked_at)}
+        return f"/orders/{order.order_id}/{step.kind}", body, {"Idempotency-Key": step.command_id}

@@ -27,6 +27,8 @@ LOG_TAIL_LINES = 40
 START_MARK = "---- started at"
 NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the transaction before
 
+PAUSE_S = (1.0, 6.0)  # between faults
+
 KILL, KILL_AND_WIPE, FREEZE, BROKER = "kill", "kill and wipe", "freeze", "broker"
 
 
@@ -215,7 +217,7 @@ class Faults:
     seed: int
     workers: Sequence[Worker]
     broker: KafkaBroker | None = None
-    pause_s: tuple[float, float] = (1.0, 6.0)
+    pause_s: tuple[float, float] = PAUSE_S
     down_s: tuple[float, float] = (0.0, 2.0)
     freeze_s: tuple[float, float] = (5.0, 6.0)
     done: list[Fault] = field(default_factory=list)

@@ -15,7 +15,8 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.faults import for_minutes
-from tests.chaos.scenario import Report, run_on_kafka
+from tests.chaos.sagas import STYLES, Sagas
+from tests.chaos.scenario import Commands, Report, run_on_kafka
 from tests.kafka import KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
 
 
@@ -26,6 +27,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeat the choices of a run")
     parser.add_argument("--workers", type=int, default=3, help="worker processes (default 3)")
     parser.add_argument("--orders-per-s", type=float, default=40.0, help="load (default 40)")
+    parser.add_argument(
+        "--saga",
+        choices=("none", *STYLES, "mixed"),
+        default="mixed",
+        help="style of sagas, another one at each worker (mixed, the default), or none: commands of orders alone",
+    )
+    parser.add_argument(
+        "--payments", choices=("http", "simulator"), default="http", help="how sagas take money (default http)"
+    )
     parser.add_argument("--dir", type=Path, help="where logs and data are kept (default: a new temporary folder)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)  # clients of a broker that is away have much to say
@@ -36,7 +46,8 @@ def main() -> None:
     try:
         with KafkaBroker(folder / "kafka") as broker:
             schedule = for_minutes(options.seed, options.minutes)
-            run = run_on_kafka(options.seed, schedule, folder, broker, options.workers, options.orders_per_s)
+            workload = Commands() if options.saga == "none" else Sagas(options.saga, options.payments == "http")
+            run = run_on_kafka(options.seed, schedule, folder, broker, options.workers, options.orders_per_s, workload)
             report = asyncio.run(run)
     except (KafkaUnavailable, KafkaFailed) as error:
         sys.exit(str(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,9 +14,9 @@ from typing import Any
 CURRENCY = "GBP"
 
 # Kinds of steps: what is asked, and the event that must follow exactly once.
-PLACE, CONFIRM, CANCEL = "place", "confirm", "cancel"
-COMMAND_TYPES = {PLACE: "order.place", CONFIRM: "order.confirm", CANCEL: "order.cancel"}
-EVENT_TYPES = {PLACE: "order.placed", CONFIRM: "order.confirmed", CANCEL: "order.cancelled"}
+PLACE, CONFIRM, CANCEL, SHIP = "place", "confirm", "cancel", "ship"
+COMMAND_TYPES = {PLACE: "order.place", CONFIRM: "order.confirm", CANCEL: "order.cancel", SHIP: "order.ship"}
+EVENT_TYPES = {PLACE: "order.placed", CONFIRM: "order.confirmed", CANCEL: "order.cancelled", SHIP: "order.shipped"}
 REJECTED = "order.rejected"
 
 
@@ -81,17 +82,32 @@ class Order:
                 "country": "France",
                 "email": self.email,
             }
-        envelope = {
-            "eventId": step.command_id,
-            "eventType": COMMAND_TYPES[step.kind],
-            "aggregateId": self.order_id,
-            "aggregateType": "Order",
-            "timestamp": timestamp(step.asked_at),
-            "version": 1,
-            "metadata": {"correlationId": self.ref, "causationId": None, "userId": None},
-            "payload": payload,
-        }
-        return json.dumps(envelope).encode()
+        assert self.order_id is not None
+        return encode(
+            COMMAND_TYPES[step.kind], step.command_id, ("Order", self.order_id), step.asked_at, self.ref, payload
+        )
+
+
+def encode(
+    event_type: str,
+    command_id: str,
+    aggregate: tuple[str, str],
+    asked_at: datetime,
+    correlation_id: str,
+    payload: Mapping[str, Any],
+) -> bytes:
+    """A command as a record's value; `aggregate` is type and id."""
+    envelope = {
+        "eventId": command_id,
+        "eventType": event_type,
+        "aggregateId": aggregate[1],
+        "aggregateType": aggregate[0],
+        "timestamp": timestamp(asked_at),
+        "version": 1,
+        "metadata": {"correlationId": correlation_id, "causationId": None, "userId": None},
+        "payload": payload,
+    }
+    return json.dumps(envelope).encode()
 
 
 def timestamp(time: datetime) -> str:
@@ -124,14 +140,20 @@ def random_order(rnd: random.Random, run: str, number: int, http_share: float, c
         kinds.append(CONFIRM)
     if rnd.random() < 0.3:
         kinds.append(CANCEL)
-    order.steps = [_step(rnd, kind, EVENT_TYPES[kind]) for kind in kinds]
+    order.steps = [new_step(rnd, kind, EVENT_TYPES[kind]) for kind in kinds]
     if rnd.random() < 0.05:
         # Whatever it is by now, it cannot be placed again (over HTTP another body would be another request).
         kind = CANCEL if kinds[-1] == CANCEL else CONFIRM if kinds[-1] == CONFIRM else None
         if kind is not None:
-            order.steps.append(_step(rnd, kind, REJECTED))
+            order.steps.append(new_step(rnd, kind, REJECTED))
     return order
 
 
-def _step(rnd: random.Random, kind: str, event_type: str) -> Step:
-    return Step(kind, event_type, str(uuid.UUID(int=rnd.getrandbits(128), version=4)), datetime.now(UTC))
+def new_step(rnd: random.Random, kind: str, event_type: str) -> Step:
+    """A step that is to be taken."""
+    return Step(kind, event_type, new_id(rnd), datetime.now(UTC))
+
+
+def new_id(rnd: random.Random) -> str:
+    """An id for a command."""
+    return str(uuid.UUID(int=rnd.getrandbits(128), version=4))

@@ -7,12 +7,14 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from tests.chaos.driver import Driver
-from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_AND_WIPE, Fault, Faults, Worker
+from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_AND_WIPE, PAUSE_S, Fault, Faults, Worker
 from tests.chaos.orders import Order
 from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
 from tests.chaos.world import EmbeddedSource, KafkaSource, Rows, Source, World, store_rows
@@ -22,7 +24,58 @@ SETTLE_TIMEOUT_S = 60.0
 PROBLEMS_SHOWN = 10
 
 # As short as the broker allows, so that a freeze of seconds outlives the session.
-SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2", "ORDERS_SAGA": "none"}
+SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2"}
+
+Urls = Callable[[], Sequence[str]]
+
+
+class Workload(Protocol):
+    """What is asked of the workers, and how what came of it is judged."""
+
+    def settings(self, number: int) -> dict[str, str]:
+        """Settings of the first, second... worker."""
+
+    def around(self) -> AbstractAsyncContextManager[object]:
+        """What has to run as long as workers do."""
+
+    def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
+        """The clients."""
+
+    def is_settled(self, world: World) -> bool:
+        """Whether nothing more will happen."""
+
+    async def look(self, world: World, urls: Urls) -> None:
+        """Ask the running workers for what is to be compared with the topics."""
+
+    def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
+        """Problems by check, how many effects are lost and how many were repeated, and figures."""
+
+
+class Commands:
+    """Orders without sagas: clients place, confirm and cancel."""
+
+    def settings(self, number: int) -> dict[str, str]:
+        """See Workload."""
+        return {"ORDERS_SAGA": "none"}
+
+    def around(self) -> AbstractAsyncContextManager[object]:
+        """See Workload."""
+        return nullcontext()
+
+    def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
+        """See Workload."""
+        return Driver(seed, urls, bootstrap, http_share, orders_per_s)
+
+    def is_settled(self, world: World) -> bool:
+        """See Workload."""
+        return is_processed(world)
+
+    async def look(self, world: World, urls: Urls) -> None:
+        """Nothing: the tables say it all."""
+
+    def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
+        """See Workload."""
+        return find_problems(world), count_broken(world), {}
 
 
 @dataclass
@@ -52,29 +105,45 @@ class Report:
 
 
 async def run_on_kafka(
-    seed: int, schedule: Iterable[str], folder: Path, broker: KafkaBroker, workers: int, orders_per_s: float
+    seed: int,
+    schedule: Iterable[str],
+    folder: Path,
+    broker: KafkaBroker,
+    workers: int,
+    orders_per_s: float,
+    workload: Workload | None = None,
+    pause_s: tuple[float, float] = PAUSE_S,
 ) -> Report:
-    """Drive workers on a broker of their own through faults; then compare topics, tables and stores."""
+    """Drive workers on a broker of their own through faults; then compare topics, tables, views and stores."""
+    workload = workload or Commands()
     url = f"kafka://{broker.bootstrap}"
-    team = [Worker(f"w{n}", folder / f"w{n}", url, SETTINGS) for n in range(1, workers + 1)]
-    faults = Faults(seed, team, broker)
+    team = [Worker(f"w{n}", folder / f"w{n}", url, SETTINGS | workload.settings(n)) for n in range(1, workers + 1)]
+    faults = Faults(seed, team, broker, pause_s=pause_s)
     report = Report(seed, list(team), faults.done)
     source = KafkaSource(broker.bootstrap)
+
+    def urls() -> Sequence[str]:
+        return [worker.url for worker in team]
+
     try:
-        for worker in team:
-            worker.start()
-        await asyncio.gather(*(worker.ready() for worker in team))
-        driver = Driver(seed, lambda: [worker.url for worker in team], broker.bootstrap, 0.15, orders_per_s)
-        async with driver:
-            await _under_faults(driver, faults, schedule, report)
-        world = World(driver.orders)
-        began = time.monotonic()
-        await settle(world, source, team)
-        report.figures["seconds_to_settle"] = round(time.monotonic() - began, 1)
-        _judge(world, driver, faults, report)
-        fresh = Worker("fresh", folder / "fresh", url, SETTINGS)
-        report.workers.append(fresh)
-        report.note("check_stores", await _compare_stores(world, team, fresh))
+        async with workload.around():
+            for worker in team:
+                worker.start()
+            await asyncio.gather(*(worker.ready() for worker in team))
+            driver = workload.driver(seed, urls, broker.bootstrap, 0.15, orders_per_s)
+            async with driver:
+                await _under_faults(driver, faults, schedule, report)
+            world = World(driver.orders)
+            began = time.monotonic()
+            await settle(world, source, team, workload.is_settled)
+            report.figures["seconds_to_settle"] = round(time.monotonic() - began, 1)
+            await _owned(world, team)
+            await workload.look(world, urls)
+            await world.update(source)
+            _judge(world, workload, driver, faults, report)
+            fresh = Worker("fresh", folder / "fresh", url, SETTINGS | workload.settings(1))
+            report.workers.append(fresh)
+            report.note("check_stores", await _compare_stores(world, team, fresh))
     except Exception as error:
         report.note("the run", ["".join(traceback.format_exception(error))])
     finally:
@@ -84,24 +153,38 @@ async def run_on_kafka(
     return report
 
 
-async def run_on_embedded_log(seed: int, schedule: Iterable[str], folder: Path, orders_per_s: float) -> Report:
+async def run_on_embedded_log(
+    seed: int,
+    schedule: Iterable[str],
+    folder: Path,
+    orders_per_s: float,
+    workload: Workload | None = None,
+    pause_s: tuple[float, float] = PAUSE_S,
+) -> Report:
     """Drive one worker on the embedded log through kills, everything over HTTP."""
-    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS)
-    faults = Faults(seed, [worker], down_s=(0.0, 0.3))
+    workload = workload or Commands()
+    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS | workload.settings(1))
+    faults = Faults(seed, [worker], down_s=(0.0, 0.3), pause_s=pause_s)
     report = Report(seed, [worker], faults.done)
     try:
-        worker.start()
-        await worker.ready()
-        driver = Driver(seed, lambda: [worker.url], None, 1.0, orders_per_s)
-        async with driver:
-            await _under_faults(driver, faults, schedule, report)
-        world = await settled_embedded(worker, driver.orders)
-        report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
-        _judge(world, driver, faults, report)
-        fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS)
-        report.workers.append(fresh)
-        shutil.copytree(worker.data_dir / "log", fresh.data_dir / "log")
-        report.note("check_stores", await _restored(world, fresh))
+        async with workload.around():
+            worker.start()
+            await worker.ready()
+            driver = workload.driver(seed, lambda: [worker.url], None, 1.0, orders_per_s)
+            async with driver:
+                await _under_faults(driver, faults, schedule, report)
+            world = await settled_embedded(worker, driver.orders, workload.is_settled)
+            worker.start()
+            await worker.ready()
+            await workload.look(world, lambda: [worker.url])
+            await asyncio.to_thread(worker.stop)
+            world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
+            report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
+            _judge(world, workload, driver, faults, report)
+            fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS | workload.settings(1))
+            report.workers.append(fresh)
+            shutil.copytree(worker.data_dir / "log", fresh.data_dir / "log")
+            report.note("check_stores", await _restored(world, fresh))
     except Exception as error:
         report.note("the run", ["".join(traceback.format_exception(error))])
     finally:
@@ -109,18 +192,27 @@ async def run_on_embedded_log(seed: int, schedule: Iterable[str], folder: Path, 
     return report
 
 
-async def settle(world: World, source: Source, team: Sequence[Worker]) -> None:
-    """Read on until the agents have passed everything, or the time is over."""
+def is_processed(world: World) -> bool:
+    """Whether the agents have passed everything."""
+    return not check_positions(world)
+
+
+async def settle(
+    world: World, source: Source, team: Sequence[Worker], is_settled: Callable[[World], bool] = is_processed
+) -> None:
+    """Read on until nothing more will happen, or the time is over."""
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     await world.update(source)
-    while check_positions(world) and time.monotonic() < deadline:
+    while not is_settled(world) and time.monotonic() < deadline:
         for worker in team:
             worker.check()
         await asyncio.sleep(0.2)
         await world.update(source)
 
 
-async def settled_embedded(worker: Worker, orders: Sequence[Order]) -> World:
+async def settled_embedded(
+    worker: Worker, orders: Sequence[Order], is_settled: Callable[[World], bool] = is_processed
+) -> World:
     """Let a running worker process everything; it is stopped, because only then its log can be read."""
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while True:
@@ -128,7 +220,7 @@ async def settled_embedded(worker: Worker, orders: Sequence[Order]) -> World:
         await asyncio.sleep(0.5)
         await asyncio.to_thread(worker.stop)
         world = await World.read(EmbeddedSource(worker.data_dir), orders)
-        if not check_positions(world) or time.monotonic() > deadline:
+        if is_settled(world) or time.monotonic() > deadline:
             return world
         worker.start()
 
@@ -153,11 +245,10 @@ async def _under_faults(driver: Driver, faults: Faults, schedule: Iterable[str],
         report.figures["seconds_under_faults"] = round(time.monotonic() - began, 1)
 
 
-def _judge(world: World, driver: Driver, faults: Faults, report: Report) -> None:
-    found = find_problems(world)
+def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, report: Report) -> None:
+    found, (lost, duplicated), figures = workload.judge(world)
     for name, problems in found.items():
         report.note(name, problems)
-    lost, duplicated = count_broken(world)
     for fault in faults.done:
         fault.recovery_s = _recovery_s(world, fault.began_at)
     recoveries = [fault.recovery_s for fault in faults.done if fault.recovery_s is not None]
@@ -173,6 +264,7 @@ def _judge(world: World, driver: Driver, faults: Faults, report: Report) -> None
         "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),
         "recovery_s_max": round(max(recoveries, default=0.0), 2),
         "recovery_s_median": round(statistics.median(recoveries or [0.0]), 2),
+        **figures,
     }
 
 

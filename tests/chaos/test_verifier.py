@@ -33,7 +33,8 @@ async def sound(tmp_path: Path) -> tuple[list[Order], Records, Ends]:
             for step in order.steps:
                 await publish(app, ORDER_COMMANDS, order.order_id or "", order.command(step), order.command(step))
                 step.acknowledged = True
-        await caught_up(app, "decide-orders", "project-customer-orders")
+        await caught_up(app, "decide-orders")
+        await caught_up(app)
         assert isinstance(app.engine.broker, EmbeddedBroker)
         records, ends = read_log(app.engine.broker.log)
     return orders, list(records), ends

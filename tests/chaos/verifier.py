@@ -20,8 +20,26 @@ from tests.chaos.world import Rows, World
 
 COMMANDS, REQUESTS, EVENTS = "order-commands", "order-requests", "order-events"
 SUMMARIES, INTEGRATION, DEAD_LETTERS = "customer-order-events", "integration-events", "dead-letters"
-# Who reads what: each has to reach the end of its topic in every partition.
-CONSUMERS = {COMMANDS: "decide-orders", SUMMARIES: "project-customer-orders", REQUESTS: "accept-requests"}
+STOCK_EVENTS, PAYMENT_EVENTS, REPLIES = "inventory-events", "payment-events", "saga-replies"
+STOCK_COMMANDS, PAYMENT_COMMANDS, NOTIFICATIONS = "inventory-commands", "payment-commands", "notification-commands"
+EVENT_TOPICS = (EVENTS, STOCK_EVENTS, PAYMENT_EVENTS)
+# What is told to other systems, of the types in EVENT_TOPICS.
+PUBLISHED = {
+    *(f"order.{name}" for name in ("placed", "confirmed", "cancelled", "rejected")),
+    *(f"inventory.{name}" for name in ("reserved", "reservation_failed", "released")),
+    *(f"payment.{name}" for name in ("received", "failed", "refunded")),
+}
+# Who reads what: each has to reach the end of its topic in every partition. Others than these have to as well, once
+# they have a position anywhere.
+CONSUMERS = {
+    COMMANDS: "decide-orders",
+    SUMMARIES: "project-customer-orders",
+    REQUESTS: "accept-requests",
+    STOCK_COMMANDS: "decide-stock",
+    PAYMENT_COMMANDS: "decide-payments",
+    REPLIES: "take-replies",
+    NOTIFICATIONS: "send-notifications",
+}
 
 Check = Callable[[World], list[str]]
 
@@ -156,37 +174,50 @@ def check_requests(world: World) -> list[str]:
 
 
 def check_versions(world: World) -> list[str]:
-    """Each order's events are numbered 1, 2, 3... in the topic's order, in one partition; no event id comes twice."""
+    """Events of each aggregate are numbered 1, 2, 3... as they stand in one partition; no event id comes twice."""
     problems = []
-    ids = Counter(record.body["eventId"] for record in world.records(EVENTS))
-    problems += [f"event {event_id} is there {n} times" for event_id, n in ids.items() if n > 1]
-    partitions = defaultdict(set)
-    for record in world.records(EVENTS):
-        partitions[record.key].add(record.partition)
-        if record.key.decode() != record.body["aggregateId"]:
-            problems.append(f"event {record.body['eventId']} has the key {record.key!r}")
-    problems += [
-        f"order {key.decode()} is in partitions {numbers}" for key, numbers in partitions.items() if len(numbers) > 1
-    ]
-    for order_id, events in _by_order(world).items():
-        versions = [event["aggregateVersion"] for event in events]
-        if versions != list(range(1, len(versions) + 1)):
-            problems.append(f"order {order_id} has a gap: its versions are {versions}")
+    for topic in EVENT_TOPICS:
+        ids: Counter[str] = Counter()
+        partitions = defaultdict(set)
+        versions = defaultdict(list)
+        for record in world.records(topic):
+            body, key = record.body, record.key.decode()
+            ids[body["eventId"]] += 1
+            partitions[key].add(record.partition)
+            versions[key].append(body["aggregateVersion"])
+            if key != body["aggregateId"]:
+                problems.append(f"event {body['eventId']} of {topic} has the key {key}")
+        problems += [f"event {event_id} is {n} times in {topic}" for event_id, n in ids.items() if n > 1]
+        problems += [
+            f"{key} is in partitions {numbers} of {topic}" for key, numbers in partitions.items() if len(numbers) > 1
+        ]
+        problems += [
+            f"{key} has a gap in {topic}: its versions are {found}"
+            for key, found in versions.items()
+            if found != list(range(1, len(found) + 1))
+        ]
     return problems
 
 
 def check_integration_events(world: World) -> list[str]:
-    """There is one integration event for each order event, in the order's order."""
-    published: defaultdict[bytes, list[tuple[str, str]]] = defaultdict(list)
+    """There is one integration event for each event that others are told of, in the order of its aggregate."""
+    published: defaultdict[tuple[str, bytes], list[tuple[str, str]]] = defaultdict(list)
     for record in world.records(INTEGRATION):
-        published[record.key].append((record.body["event_id"], record.body["event_type"]))
-    problems = []
-    for order_id, events in _by_order(world).items():
-        expected = [(event["eventId"], event["eventType"]) for event in events]
-        found = published.pop(order_id.encode(), [])
-        if found != expected:
-            problems.append(f"order {order_id}: published {found}, happened {expected}")
-    return problems + [f"published for {key!r}, but nothing happened" for key in published]
+        body = record.body
+        context = str(body["event_type"]).partition(".")[0]
+        published[context, record.key].append((body["event_id"], body["event_type"]))
+    happened: defaultdict[tuple[str, bytes], list[tuple[str, str]]] = defaultdict(list)
+    for topic in EVENT_TOPICS:
+        for record in world.records(topic):
+            body = record.body
+            if body["eventType"] in PUBLISHED:
+                context = str(body["eventType"]).partition(".")[0]
+                happened[context, record.key].append((body["eventId"], body["eventType"]))
+    return [
+        f"{context} {key.decode()}: published {published.get((context, key))}, happened {happened.get((context, key))}"
+        for context, key in published.keys() | happened.keys()
+        if published.get((context, key)) != happened.get((context, key))
+    ]
 
 
 def check_summaries(world: World) -> list[str]:
@@ -263,20 +294,18 @@ def check_history(world: World) -> list[str]:
 
 def check_positions(world: World) -> list[str]:
     """Every agent has passed the last record of its topic, and nobody is beyond the end."""
-    last: dict[tuple[str, int], int] = {}
-    for topic in CONSUMERS:
-        for record in world.records(topic):
-            last[topic, record.partition] = record.offset
     positions = {
         (row["topic"], row["agent"], number): row["offset"]
         for number in world.partitions()
         for row in map(json.loads, world.rows("positions", number).values())
     }
+    agents = set(CONSUMERS.items()) | {(topic, agent) for topic, agent, _ in positions}
     problems = []
-    for (topic, number), offset in last.items():
-        found = positions.get((topic, CONSUMERS[topic], number), 0)
-        if found <= offset:
-            problems.append(f"{CONSUMERS[topic]} is at {found} of {topic}/{number}, which has a record at {offset}")
+    for topic, agent in sorted(agents):
+        for number, last in world.last_offsets(topic).items():
+            found = positions.get((topic, agent, number), 0)
+            if found <= last:
+                problems.append(f"{agent} is at {found} of {topic}/{number}, which has a record at {last}")
     for (topic, agent, number), found in positions.items():
         if found > world.ends[topic, number]:
             problems.append(f"{agent} is at {found} of {topic}/{number}, which ends at {world.ends[topic, number]}")

@@ -80,6 +80,10 @@ class World:
         """All records of a topic; those of one partition are in order."""
         return self._records.get(topic, ())
 
+    def last_offsets(self, topic: str) -> dict[int, int]:
+        """The offset of the last record of each partition that has any."""
+        return {record.partition: record.offset for record in self.records(topic)}
+
     def changelog(self, table: str) -> str:
         """The name of a table's changelog."""
         return f"{self.app_id}-{table}-changelog"
@@ -158,7 +162,17 @@ class KafkaSource:
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._consumer.stop()
+        await stop_consumer(self._consumer)
+
+
+async def stop_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Disconnect, also while the broker is away: then `stop` ends with the cancellation of its own fetch."""
+    stopping = asyncio.create_task(consumer.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled():
+        await consumer._client.close()
+    else:
+        stopping.result()
 
 
 class EmbeddedSource:

@@ -111,6 +111,21 @@ def test_a_passed_deadline_is_in_the_timeline() -> None:
     assert ("saga.timed_out", 1) in types(view(world))
 
 
+def test_a_compensation_that_nobody_answers_is_not_shown_as_refused() -> None:
+    world = World("orchestration")
+    stock(world)
+    place(world, ("a", 1))
+    world.settle()
+    cancel(world)
+    world.settle(without=("decide-payments",))
+    world.pass_time(STEP_TIMEOUT_S + 0.5)
+    shown = view(world)
+    charge = next(step for step in shown.steps if step.step == "charge")
+    assert charge.compensation is not None
+    assert (charge.compensation.reply, charge.compensation.error) == (None, "no_answer")
+    assert types(shown)[-1] == ("saga.timed_out", None)
+
+
 def test_what_cannot_be_undone_is_listed_until_it_is(world: World) -> None:
     place(world, ("a", 1), ("b", 1))
     world.settle()
