@@ -18,6 +18,7 @@ def main() -> int:
     benchmarks = (
         ("bench.orders_job", f"--records={arguments.records}", f"--rounds={arguments.rounds}"),
         ("bench.latency",),
+        ("bench.full_order",),
         ("bench.restore", f"--rows={arguments.rows}"),
     )
     return max(subprocess.run([sys.executable, "-m", *command], check=False).returncode for command in benchmarks)
