@@ -10,9 +10,9 @@ import msgspec
 from aiohttp import web
 
 from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
+from streams.engine.partition_task import PartitionTask
 from streams.envelope import Message, format_timestamp
-from streams.freshness import Hop, Path, catch_up
-from streams.routing import ROUTER, partition_of, task_here
+from streams.freshness import Hop, Path, by_key
 from streams.service import Service
 from streams.settings import Settings
 from streams.topics import SAGA_COMMANDS
@@ -81,14 +81,10 @@ class SagaView(msgspec.Struct, frozen=True):
 
 
 @service.route("GET", "/sagas/{order_id}")
-async def get_saga(request: web.Request) -> web.StreamResponse:
+@by_key("order_id", SAGA_PATH)
+async def get_saga(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The saga of an order: steps, commands, answers, compensations, deadline and timeline; 404 when it has none."""
     order_id = request.match_info["order_id"]
-    number = partition_of(request, order_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, SAGA_PATH, number)
-    task = request.app[ENGINE].task(number)
     saga, order = task.read(SAGAS, order_id), task.read(ORDERS, order_id)
     if saga is None or order is None:
         raise Problem(404, f"there is no saga of order {order_id}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -11,13 +12,18 @@ import msgspec
 from aiohttp import web
 
 from streams.engine.engine import Engine, PartitionNotHere
-from streams.routing import ROUTER, task_here
+from streams.engine.partition_task import PartitionTask
+from streams.routing import ROUTER, partition_of, task_here
 from streams.tokens import InvalidToken, decode_token
 from streams.topics import Topic
 from streams.transport.base import Position, TransportError
 from streams.web import ENGINE, TIMEOUT_S, Problem, duration_parameter, invalid
 
 END_TIMEOUT_S = 5.0
+
+
+KeyedRoute = Callable[[web.Request, PartitionTask], Awaitable[web.StreamResponse]]
+RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Hop(NamedTuple):
@@ -29,6 +35,26 @@ class Hop(NamedTuple):
 
 Path = Sequence[Hop]
 """All steps from a command to a view; the last one writes the view, in the partition of the view's key."""
+
+
+def by_key(name: str, path: Path) -> Callable[[KeyedRoute], RouteFunction]:
+    """Decorate a route that reads rows of one key, `{name}` in its own path: the owner of the key's partition answers.
+
+    The function gets the owner's partition task when it is not older than the request's `?after=`.
+    """
+
+    def decorate(function: KeyedRoute) -> RouteFunction:
+        @wraps(function)
+        async def route(request: web.Request) -> web.StreamResponse:
+            number = partition_of(request, request.match_info[name])
+            if task_here(request, number) is None:
+                return await request.app[ROUTER].forward(request, number)
+            await catch_up(request, path, number)
+            return await function(request, request.app[ENGINE].task(number))
+
+        return route
+
+    return decorate
 
 
 async def catch_up(request: web.Request, path: Path, number: int | None) -> None:

@@ -4,13 +4,13 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from streams.engine.partition_task import PartitionTask
 from streams.envelope import format_timestamp
 from streams.events.money import plain_text
-from streams.freshness import Hop, Path, catch_up
-from streams.routing import ROUTER, partition_of, task_here
+from streams.freshness import Hop, Path, by_key
 from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS
-from streams.web import ENGINE, Problem, json_response
+from streams.web import Problem, json_response
 from tables.customers import CUSTOMERS, Customer
 from tables.queries import ORDER_PATH
 
@@ -20,7 +20,8 @@ service = Service("customer-views")
 
 
 @service.route("GET", "/customers/{customer_id}")
-async def get_customer(request: web.Request) -> web.StreamResponse:
+@by_key("customer_id", CUSTOMERS_PATH)
+async def get_customer(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """A customer's orders in figures; with `?after=TOKEN` never older than it. 404 for one who has placed none.
 
     `{customer_id, order_count, confirmed_count, cancelled_count, total_spent, last_order_at}`. A confirmed order that
@@ -28,11 +29,7 @@ async def get_customer(request: web.Request) -> web.StreamResponse:
     in the currency of the first one, and `spent` has the amount of each.
     """
     customer_id = request.match_info["customer_id"]
-    number = partition_of(request, customer_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, CUSTOMERS_PATH, number)
-    customer = request.app[ENGINE].task(number).read(CUSTOMERS, customer_id)
+    customer = task.read(CUSTOMERS, customer_id)
     if customer is None:
         raise Problem(404, f"there is no customer {customer_id}")
     return json_response(customer_view(customer))

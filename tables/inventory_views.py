@@ -8,11 +8,10 @@ import msgspec
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
-from streams.freshness import Hop, Path, catch_up
-from streams.routing import ROUTER, partition_of, task_here
+from streams.freshness import Hop, Path, by_key
 from streams.service import Service
 from streams.topics import INVENTORY_COMMANDS
-from streams.web import ENGINE, Problem, json_response
+from streams.web import Problem, json_response
 from tables.inventory import STOCK, Stock
 from tables.queries import ORDER_PATH
 
@@ -45,17 +44,14 @@ def find_stock(task: PartitionTask, product_id: str) -> Stock | None:
 
 
 @service.route("GET", "/inventory/{product_id}")
-async def get_inventory(request: web.Request) -> web.StreamResponse:
+@by_key("product_id", INVENTORY_PATH)
+async def get_inventory(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """What there is of a product; with `?after=TOKEN` never older than it, be it of stock or of an order.
 
     404 when nobody ever said what there is of it.
     """
     product_id = request.match_info["product_id"]
-    number = partition_of(request, product_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, INVENTORY_PATH, number)
-    stock = find_stock(request.app[ENGINE].task(number), product_id)
+    stock = find_stock(task, product_id)
     if stock is None:
         raise Problem(404, f"there is no product {product_id} in stock")
     return json_response(inventory_view(stock))

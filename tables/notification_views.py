@@ -11,11 +11,10 @@ from aiohttp import web
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
 from streams.envelope import format_timestamp
-from streams.freshness import Hop, Path, catch_up
-from streams.routing import ROUTER, partition_of, task_here
+from streams.freshness import Hop, Path, by_key
 from streams.service import Service
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
-from streams.web import ENGINE, json_response
+from streams.web import json_response
 from tables.notifications import NOTIFICATIONS, Notification
 from tables.queries import ORDER_PATH, find_order
 from tables.views import no_order
@@ -41,17 +40,13 @@ class NotificationView(msgspec.Struct, frozen=True, gc=False):
 
 
 @service.route("GET", "/orders/{order_id}/notifications")
-async def get_notifications(request: web.Request) -> web.StreamResponse:
+@by_key("order_id", NOTIFICATIONS_PATH)
+async def get_notifications(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The mails of an order, `{order_id, items}`, sorted by kind; one that still waits to be sent is not in it.
 
     With `?after=TOKEN` it waits until mails that follow from the command are sent. 404 for an unknown order.
     """
     order_id = request.match_info["order_id"]
-    number = partition_of(request, order_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, NOTIFICATIONS_PATH, number)
-    task = request.app[ENGINE].task(number)
     found = notifications_of(task, order_id)
     if not found and find_order(task, order_id) is None:
         raise no_order(order_id)

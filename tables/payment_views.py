@@ -11,11 +11,10 @@ from aiohttp import web
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import format_timestamp
 from streams.events.money import Money
-from streams.freshness import Hop, Path, catch_up
-from streams.routing import ROUTER, partition_of, task_here
+from streams.freshness import Hop, Path, by_key
 from streams.service import Service
 from streams.topics import PAYMENT_COMMANDS
-from streams.web import ENGINE, Problem, json_response
+from streams.web import Problem, json_response
 from tables.orders import PENDING
 from tables.payments import PAYMENTS, Payment
 from tables.queries import ORDER_PATH, find_order
@@ -43,14 +42,11 @@ class PaymentView(msgspec.Struct, frozen=True, gc=False):
 
 
 @service.route("GET", "/payments/{order_id}")
-async def get_payment(request: web.Request) -> web.StreamResponse:
+@by_key("order_id", PAYMENT_PATH)
+async def get_payment(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The payment of an order; with `?after=TOKEN` never older than it. 404 when there is none and none will come."""
     order_id = request.match_info["order_id"]
-    number = partition_of(request, order_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, PAYMENT_PATH, number)
-    view = find_payment(request.app[ENGINE].task(number), order_id)
+    view = find_payment(task, order_id)
     if view is None:
         raise Problem(404, f"there is no payment of order {order_id}")
     return json_response(view)

@@ -2,8 +2,8 @@
 
 from aiohttp import web
 
-from streams.freshness import catch_up, too_late
-from streams.routing import ROUTER, partition_of, task_here
+from streams.engine.partition_task import PartitionTask
+from streams.freshness import by_key, too_late
 from streams.service import Service
 from streams.web import (
     ENGINE,
@@ -29,43 +29,33 @@ service = Service("order-views")
 
 
 @service.route("GET", "/orders/{order_id}")
-async def get_order(request: web.Request) -> web.StreamResponse:
+@by_key("order_id", ORDER_PATH)
+async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """One order; with `?after=TOKEN` never older than it. 404 when nothing was placed under the id."""
     order_id = request.match_info["order_id"]
-    number = partition_of(request, order_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, ORDER_PATH, number)
-    order = find_order(request.app[ENGINE].task(number), order_id)
+    order = find_order(task, order_id)
     if order is None:
         raise no_order(order_id)
     return json_response(order_view(order))
 
 
 @service.route("GET", "/orders/{order_id}/events")
-async def get_order_events(request: web.Request) -> web.StreamResponse:
+@by_key("order_id", ORDER_PATH)
+async def get_order_events(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The audit trail, `{order_id, items}`, oldest event first; refused commands are in it too."""
     order_id = request.match_info["order_id"]
-    number = partition_of(request, order_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, ORDER_PATH, number)
-    history = order_history(request.app[ENGINE].task(number), order_id)
+    history = order_history(task, order_id)
     if not history:
         raise no_order(order_id)
     return json_response({"order_id": order_id, "items": event_views(history)})
 
 
 @service.route("GET", "/customers/{customer_id}/orders")
-async def get_customer_orders(request: web.Request) -> web.StreamResponse:
+@by_key("customer_id", CUSTOMER_ORDERS_PATH)
+async def get_customer_orders(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none."""
     customer_id = request.match_info["customer_id"]
     limit = int_parameter(request, "limit", 20, 1, 1000)
-    number = partition_of(request, customer_id)
-    if task_here(request, number) is None:
-        return await request.app[ROUTER].forward(request, number)
-    await catch_up(request, CUSTOMER_ORDERS_PATH, number)
-    task = request.app[ENGINE].task(number)
     try:
         items, next_cursor = customer_orders(task, customer_id, limit, request.query.get("cursor"))
     except InvalidCursor as error:

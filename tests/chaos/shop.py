@@ -74,7 +74,7 @@ class Shop(Driver):
 
     async def run(self, until: asyncio.Event) -> None:
         """Fill the shelves, then as in Driver."""
-        meanwhile: list[Coroutine[Any, Any, None]] = [self._restock(until)]
+        meanwhile: list[Coroutine[Any, Any, None]] = []
         if self._bootstrap_servers is not None:
             meanwhile.append(self._echo(self._bootstrap_servers, until))
         if self._gateway is not None:
@@ -82,6 +82,7 @@ class Shop(Driver):
         others = [asyncio.create_task(other) for other in meanwhile]
         try:
             await self.fill_shelves()
+            others.append(asyncio.create_task(self._restock(until)))
             await super().run(until)
             await asyncio.gather(*others)
         finally:

@@ -22,7 +22,7 @@ from tables.sagas import SAGAS
 from tests.apps import caught_up, make_settings, publish, read_topic, row, running, wait_until
 from tests.chaos.ledger import Ledger
 from tests.chaos.orders import CANCEL, EVENT_TYPES, SHIP, Order, new_step
-from tests.chaos.saga_verifier import count_outcomes, find_problems
+from tests.chaos.saga_verifier import count_outcomes, find_problems, is_settled
 from tests.chaos.sagas import STYLES, look_at
 from tests.chaos.shop import ADD, PLENTY, SCARCE, StockStep, random_purchase
 from tests.chaos.verify_orders import count_broken
@@ -171,6 +171,12 @@ def test_a_sound_world_in_which_everything_happens_has_no_problems(sound: Eviden
     happened = count_outcomes(ledger)
     wanted = ("confirmed", "shipped", "cancelled", "out_of_stock", "declined", "refunded")
     assert all(happened[name] for name in wanted), happened
+
+
+def test_a_world_in_which_a_saga_goes_on_is_not_settled(sound: Evidence) -> None:
+    assert is_settled(sound.ledger().world)
+    sound.change_row("sagas", state="compensating")
+    assert not is_settled(sound.ledger().world)
 
 
 # ---- stock

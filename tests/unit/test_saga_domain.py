@@ -134,6 +134,21 @@ def test_a_compensation_that_nobody_answers_is_tried_again_and_then_stands_as_fa
     assert run.saga.state == "compensating"
 
 
+def test_a_refused_cancellation_is_tried_again_too_and_then_stands_as_failed() -> None:
+    run = Run()
+    run.go()
+    no_stock = [StockReservationFailed("abc"[line - 1], "o-1", line, 1, 0, "out_of_stock") for line in (1, 2, 3)]
+    refused = OrderRejected("o-1", None, "order.cancel", "already_shipped", "the order has been sent away")
+    assert [kind for kind, _ in run.go(*no_stock)] == ["order.cancel"]
+    for attempt in range(1, POLICY.retries + 1):
+        assert run.go(refused) == []
+        again = run.go(after_ms=POLICY.backoff_ms * 2 ** (attempt - 1))
+        assert [kind for kind, _ in again] == ["order.cancel"]
+    assert run.go(refused) == []
+    assert run.saga.state == "compensation_failed"
+    assert (run.saga.steps[0].state, run.saga.steps[0].undo_error) == ("undo_failed", "already_shipped")
+
+
 def test_an_answer_after_the_deadline_is_compensated_even_while_others_are() -> None:
     run = Run()
     run.go()
