@@ -234,7 +234,8 @@ class Engine:
         task = self.tasks.get(number)
         if task is None or task.state is not TaskState.RUNNING or not self.agents_of(topic):
             return None
-        return task if task.queued[topic] < 2 * len(self.agents_of(topic)) else None
+        waiting = task.queued[topic] + task.held[topic]
+        return task if waiting < 2 * len(self.agents_of(topic)) else None
 
     def polled(self, with_records: Iterable[int]) -> None:
         """One look at the transport is over: these numbers had records, all others ran dry."""

@@ -41,7 +41,7 @@ class LingeringFetches:
         self._fetches: deque[_Lingering] = deque()
         self._records = 0
         self._hurry = asyncio.Event()
-        self._room = asyncio.Event()
+        self._held: list[str] = []  # topics whose further fetches are kept away
         self._runner: asyncio.Task[None] | None = None
         task.waiters.on_wait = self._somebody_waits
 
@@ -49,16 +49,14 @@ class LingeringFetches:
         """Whether records of `topic` wait here."""
         return any(lingering.source[1] == topic for lingering in self._fetches)
 
-    async def add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
-        """Take a fetch, when there is room; it is handled later."""
-        epoch = self._task.epoch
-        while self._records >= RECORDS_MAX and self._task.epoch == epoch:
-            self._hurry.set()
-            self._room.clear()
-            await self._room.wait()
-        self._task.check(fetched.epoch, fetched.topic)
+    def add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Take a fetch; it is handled later, and soon when there are very many."""
         self._fetches.append(_Lingering(source, fetched, handle))
         self._records += len(fetched.records)
+        if self._records >= RECORDS_MAX:
+            self._hurry.set()
+            self._held.append(fetched.topic)
+            self._task.hold(fetched.topic)
         self._somebody_waits(*source)
         if self._runner is None:
             self._runner = asyncio.get_running_loop().create_task(self._run(), name="lingering fetches")
@@ -71,8 +69,8 @@ class LingeringFetches:
         self.is_handling = False
         self._hurry.clear()
         self._fetches.clear()
+        self._held.clear()
         self._records = 0
-        self._room.set()
 
     def _somebody_waits(self, agent: str, topic: str) -> None:
         if self._task.waiters.waits_for(agent, topic):
@@ -87,7 +85,8 @@ class LingeringFetches:
                 await self._task.handle_fetch(source, fetched, handle)
                 self._fetches.popleft()
                 self._records -= len(fetched.records)
-                self._room.set()
+                while self._held and self._records < RECORDS_MAX:
+                    self._task.let_go(self._held.pop())
                 if not any(lingering.source == source for lingering in self._fetches):
                     self._task.handled_all(source)
             self._hurry.clear()

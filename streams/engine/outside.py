@@ -76,18 +76,15 @@ class OutsideCalls:
         self._calls: set[asyncio.Task[None]] = set()
         self._quiet_until = 0.0
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
+        self._held = 0  # fetches that keep others away
         self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
 
     def __bool__(self) -> bool:
         """Whether records wait here."""
         return bool(self._window)
 
-    async def add(self, fetched: Fetched) -> None:
-        """Take a fetch into the window, when there is room; its records are handled later."""
-        while len(self._window) >= 2 * self._calls_max and not self._runner.done():
-            self._room.clear()
-            await self._room.wait()
+    def add(self, fetched: Fetched) -> None:
+        """Take a fetch into the window; its records are handled later. A full window keeps further fetches away."""
         records = self._task.unhandled(fetched, self._source[0])
         for index, record in enumerate(records, start=1):
             entry = _Entry(record, fetched.next_offset if index == len(records) else record.offset + 1)
@@ -96,6 +93,9 @@ class OutsideCalls:
             queue.append(entry)
             if len(queue) == 1:
                 self._ready.append(entry)
+        if len(self._window) >= 2 * self._calls_max:
+            self._held += 1
+            self._task.hold(fetched.topic)
         self._wake.set()
 
     def cancel(self) -> None:
@@ -103,7 +103,6 @@ class OutsideCalls:
         for running in (self._runner, *self._calls):
             running.cancel()
         self._window.clear()
-        self._room.set()
 
     # ---- calls
 
@@ -195,7 +194,9 @@ class OutsideCalls:
             return self._handle_record(record, work)
 
         await self._task.run_records(self._source, handle, [entry.record for entry in front], self._handled)
-        self._room.set()
+        if self._held and len(self._window) < 2 * self._calls_max:
+            self._task.let_go(self._source[1], self._held)
+            self._held = 0
         if not self._window:
             self._task.handled_all(self._source)
 

@@ -71,6 +71,7 @@ class PartitionTask:
         self.committed: dict[tuple[str, str], int] = {}  # by agent and topic, what readers may rely on
         self.waiters = PositionWaiters(self.reached)
         self.queued: Counter[str] = Counter()  # fetches per topic that agents have not finished
+        self.held: Counter[str] = Counter()  # fetches per topic that wait for something else, and keep others away
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
         self._context = context
         self._producer = context.broker.producer(number)
@@ -203,6 +204,15 @@ class PartitionTask:
                 self.positions[key] = self.committed[key] = offset
         self.waiters.notify()
 
+    def hold(self, topic: str) -> None:
+        """A fetch of `topic` counts as waiting although its agent goes on; not one that a commit waits for."""
+        self.held[topic] += 1
+
+    def let_go(self, topic: str, fetches: int = 1) -> None:
+        """Fetches that were held are handled: there is room for others."""
+        self.held[topic] -= fetches
+        self._context.wake_transport()
+
     def is_busy_with(self, topic: str) -> bool:
         """Whether agents still have to finish records of `topic` that were fetched."""
         if self.queued[topic] or self._lingering.is_busy_with(topic):
@@ -234,7 +244,8 @@ class PartitionTask:
     async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
         try:
-            await self._lingering.add((agent, fetched.topic), fetched, self._context.bind(handlers, fetched.topic))
+            self.check(fetched.epoch, fetched.topic)
+            self._lingering.add((agent, fetched.topic), fetched, self._context.bind(handlers, fetched.topic))
         except StaleBatch as error:
             log.info("%s", error)
         finally:
@@ -255,7 +266,7 @@ class PartitionTask:
             calls = self._outside.get(source)
             if calls is None:
                 calls = self._outside[source] = OutsideCalls(self, source, prepare, handlers, self._context)
-            await calls.add(fetched)
+            calls.add(fetched)
         except StaleBatch as error:
             # Not the agent's concern: its calls for other partitions go on.
             log.info("%s", error)
@@ -492,6 +503,7 @@ class PartitionTask:
             calls.cancel()
         self._outside.clear()
         self._lingering.cancel()
+        self.held.clear()
 
     def _cancel_handles(self) -> None:
         if self._commit_timer is not None:

@@ -263,6 +263,26 @@ async def test_calls_that_had_not_ended_are_made_again_after_a_crash(durable: st
         assert Counter(asking.outside.calls) == {("k", "a"): 1, ("k", "b"): 2, ("k", "c"): 1}
 
 
+async def test_a_partition_that_waits_keeps_no_other_partition_waiting(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path, outside_calls_max=1), [asking.service]) as app:
+        here, there = ([f"k{n}" for n in range(200) if app.engine.partition_for(f"k{n}".encode()) == p] for p in (0, 1))
+        asking.outside.held = {"slow"}
+        for key in here[:10]:  # far more than the window of a partition takes, most of them in fetches of their own
+            await asking.send(app, key, "slow")
+            await asyncio.sleep(0.01)
+        await wait_until(lambda: asking.outside.open == 1, "the first call hangs")
+        for key in there[:10]:
+            await asking.send(app, key, "a")
+        await wait_until(
+            lambda: all(asking.answers(app, key) == ("A",) for key in there[:10]), "the other partition has gone on"
+        )
+        assert asking.answers(app, here[0]) == ()
+        asking.outside.let_go("slow")
+        await caught_up(app)
+        assert [asking.answers(app, key) for key in here[:10]] == [("SLOW",)] * 10
+
+
 async def test_an_agent_that_cannot_begin_is_tried_again_and_holds_up_nobody(tmp_path: Path) -> None:
     asking = Asking()
     tries = 0
