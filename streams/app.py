@@ -183,7 +183,11 @@ class _Feed(Batches):
         self.begun = True
         if self._batch is not None and not self._batch.done:
             self.fail(RuntimeError(f"agent {self._agent} asked for a batch before it had processed the last one"))
-        self._batch = Batch(await self._fetches.__anext__(), self._agent)
+        fetched = await self._fetches.__anext__()
+        while fetched.agent not in (None, self._agent):
+            fetched.task.not_for(fetched)
+            fetched = await self._fetches.__anext__()
+        self._batch = Batch(fetched, self._agent)
         return self._batch
 
     def fail(self, error: BaseException) -> None:

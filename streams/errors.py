@@ -1,11 +1,20 @@
-"""Errors of records that can never be processed, however often they are tried, and of what is away for a while."""
+"""Errors of records that can never be processed, however often they are tried, and of what is away for a while.
+
+Any error may say with two attributes what becomes of its record: `retryable` (by default True), whether trying again
+may help; and `parks` (by default True), whether later records of the same aggregate have to wait when it does not.
+"""
+
+from typing import ClassVar
 
 
 class RecordError(Exception):
-    """A record that can never be processed.
+    """A record that can never be processed by this version; nothing waits behind it unless its type says so.
 
     The class name is stable: it is the `error_type` of the dead letter. The message says what is wrong and what to do.
     """
+
+    retryable: ClassVar[bool] = False
+    parks: ClassVar[bool] = False
 
 
 class UndecodableRecord(RecordError):
@@ -17,11 +26,18 @@ class InvalidPayload(RecordError):
 
 
 class UnknownEventType(RecordError):
-    """No class is registered for the envelope's `eventType`."""
+    """No class is registered for the envelope's `eventType`: another version may know it, so its aggregate waits."""
+
+    parks = True
 
 
 class UnknownEventVersion(RecordError):
-    """The payload's version is newer than the one known here, or no upcaster leads from it to the current one."""
+    """The payload's version is newer than the one known here, or no upcaster leads from it to the current one.
+
+    The next version will know it, so its aggregate waits.
+    """
+
+    parks = True
 
 
 class OversizeRecord(RecordError):
@@ -38,6 +54,12 @@ class KeyMismatch(RecordError):
 
 class WrongPartition(RecordError):
     """The record lies in another partition than Kafka's default partitioner (murmur2) gives to its key."""
+
+
+class NotRetryable(Exception):
+    """Base of errors of handlers that trying again does not mend: the record is a dead letter at once."""
+
+    retryable: ClassVar[bool] = False
 
 
 class Unavailable(Exception):

@@ -1,10 +1,12 @@
 """Metrics: plain integers on the hot path, turned into Prometheus families only when somebody scrapes."""
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 PROCESSING_BOUNDS_S = (1e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 0.1, 1.0, 10.0)
@@ -42,15 +44,24 @@ class Distribution:
 class EventCounts:
     """How often records of one type ended in which status, and how long a record took."""
 
-    __slots__ = ("dead_letters", "seconds")
+    __slots__ = ("dead_letters", "retries", "seconds")
 
     def __init__(self) -> None:
         self.dead_letters = 0
+        self.retries = 0
         self.seconds = Distribution(PROCESSING_BOUNDS_S)
 
+    def failed(self, ended: Literal["retry", "dead_letter"]) -> None:
+        """Count how a record ended that did not go well; its time is observed like that of any other."""
+        if ended == "retry":
+            self.retries += 1
+        else:
+            self.dead_letters += 1
+
     def by_status(self) -> Mapping[str, int]:
-        """Records by how they ended; every record was timed, so those that are no dead letter went well."""
-        counts = {"ok": self.seconds.count() - self.dead_letters, "dead_letter": self.dead_letters}
+        """Records by how they ended; every try was timed, so those that did not fail went well."""
+        failed = {"retry": self.retries, "dead_letter": self.dead_letters}
+        counts = {"ok": self.seconds.count() - sum(failed.values()), **failed}
         return {status: count for status, count in counts.items() if count}
 
 
@@ -67,6 +78,7 @@ class Metrics(Collector):
         self.commit_seconds = Distribution(COMMIT_BOUNDS_S)
         self.committed_records = 0
         self.dead_letters = 0
+        self.retries: Counter[str] = Counter()  # by agent
         self.cache_hits = 0
         self.cache_misses = 0
         self.gauges: list[Callable[[], Iterable[Metric]]] = []
@@ -96,7 +108,11 @@ class Metrics(Collector):
         yield CounterMetricFamily("committed_records", "records in committed transactions", self.committed_records)
         buckets, total = self.commit_seconds.buckets()
         yield HistogramMetricFamily("commit_seconds", "steps 1 to 6 of a commit", buckets, total)
-        yield GaugeMetricFamily("dead_letters", "dead letters written by this worker", self.dead_letters)
+        yield CounterMetricFamily("dead_letters_written", "dead letters written by this worker", self.dead_letters)
+        retries = CounterMetricFamily("retries", "failed records that were tried again", labels=("agent",))
+        for agent, count in self.retries.items():
+            retries.add_metric((agent,), count)
+        yield retries
         yield CounterMetricFamily("cache_hits", "rows found in memory", self.cache_hits)
         yield CounterMetricFamily("cache_misses", "rows looked up in RocksDB", self.cache_misses)
         for gauges in self.gauges:

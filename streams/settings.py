@@ -1,14 +1,15 @@
 """Settings: environment variables with the prefix ORDERS_, or the same names in a `.env` file."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
+from streams.transport.base import TOPIC_RECORD_BYTES_MAX
 
 ENV_PREFIX = "ORDERS_"
 TRANSPORTS = ("embedded", "memory", "kafka")
@@ -16,6 +17,17 @@ TRANSPORTS = ("embedded", "memory", "kafka")
 
 class SettingsError(Exception):
     """Settings that cannot be used; the message has a line for each, with what is allowed."""
+
+
+class TopicRetries(BaseModel):
+    """What is different for the retries of one topic; what is not given is as for all others."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    count: Annotated[int, Field(ge=0, le=20)] | None = None
+    backoff: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    factor: Annotated[float, Field(ge=1, le=10)] | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
 
 
 class Settings(BaseSettings):
@@ -54,10 +66,21 @@ class Settings(BaseSettings):
     mail_from: str = "orders@localhost"
     outside_calls_max: Annotated[int, Field(ge=1)] = 64
 
-    record_bytes_max: Annotated[int, Field(ge=1024)] = 1 << 20
+    retry_count: Annotated[int, Field(ge=0, le=20)] = 3
+    retry_backoff: Annotated[float, Field(gt=0, le=86_400)] = 1.0
+    retry_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
+    retry_jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    retry_topics: dict[str, TopicRetries] = {}
+    waiting_per_aggregate_max: Annotated[int, Field(ge=1)] = 1000
+    waiting_max: Annotated[int, Field(ge=1)] = 100_000
+    replays_max: Annotated[int, Field(ge=1, le=50)] = 10
+    replay_max_age: Annotated[float, Field(gt=0)] = 14 * 86_400.0
+
+    # Half of what a topic takes: a record that waits is kept as JSON, in which bytes need a third more room.
+    record_bytes_max: Annotated[int, Field(ge=1024, le=TOPIC_RECORD_BYTES_MAX // 2)] = 1 << 20
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000
     cache_rows_max: Annotated[int, Field(ge=0)] = 100_000
-    dedupe_window: Annotated[float, Field(gt=0)] = 7 * 86_400.0
+    dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
     session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0
     transaction_timeout: Annotated[float, Field(ge=1, le=10)] = 10.0
     restart_backoff: Annotated[float, Field(gt=0)] = 0.2
@@ -111,6 +134,16 @@ class Settings(BaseSettings):
             ) from error
         return value
 
+    @model_validator(mode="after")
+    def _marks_outlive_replays(self) -> Self:
+        if self.dedupe_window <= self.replay_max_age:
+            raise ValueError(
+                f"ORDERS_DEDUPE_WINDOW={self.dedupe_window:.0f} must be above "
+                f"ORDERS_REPLAY_MAX_AGE={self.replay_max_age:.0f}: "
+                "a dead letter that is tried again later than its copies are remembered would take effect twice"
+            )
+        return self
+
     @property
     def transport(self) -> str:
         """`embedded`, `memory` or `kafka`."""
@@ -155,14 +188,17 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in overrides.items() if value is not None})
     except ValidationError as error:
-        lines = [_explain(str(problem["loc"][0]), problem["input"], problem["msg"]) for problem in error.errors()]
+        lines = [_explain(problem["loc"], problem["input"], problem["msg"]) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the file .env cannot be read: {error}") from error
 
 
-def _explain(name: str, value: Any, message: str) -> str:
+def _explain(location: tuple[int | str, ...], value: Any, message: str) -> str:
     """One line: the variable, what it holds (unless that is a secret), and what is allowed."""
+    if not location:  # several settings do not fit each other, and the message names them
+        return _plain(message)
+    name = str(location[0])
     is_secret = any(word in name for word in ("token", "password", "smtp_url", "payment_url"))
     shown = "" if is_secret else f"={value}"
     return f"{ENV_PREFIX}{name.upper()}{shown}: {_allowed(name) or _plain(message)}"

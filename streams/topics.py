@@ -58,6 +58,11 @@ SAGA_COMMANDS = Topic(
 NOTIFICATION_COMMANDS = Topic(
     "notification-commands", "mails to be sent; key = order id", retention_ms=30 * DAY_MS, strict=True
 )
+DEAD_LETTER_COMMANDS = Topic(
+    "dead-letter-commands",
+    "what people decide about dead letters; key = the letter's id, in the letter's partition",
+    retention_ms=7 * DAY_MS,
+)
 INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
 DEAD_LETTERS = Topic(
     "dead-letters",

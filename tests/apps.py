@@ -59,6 +59,7 @@ def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
         "partitions": 4 if broker.startswith("kafka") else 2,
         "web_port": unused_port(),
         "restart_backoff": 0.05,
+        "retry_backoff": 0.01,
         "session_timeout": 6.0,
         "saga": "none",
     }
@@ -142,6 +143,25 @@ async def caught_up(app: OrdersApp, *agents: str) -> None:
                 ),
                 f"{agent} has reached {end} of {topic}/{number}",
             )
+
+
+async def at_rest(app: OrdersApp) -> None:
+    """Wait until everything that is in the topics now is committed, and nothing waits for another try."""
+    while True:
+        await caught_up(app)
+        await wait_until(lambda: not _tries_to_come(app), "no record waits for another try")
+        if not _is_open(app):
+            return
+        await asyncio.sleep(0.005)
+
+
+def _tries_to_come(app: OrdersApp) -> bool:
+    lanes = [lane for task in app.engine.tasks.values() for _, lane in task.lanes.index.items()]
+    return any(lane.due_ms is not None for lane in lanes) or _is_open(app)
+
+
+def _is_open(app: OrdersApp) -> bool:
+    return any(task._commit_task is not None or task._has_work() for task in app.engine.tasks.values())
 
 
 def row(app: OrdersApp, table: Table[str, V], key: str) -> V | None:
@@ -254,6 +274,7 @@ class Hand:
     def __init__(self) -> None:
         self.positions: dict[tuple[str, int], int] = {}
         self.rejoins = 0
+        self.delivered: list[Fetched] = []
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Note where to go on."""
@@ -266,6 +287,10 @@ class Hand:
         """Note it."""
         self.rejoins += 1
         return True
+
+    def deliver(self, fetched: Fetched) -> None:
+        """Note what is to be handed to agents."""
+        self.delivered.append(fetched)
 
 
 class HandFed:

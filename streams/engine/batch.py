@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING
 
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.lanes import WaitingKey
 from streams.settings import Settings
 from streams.transport.base import Record
 
@@ -22,17 +23,28 @@ class Fetched:
     """What the transport hands to Faust as one message, for every agent of the topic.
 
     `next_offset` lies behind the last record and behind transaction markers that follow it. `epoch` is the life of the
-    partition task it was fetched in.
+    partition task it was fetched in. With `turns`, these are records that have waited in lanes (see lane_loop.py) and
+    whose turn it is: they are for `agent` alone, and no position moves with them.
     """
 
-    __slots__ = ("epoch", "next_offset", "records", "task", "topic")
+    __slots__ = ("agent", "epoch", "next_offset", "records", "task", "topic", "turns")
 
-    def __init__(self, task: PartitionTask, topic: str, records: Sequence[Record], next_offset: int) -> None:
+    def __init__(
+        self,
+        task: PartitionTask,
+        topic: str,
+        records: Sequence[Record],
+        next_offset: int,
+        agent: str | None = None,
+        turns: Sequence[WaitingKey] = (),
+    ) -> None:
         self.task = task
         self.topic = topic
         self.records = records
         self.next_offset = next_offset
         self.epoch = task.epoch
+        self.agent = agent
+        self.turns = turns
 
 
 class Batch:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from streams.engine.batch import Fetched
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
@@ -48,3 +49,9 @@ class EngineContext(Protocol):
 
     def wake_transport(self) -> None:
         """An agent has finished a fetch: there is room for another."""
+
+    def deliver(self, fetched: Fetched) -> None:
+        """Hand a fetch that comes from the store to the agents of its topic."""
+
+    def known_type(self, value: bytes | None) -> str:
+        """The event type of a record for metrics: `unknown` for what is not registered or cannot be read."""

@@ -11,9 +11,13 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streams.engine.batch import Fetched
 from streams.engine.context import TimerHandler
+from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS
+from streams.engine.failures import names_in
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, acceptance
 from streams.engine.keeper import PartitionKeeper
+from streams.engine.lanes import LANES, WAITING
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
@@ -29,6 +33,7 @@ from streams.transport.partitioner import partition_for
 
 log = logging.getLogger(__name__)
 
+UNKNOWN_TYPE = "unknown"
 _encode_struct = msgspec.json.Encoder().encode
 
 
@@ -43,6 +48,20 @@ class TransportControl(Protocol):
 
     def request_rejoin(self) -> bool:
         """Join the group anew: this worker may own less than it believes; False where there is no group to join."""
+
+    def deliver(self, fetched: Fetched) -> None:
+        """Hand a fetch that was not taken from the log to the agents of its topic."""
+
+
+OWN_TABLES: tuple[AnyTable, ...] = (
+    POSITIONS,
+    TIMERS,
+    LANES,
+    WAITING,
+    DEAD_LETTERS,
+    CLOSED_DEAD_LETTERS,
+    DEAD_LETTER_COUNTS,
+)
 
 
 class PartitionNotHere(Exception):
@@ -69,8 +88,7 @@ class Engine:
         self.registry = registry
         self.metrics = Metrics()
         self.topics = {topic.name: topic for topic in topics}
-        own_tables: tuple[AnyTable, ...] = (POSITIONS, TIMERS)
-        self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*own_tables, *tables)}
+        self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
         self.agents = dict(agents)
         self.tasks: dict[int, PartitionTask] = {}
         self.numbers: frozenset[int] = frozenset()
@@ -129,6 +147,16 @@ class Engine:
         """There is room for another fetch."""
         if self._control is not None:
             self._control.wake()
+
+    def deliver(self, fetched: Fetched) -> None:
+        """Hand a fetch that comes from the store to the agents of its topic."""
+        if self._control is not None:
+            self._control.deliver(fetched)
+
+    def known_type(self, value: bytes | None) -> str:
+        """The event type of a record for metrics: `unknown` for what is not registered or cannot be read."""
+        event_type = names_in(value).event_type
+        return event_type if event_type is not None and self.registry.knows(event_type) else UNKNOWN_TYPE
 
     # ---- life
 

@@ -1,4 +1,4 @@
-"""Expiry: deduplication marks older than the window are swept out."""
+"""Expiry: rows that are kept for a time only, such as deduplication marks, are swept out when it is over."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ STEP_PAUSE_S = 0.01
 
 
 class _Marks(NamedTuple):
-    """A table of marks, and when a row of it was set."""
+    """A table of marks, when a row of it was set, and for how long it is kept."""
 
     table: AnyTable
     marked_at_ms: Callable[[Any], int]
+    kept_ms: float
 
 
 class Expiry:
@@ -31,15 +32,19 @@ class Expiry:
 
     def __init__(self, task: PartitionTask, context: EngineContext) -> None:
         self._task = task
-        self._window_ms = context.settings.dedupe_window * 1000
-        self._marks = [_Marks(table, of) for table in context.tables.values() if (of := table.marked_at_ms) is not None]
+        window_s = context.settings.dedupe_window
+        self._marks = [
+            _Marks(table, of, (table.kept_s or window_s) * 1000)
+            for table in context.tables.values()
+            if (of := table.marked_at_ms) is not None
+        ]
         self._handle: asyncio.TimerHandle | None = None
 
     def plan(self) -> None:
         """Begin the next sweep after a while."""
         self.cancel()
         if self._marks:
-            interval_s = min(SWEEP_INTERVAL_S, self._window_ms / 1000)
+            interval_s = min(SWEEP_INTERVAL_S, *(marks.kept_ms / 1000 for marks in self._marks))
             self._handle = asyncio.get_running_loop().call_later(interval_s, self._begin)
 
     def cancel(self) -> None:
@@ -49,7 +54,7 @@ class Expiry:
             self._handle = None
 
     def _begin(self) -> None:
-        self._step(self._steps(), time.time() * 1000 - self._window_ms)
+        self._step(self._steps(), time.time() * 1000)
 
     def _steps(self) -> Iterator[tuple[_Marks, list[tuple[Any, Any]]]]:
         """All marks in short lists; each is read afresh, because a live iterator pins the store."""
@@ -59,19 +64,20 @@ class Expiry:
                 yield marks, rows
                 start = marks.table.key.encode(rows[-1][0]) + b"\0"
 
-    def _step(self, steps: Iterator[tuple[_Marks, list[tuple[Any, Any]]]], oldest_ms: float) -> None:
+    def _step(self, steps: Iterator[tuple[_Marks, list[tuple[Any, Any]]]], now_ms: float) -> None:
         self._handle = None
         step = next(steps, None)
         if step is None:
             self.plan()
             return
         marks, rows = step
+        oldest_ms = now_ms - marks.kept_ms
         expired = [key for key, row in rows if marks.marked_at_ms(row) < oldest_ms]
         for key in expired:
             self._remove(marks, key, oldest_ms)
         if expired:
             self._task.commit_soon()
-        self._handle = asyncio.get_running_loop().call_later(STEP_PAUSE_S, self._step, steps, oldest_ms)
+        self._handle = asyncio.get_running_loop().call_later(STEP_PAUSE_S, self._step, steps, now_ms)
 
     def _remove(self, marks: _Marks, key: Any, oldest_ms: float) -> None:
         """Delete a mark, unless it was set anew by what is not committed yet."""

@@ -15,6 +15,9 @@ RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, f
 Acceptance = Callable[[Record, int], Envelope[Any]]
 F = TypeVar("F", bound=Callable[..., None])
 
+KEY_BYTES_MAX = 2048  # an Idempotency-Key and a customer's id, in the longest UTF-8
+HEADER_BYTES_MAX = 64 << 10
+
 
 class Handlers:
     """The handlers of one agent.
@@ -60,6 +63,20 @@ class Handlers:
         return handle
 
 
+def _value_within_bounds(record: Record, topic: str, record_bytes_max: int) -> bytes:
+    """The record's value; raises OversizeRecord for what is too large to be kept while it waits."""
+    key_bytes, value_bytes = len(record.key or b""), len(record.value or b"")
+    header_bytes = sum(len(name) + len(value or b"") for name, value in record.headers)
+    if record.value is None or value_bytes > record_bytes_max:
+        raise OversizeRecord(f"{value_bytes} bytes; a record of {topic} has 1 to {record_bytes_max}")
+    if key_bytes > KEY_BYTES_MAX or header_bytes > HEADER_BYTES_MAX:
+        raise OversizeRecord(
+            f"a key of {key_bytes} and headers of {header_bytes} bytes; "
+            f"a record of {topic} has at most {KEY_BYTES_MAX} and {HEADER_BYTES_MAX}"
+        )
+    return record.value
+
+
 def acceptance(
     registry: EventRegistry, topic: Topic, record_bytes_max: int, partition_for: Callable[[bytes], int]
 ) -> Acceptance:
@@ -75,8 +92,8 @@ def acceptance(
         key, value = record.key, record.value
         if not key:
             raise MissingKey(f"a record of {topic.name} needs its aggregate's id as key")
-        if value is None or len(value) > record_bytes_max:
-            raise OversizeRecord(f"{len(value or b'')} bytes; a record of {topic.name} has 1 to {record_bytes_max}")
+        if value is None or len(value) > record_bytes_max or len(key) > KEY_BYTES_MAX or record.headers:
+            value = _value_within_bounds(record, topic.name, record_bytes_max)
         if strict and partition_for(key) != number:
             raise WrongPartition(
                 f"key {key!r} belongs into partition {partition_for(key)} of {topic.name}: "

@@ -21,6 +21,7 @@ from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers
+from streams.engine.lanes import WaitingKey
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import Unavailable
@@ -40,13 +41,19 @@ WARNING_PAUSE_S = 10.0
 
 
 class _Entry:
-    """A record of the window. `next_offset` is where the agent is once it is handled."""
+    """A record of the window. `next_offset` is where the agent is once it is handled.
 
-    __slots__ = ("ended", "error", "next_offset", "outcome", "record")
+    A record that has waited in a lane has a `turn` in its place, and moves no position. `held` is a record that has to
+    wait in a lane itself: there was no call for it.
+    """
 
-    def __init__(self, record: Record, next_offset: int) -> None:
+    __slots__ = ("ended", "error", "held", "next_offset", "outcome", "record", "turn")
+
+    def __init__(self, record: Record, next_offset: int, turn: WaitingKey | None = None) -> None:
         self.record = record
         self.next_offset = next_offset
+        self.turn = turn
+        self.held = False
         self.ended = False
         self.outcome: Any = None
         self.error: Exception | None = None
@@ -85,17 +92,27 @@ class OutsideCalls:
 
     def add(self, fetched: Fetched) -> None:
         """Take a fetch into the window; its records are handled later. A full window keeps further fetches away."""
-        records = self._task.unhandled(fetched, self._source[0])
-        for index, record in enumerate(records, start=1):
-            entry = _Entry(record, fetched.next_offset if index == len(records) else record.offset + 1)
-            self._window.append(entry)
-            queue = self._by_key.setdefault(record.key, deque())
-            queue.append(entry)
-            if len(queue) == 1:
-                self._ready.append(entry)
+        if fetched.turns:
+            for turn, record in zip(fetched.turns, fetched.records, strict=True):
+                self._append(_Entry(record, 0, turn))
+        else:
+            records = self._task.unhandled(fetched, self._source[0])
+            for index, record in enumerate(records, start=1):
+                self._append(_Entry(record, fetched.next_offset if index == len(records) else record.offset + 1))
         if len(self._window) >= 2 * self._calls_max:
             self._held += 1
             self._task.hold(fetched.topic)
+        self._wake.set()
+
+    def _append(self, entry: _Entry) -> None:
+        self._window.append(entry)
+        queue = self._by_key.setdefault(entry.record.key, deque())
+        queue.append(entry)
+        if len(queue) == 1:
+            self._ready.append(entry)
+
+    def there_is_room(self) -> None:
+        """A record that has to wait in a lane may find room there now."""
         self._wake.set()
 
     def cancel(self) -> None:
@@ -112,8 +129,7 @@ class OutsideCalls:
                 await self._wake.wait()
                 self._wake.clear()
                 self._start_calls()
-                if self._window and self._window[0].ended:
-                    await self._handle_ended()
+                if self._window and self._window[0].ended and await self._handle_ended():
                     self._wake.set()  # keys have become free
         except StaleBatch as error:
             log.info("%s", error)
@@ -124,6 +140,9 @@ class OutsideCalls:
         work = self._task.current_work
         while self._ready and len(self._calls) < self._calls_max:
             entry = self._ready.popleft()
+            if not self._may_call(entry):
+                entry.ended = True
+                continue
             try:
                 call = self._call_for(entry, work)
             except INFRASTRUCTURE_ERRORS as error:
@@ -137,6 +156,13 @@ class OutsideCalls:
             running = asyncio.get_running_loop().create_task(self._call(entry, call))
             self._calls.add(running)
             running.add_done_callback(self._call_ended)
+
+    def _may_call(self, entry: _Entry) -> bool:
+        """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
+        if entry.turn is not None:
+            return self._task.lanes.is_turn(entry.turn)
+        entry.held = self._task.lanes.is_blocked(self._source[0], entry.record.key)
+        return not entry.held
 
     def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
         message = self._accept(entry.record, work.partition)
@@ -177,32 +203,60 @@ class OutsideCalls:
 
     # ---- records
 
-    async def _handle_ended(self) -> None:
-        """Handle the records at the front whose calls have ended."""
-        front = []
-        for entry in self._window:
-            if not entry.ended:
-                break
-            front.append(entry)
-        entries = iter(front)
+    async def _handle_ended(self) -> bool:
+        """Handle the records at the front whose calls have ended; whether there were any."""
+        front = self._front()
+        if not front:
+            return False
+        by_record = {id(entry.record): entry for entry in front}
 
         def handle(record: Record, work: UnitOfWork) -> str:
-            entry = next(entries)
+            entry = by_record[id(record)]
             if entry.error is not None:
                 raise entry.error
             work.outcome = entry.outcome
             return self._handle_record(record, work)
 
-        await self._task.run_records(self._source, handle, [entry.record for entry in front], self._handled)
+        if front[0].turn is not None:
+            await self._task.wait_for_room()
+            self._task.lanes.take_turn(self._source, front[0].turn, front[0].record, handle)
+            self._pop(1)
+            self._task.commit_soon()
+            done = 1
+        else:
+            records = [entry.record for entry in front]
+            done = await self._task.run_records(self._source, handle, records, self._handled)
         if self._held and len(self._window) < 2 * self._calls_max:
             self._task.let_go(self._source[1], self._held)
             self._held = 0
         if not self._window:
             self._task.handled_all(self._source)
+        return done > 0
+
+    def _front(self) -> list[_Entry]:
+        """What can be handled together: the records at the front, or one whose turn it is in its lane."""
+        front: list[_Entry] = []
+        for entry in self._window:
+            if not entry.ended or (front and entry.turn is not None):
+                break
+            if entry.held and not self._task.lanes.is_blocked(self._source[0], entry.record.key):
+                # The lane has ended since, by somebody's hand: now the record does need its call.
+                entry.held = entry.ended = False
+                self._ready.append(entry)
+                self._wake.set()
+                break
+            front.append(entry)
+            if entry.turn is not None:
+                break
+        return front
 
     def _handled(self, first: int, end: int) -> int:
-        """Take handled records from the front: the next one of each key may call. Returns the agent's new position."""
-        done = list(islice(self._window, end - first))
+        """Take handled records from the front; returns the agent's new position."""
+        return self._pop(end - first)[-1].next_offset
+
+    def _pop(self, count: int) -> list[_Entry]:
+        """Take records from the front: the next one of each key may call."""
+        done = list(islice(self._window, count))
         for entry in done:
             self._window.popleft()
             queue = self._by_key[entry.record.key]
@@ -211,4 +265,4 @@ class OutsideCalls:
                 self._ready.append(queue[0])
             else:
                 del self._by_key[entry.record.key]
-        return done[-1].next_offset
+        return done

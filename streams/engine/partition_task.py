@@ -16,13 +16,16 @@ from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.commit import commit
 from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, dead_letter
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.lane_loop import LaneLoop, NoRoom
+from streams.engine.lanes import LANES
 from streams.engine.lingering import LingeringFetches
 from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rows
+from streams.engine.stalled import StalledFetches
 from streams.engine.store import Store
 from streams.engine.table import Table
 from streams.engine.timer_loop import TimerLoop
@@ -36,6 +39,7 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 
+WAITING_TYPE = ""  # of a record that has to wait: it counts when it is handled
 SLICE_S = 0.005  # the loop is given back this often, so that heartbeats and HTTP stay alive
 COMMIT_TIMEOUT_S = 20.0
 _offset = attrgetter("offset")
@@ -85,6 +89,8 @@ class PartitionTask:
         self._outside: dict[tuple[str, str], OutsideCalls] = {}  # by agent and topic
         self.busy_at = 0.0  # when records that do not linger came last, monotonic
         self._lingering = LingeringFetches(self, context.settings.commit_interval)
+        self.lanes = LaneLoop(self, context)
+        self.stalled = StalledFetches(self, self.lanes.room)
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
 
@@ -108,8 +114,13 @@ class PartitionTask:
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
         self.committed = dict(self.positions)
         self._work = self._new_work()
+        await self.lanes.load()
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
+
+    def is_running(self) -> bool:
+        """Whether records are taken."""
+        return self.state is TaskState.RUNNING
 
     async def suspend(self) -> None:
         """Take no more records and commit what is open; the partition may go to another worker."""
@@ -129,6 +140,7 @@ class PartitionTask:
         self.state = TaskState.RUNNING
         self._timers.plan()
         self._expiry.plan()
+        self.lanes.plan()
 
     async def _flush(self) -> None:
         """Commit until nothing is open, or the task has failed."""
@@ -189,6 +201,15 @@ class PartitionTask:
             self.oldest_ms.setdefault((agent, topic), records[0].timestamp_ms)
         return Fetched(self, topic, records, next_offset)
 
+    def give_back(self, fetched: Fetched) -> None:
+        """Let an agent have records again that have waited in lanes."""
+        self.queued[fetched.topic] += len(self._context.agents_of(fetched.topic))
+        self._context.deliver(fetched)
+
+    def not_for(self, fetched: Fetched) -> None:
+        """An agent was handed a fetch that is another agent's."""
+        self._finished(fetched)
+
     def ran_dry(self) -> None:
         """The transport has nothing more for this partition right now: commit as soon as the agents are through."""
         self._dry = True
@@ -215,7 +236,7 @@ class PartitionTask:
 
     def is_busy_with(self, topic: str) -> bool:
         """Whether agents still have to finish records of `topic` that were fetched."""
-        if self.queued[topic] or self._lingering.is_busy_with(topic):
+        if self.queued[topic] or self._lingering.is_busy_with(topic) or self.stalled.is_busy_with(topic):
             return True
         return any(calls for (_, of), calls in self._outside.items() if of == topic)
 
@@ -231,18 +252,25 @@ class PartitionTask:
         handle = self._context.bind(handlers, fetched.topic)
         source = agent, fetched.topic
         try:
-            await self.handle_fetch(source, fetched, handle)
+            if fetched.turns:
+                await self.lanes.take_turns(source, fetched, handle)
+                self.commit_soon()
+            else:
+                await self.handle_fetch(source, fetched, handle)
         except InfrastructureError as error:
             self.fail(error)
             raise StaleBatch(str(error)) from error
         finally:
-            if fetched.epoch == self.epoch:
+            if fetched.epoch == self.epoch and source not in self.stalled:
                 self.oldest_ms.pop(source, None)
             self.busy_at = time.monotonic()
             self._finished(fetched)
 
     async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
+        if fetched.turns:
+            await self.process(fetched, agent, handlers)
+            return
         try:
             self.check(fetched.epoch, fetched.topic)
             self._lingering.add((agent, fetched.topic), fetched, self._context.bind(handlers, fetched.topic))
@@ -252,11 +280,23 @@ class PartitionTask:
             self._finished(fetched)
 
     async def handle_fetch(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
-        """Handle what is not handled yet of a fetch, and move past it; raises as `run_records` does."""
+        """Handle what is not handled yet of a fetch, and move past it; raises as `run_records` does.
+
+        What finds no room to wait stands still, and with it all that comes behind it.
+        """
+        self.check(fetched.epoch, fetched.topic)
+        if source in self.stalled or not await self.try_fetch(source, fetched, handle):
+            self.stalled.add(source, fetched, handle)
+
+    async def try_fetch(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> bool:
+        """Handle what is not handled yet of a fetch as far as there is room; whether that was all of it."""
         self.check(fetched.epoch, fetched.topic)
         records = self.unhandled(fetched, source[0])
-        await self.run_records(source, handle, records, lambda _, end: records[end - 1].offset + 1)
+        done = await self.run_records(source, handle, records, lambda _, end: records[end - 1].offset + 1)
+        if done < len(records):
+            return False
         self.positions[source] = max(fetched.next_offset, self.positions.get(source, 0))
+        return True
 
     async def process_after(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
         """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
@@ -280,23 +320,32 @@ class PartitionTask:
         handle: RecordHandler,
         records: Sequence[Record],
         position_after: Callable[[int, int], int],
-    ) -> None:
+    ) -> int:
         """Handle records in slices. `position_after(first, end)` is where the agent is after those of a slice.
 
+        Returns how many were handled: fewer than all when the next one has to wait in a lane that has no room for it.
         Raises StaleBatch when the partition is lost on the way, InfrastructureError when no record is to blame.
         """
         epoch, topic = self.epoch, source[1]
-        done = 0
-        while done < len(records):
+        done, has_room = 0, True
+        while done < len(records) and has_room:
             self.oldest_ms[source] = records[done].timestamp_ms
-            await self._wait_for_room()
+            await self.wait_for_room()
             self.check(epoch, topic)
-            first, done = done, self._run_slice(handle, source, records, done)
-            self.positions[source] = position_after(first, done)
+            first = done
+            done, has_room = self._run_slice(handle, source, records, first)
+            if done > first:
+                self.positions[source] = position_after(first, done)
             self._commit_if_due()
             if done < len(records):
                 await asyncio.sleep(0)
         self.check(epoch, topic)
+        return done
+
+    def there_is_room(self) -> None:
+        """A record that has to wait in a lane may find room there now."""
+        for calls in self._outside.values():
+            calls.there_is_room()
 
     def handled_all(self, source: tuple[str, str]) -> None:
         """No record of `source` waits for a call to the outside, or lingers, any more."""
@@ -324,11 +373,16 @@ class PartitionTask:
         if epoch != self.epoch:
             raise StaleBatch(f"partition {self.number} was lost while {topic} was processed")
 
-    def _run_slice(self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int) -> int:
-        """Handle records from index `first` on for about 5 ms without a break; returns the index behind them."""
+    def _run_slice(
+        self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int
+    ) -> tuple[int, bool]:
+        """Handle records from index `first` on for about 5 ms without a break.
+
+        Returns the index behind them, and False when the record there has to wait and finds no room.
+        """
         work, metrics, clock = self.open_work(), self._context.metrics, time.perf_counter
         work.now_ms = int(time.time() * 1000)
-        release = work.release
+        release, blocked = work.release, self.lanes.index.blocked[source[0]]
         now = clock()
         deadline = now + SLICE_S
         last_type, observe = "", _nothing_to_observe
@@ -337,31 +391,40 @@ class PartitionTask:
         while index < end:
             record = records[index]
             work.record = record
-            index += 1
             try:
-                event_type = handle(record, work)
+                if blocked and record.key in blocked and self.lanes.hold(work, source, record):
+                    event_type = WAITING_TYPE
+                else:
+                    event_type = handle(record, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
+            except NoRoom:
+                return index, False
             except Exception as error:
-                event_type = "unknown"
-                self._bury(work, source, record, error)
+                event_type = self._context.known_type(record.value)
+                if not self._take_back(work, source, record, error, event_type):
+                    return index, False
+            index += 1
             release()
             if event_type != last_type:
-                last_type, observe = event_type, metrics.event(event_type).seconds.observe
+                last_type = event_type
+                observe = metrics.event(event_type).seconds.observe if event_type else _nothing_to_observe
             before, now = now, clock()
             observe(now - before)
             if now >= deadline:
                 break
-        return index
+        return index, True
 
-    def _bury(self, work: UnitOfWork, source: tuple[str, str], record: Record, error: Exception) -> None:
-        """Take back what the record did and make it a dead letter."""
-        agent, topic = source
-        work.rollback()
-        said = dead_letter(work, topic, agent, record, error)
-        self._context.metrics.dead_letters += 1
-        self._context.metrics.event("unknown").dead_letters += 1
-        log.warning("%s/%d@%d is a dead letter: %s", topic, self.number, record.offset, said)
+    def _take_back(
+        self, work: UnitOfWork, source: tuple[str, str], record: Record, error: BaseException, event_type: str
+    ) -> bool:
+        """Take back what the record did, and let it wait or make it a dead letter; False when there is no room."""
+        try:
+            ended = self.lanes.fail(work, source, record, error)
+        except NoRoom:
+            return False
+        self._context.metrics.event(event_type).failed(ended)
+        return True
 
     @property
     def current_work(self) -> UnitOfWork:
@@ -375,7 +438,7 @@ class PartitionTask:
         self._opened_at = self._opened_at or time.monotonic()
         return self._work
 
-    async def _wait_for_room(self) -> None:
+    async def wait_for_room(self) -> None:
         """Hold back while the open unit of work is full and the one before is still being committed."""
         while not self.failed.done() and self.open_work().records >= self._context.settings.commit_records_max:
             self._room.clear()
@@ -448,6 +511,8 @@ class PartitionTask:
             self._timers.committed(work.rows[TIMERS])
             if self.state is not TaskState.RUNNING:
                 self._timers.cancel()
+        if LANES in work.rows:
+            self.lanes.committed(work.rows[LANES])
         context.metrics.commits += 1
         context.metrics.committed_records += records
         context.metrics.commit_seconds.observe(time.monotonic() - started)
@@ -503,6 +568,8 @@ class PartitionTask:
             calls.cancel()
         self._outside.clear()
         self._lingering.cancel()
+        self.stalled.cancel()
+        self.lanes.cancel()
         self.held.clear()
 
     def _cancel_handles(self) -> None:

@@ -57,7 +57,8 @@ class Rows:
         self._metrics.cache_misses += 1
         raw = self.store.get(table.storage_key(key))
         row = None if raw is None else table.decode_row(raw)
-        cache.put(key, row)
+        if table.cached:
+            cache.put(key, row)
         return row  # type: ignore[no-any-return]
 
     def scan(
@@ -73,7 +74,8 @@ class Rows:
         """The unit of work being committed is committed: readers may see its rows."""
         assert self.committing is not None
         for table, rows in self.committing.rows.items():
-            self._cache(table).update(rows)
+            if table.cached:
+                self._cache(table).update(rows)
         self.committing = None
 
     def _cache(self, table: AnyTable) -> RowCache:

@@ -43,8 +43,9 @@ class Table(Generic[K, V]):
 
     `row` is a frozen msgspec struct (rows are replaced, never changed) stored as JSON; `key` says how keys are stored.
     Handlers use a table through their unit of work, the web view through queries of committed rows. With
-    `marked_at_ms` (production time, epoch) a row is a deduplication mark: it is removed once it is older than
-    ORDERS_DEDUPE_WINDOW.
+    `marked_at_ms` (production time, epoch) rows expire: they are removed once they are older than `kept_s` seconds, by
+    default ORDERS_DEDUPE_WINDOW, the time for which a deduplication mark is kept. Rows that are large and seldom read
+    again are not `cached`.
     """
 
     def __init__(
@@ -54,12 +55,16 @@ class Table(Generic[K, V]):
         key: KeyCodec[K] = TEXT_KEY,  # type: ignore[assignment]
         help: str = "",
         marked_at_ms: Callable[[V], int] | None = None,
+        kept_s: float | None = None,
+        cached: bool = True,
     ) -> None:
         self.name = name
         self.row = row
         self.key = key
         self.help = help
         self.marked_at_ms = marked_at_ms
+        self.kept_s = kept_s
+        self.cached = cached
         self.prefix = name.encode() + b"\0"
         self.encode_row: Callable[[V], bytes] = msgspec.json.Encoder().encode
         self.decode_row: Callable[[bytes], V] = msgspec.json.Decoder(row).decode

@@ -9,9 +9,13 @@ from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
+from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, dead_letter
-from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due
+from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, close_letter
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retryable
+from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due, timer_topic
 from streams.engine.unit_of_work import UnitOfWork
 from streams.transport.base import Record
 
@@ -64,10 +68,10 @@ class TimerLoop:
         work, now_ms = self._task.open_work(), int(time.time() * 1000)
         due = list(islice(takewhile(lambda key: key.due_ms <= now_ms, self._scan()), TIMERS_PER_RUN))
         # What is being committed right now may have ended a timer that is still in the store.
-        pending = [timer for key in due if (timer := work.get(TIMERS, key)) is not None]
+        pending = [(key, timer) for key in due if (timer := work.get(TIMERS, key)) is not None]
         try:
-            for timer in pending:
-                self._fire(timer, work)
+            for key, timer in pending:
+                self._fire(key, timer, work)
         except INFRASTRUCTURE_ERRORS as error:
             self._task.fail(error)
             return
@@ -76,20 +80,38 @@ class TimerLoop:
         elif not due:
             self.plan()
 
-    def _fire(self, timer: Timer, work: UnitOfWork) -> None:
-        now_ms = max(timer.due_ms, int(time.time() * 1000))
+    def _fire(self, key: TimerKey, timer: Timer, work: UnitOfWork) -> None:
+        now_ms = max(key.due_ms, int(time.time() * 1000))
         work.now_ms = now_ms
         work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
-        ended = TimerKey(timer.due_ms, timer.kind, timer.key)
+        work.retry_count = timer.retry_count
         try:
-            work.put(TIMERS, ended, None)  # first, as its handler may set it again
-            self._context.timer_handler(timer.kind)(timer, work)
+            work.put(TIMERS, key, None)  # first, as its handler may set it again
+            if timer.letter is None or work.get(DEAD_LETTERS, timer.letter) is not None:  # not discarded meanwhile
+                self._context.timer_handler(timer.kind)(timer, work)
+            if timer.letter is not None:
+                close_letter(work, timer.letter, RESOLVED)
         except INFRASTRUCTURE_ERRORS:
             raise
         except Exception as error:
             work.rollback()
-            work.put(TIMERS, ended, None)
-            said = dead_letter(work, f"timer {timer.kind}", "timers", work.record, error)
-            log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, said)
-            self._context.metrics.dead_letters += 1
+            work.put(TIMERS, key, None)
+            self._fail(timer, work, error)
         work.release()
+        work.retry_count = 0
+
+    def _fail(self, timer: Timer, work: UnitOfWork, error: BaseException) -> None:
+        """Set the timer anew, or make it a dead letter; nothing waits behind a timer."""
+        topic = timer_topic(timer.kind)
+        policy = RetryPolicy.of(self._context.settings, topic)
+        if is_retryable(error) and timer.retry_count < policy.retries:
+            later = TimerKey(work.now_ms + policy.pause_ms(timer.retry_count), timer.kind, timer.key)
+            work.put(TIMERS, later, replace(timer, retry_count=timer.retry_count + 1))
+            self._context.metrics.retries[TIMERS_AGENT] += 1
+            log.warning("timer %s of %s failed and is tried again: %r", timer.kind, timer.key, error)
+            return
+        record = Record(timer.due_ms, work.now_ms, timer.key.encode(), timer.payload, ())
+        failed = Failed(TIMERS_AGENT, topic, record, error, timer.retry_count, timer.letter, None)
+        _, said = bury(work, failed)
+        log.warning("timer %s of %s is %s", timer.kind, timer.key, said)
+        self._context.metrics.dead_letters += 1

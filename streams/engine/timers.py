@@ -7,6 +7,8 @@ import msgspec
 
 from streams.engine.table import KeyCodec, Table
 
+_TOPIC_PREFIX = "timer "  # no topic has a space
+
 
 class TimerKey(NamedTuple):
     """Due time first (milliseconds since the epoch, production time), so that rows lie in the order they fall due."""
@@ -17,12 +19,18 @@ class TimerKey(NamedTuple):
 
 
 class Timer(msgspec.Struct, frozen=True):
-    """One timer: `kind` names the handler, `key` the aggregate, `payload` is the handler's own."""
+    """One timer: `kind` names the handler, `key` the aggregate, `payload` is the handler's own.
+
+    One that failed and is tried again (`retry_count` times so far) still says when it was due at first; `letter` is the
+    dead letter that is tried again with it.
+    """
 
     kind: str
     key: str
     due_ms: int
     payload: bytes = b""
+    retry_count: int = 0
+    letter: int | None = None
 
 
 def encode_due(due_ms: int) -> bytes:
@@ -38,6 +46,16 @@ def _encode(key: TimerKey) -> bytes:
 def _decode(raw: bytes) -> TimerKey:
     kind_end = 9 + raw[8]
     return TimerKey(struct.unpack(">Q", raw[:8])[0], raw[9:kind_end].decode(), raw[kind_end:].decode())
+
+
+def timer_topic(kind: str) -> str:
+    """What stands for a topic in dead letters of timers."""
+    return f"{_TOPIC_PREFIX}{kind}"
+
+
+def kind_of_topic(topic: str) -> str | None:
+    """The kind of timer that `timer_topic` made this of, None for a topic that is one."""
+    return topic.removeprefix(_TOPIC_PREFIX) if topic.startswith(_TOPIC_PREFIX) else None
 
 
 TIMERS: Table[TimerKey, Timer] = Table("timers", Timer, KeyCodec(_encode, _decode), help="what falls due, by due time")

@@ -37,7 +37,8 @@ class UnitOfWork:
     Rows are immutable: `put` replaces. Everything is synchronous, so that nothing can interleave with a record.
     `record` is the one being handled; its timestamp is when it was produced, which may be long ago. `now_ms` is when
     what is sent now is produced (both epoch ms): deadlines for answers count from it. `outcome` is what the call to the
-    outside for this record came to, where its agent makes such calls (see outside.py).
+    outside for this record came to, where its agent makes such calls (see outside.py). `retry_count` is how often the
+    record was tried before.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class UnitOfWork:
         "partition",
         "record",
         "records",
+        "retry_count",
         "rows",
         "settings",
     )
@@ -72,6 +74,7 @@ class UnitOfWork:
         self.record = NO_RECORD
         self.now_ms = 0
         self.outcome: Any = None
+        self.retry_count = 0
         self._reactions = reactions
         self.records = 0
         self.rows: dict[AnyTable, dict[Any, Any]] = {}

@@ -46,6 +46,10 @@ class EventRegistry:
         )
         return message_class
 
+    def knows(self, event_type: str) -> bool:
+        """Whether a class is registered for the type."""
+        return event_type in self._current
+
     def upcaster(self, event_type: str, from_version: int) -> Callable[[Upcaster], Upcaster]:
         """Register a function from the JSON payload of `from_version` to that of `from_version + 1`.
 

@@ -45,6 +45,7 @@ class FetchConsumer(Consumer):
         self._wake = asyncio.Event()
         self._passed: dict[TP, int] = {}
         self._has_takers = False
+        self._deliveries: set[asyncio.Future[Any]] = set()
 
     # ---- for subclasses
 
@@ -172,6 +173,13 @@ class FetchConsumer(Consumer):
     def request_rejoin(self) -> bool:
         """Join the group anew; False where there is no group."""
         return False
+
+    def deliver(self, fetched: Fetched) -> None:
+        """Hand a fetch that was not taken from the log to the agents of its topic, past Faust's check of offsets."""
+        message = self._to_message(TP(fetched.topic, fetched.task.number), fetched)
+        delivery = asyncio.ensure_future(self.callback(message))
+        self._deliveries.add(delivery)
+        delivery.add_done_callback(self._deliveries.discard)
 
 
 class PublishProducer(Producer):

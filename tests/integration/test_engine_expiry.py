@@ -47,7 +47,7 @@ class Marks:
 
 
 async def test_old_marks_are_removed_for_good_and_young_ones_stay(tmp_path: Path) -> None:
-    settings = make_settings("embedded://", tmp_path, partitions=1, dedupe_window=WINDOW_S)
+    settings = make_settings("embedded://", tmp_path, partitions=1, dedupe_window=WINDOW_S, replay_max_age=WINDOW_S / 2)
     marks = Marks()
     old, young = [f"old-{number}" for number in range(1200)], [f"young-{number}" for number in range(7)]
     async with running(settings, [marks.service]) as app:

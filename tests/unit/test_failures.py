@@ -6,7 +6,8 @@ from datetime import datetime
 
 import msgspec
 
-from streams.engine.failures import ERROR_BYTES_MAX, TRACE_BYTES_MAX, dead_letter
+from streams.engine.burial import Failed, bury
+from streams.engine.failures import ERROR_BYTES_MAX, TRACE_BYTES_MAX
 from streams.engine.unit_of_work import UnitOfWork
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
@@ -20,7 +21,7 @@ def letter(record: Record, error: Exception) -> tuple[bytes | None, bytes | None
     try:
         raise error
     except Exception as raised:
-        dead_letter(work, "order-commands", "decide-orders", record, raised)
+        bury(work, Failed("decide-orders", "order-commands", record, raised, 0, None, None))
     ((topic, partition), ((key, value, headers),)) = next(iter(work.outputs.items()))
     assert (topic, partition) == (DEAD_LETTERS.name, 3)
     return key, value, list(headers)
@@ -45,6 +46,7 @@ def test_it_says_what_came_from_where_and_what_went_wrong() -> None:
         "error": b"no such thing",
         "retry_count": b"0",
         "agent": b"decide-orders",
+        "dead_letter_id": b"3-0",
     }
 
 

@@ -1,0 +1,338 @@
+"""The lanes of one partition: lets records wait behind one that failed, and gives them back when their time has come.
+
+A record whose turn it is goes to its agent as one more fetch, so the agent handles it as it handles all others, calls
+to the outside included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Literal
+
+from streams.engine.batch import Fetched
+from streams.engine.burial import Failed, bury
+from streams.engine.context import EngineContext
+from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, close_letter, letter_id
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, RetryPolicy, is_retryable, parks
+from streams.engine.handlers import RecordHandler
+from streams.engine.lane_index import LaneIndex
+from streams.engine.lanes import (
+    LANES,
+    WAITING,
+    Lane,
+    LaneKey,
+    WaitingKey,
+    WaitingRecord,
+    advance,
+    append,
+    is_next,
+    park,
+    try_later,
+    waiting_record,
+)
+from streams.engine.quiet import Quiet
+from streams.engine.unit_of_work import UnitOfWork
+from streams.transport.base import Record
+
+if TYPE_CHECKING:
+    from streams.engine.partition_task import PartitionTask
+
+log = logging.getLogger(__name__)
+
+Ended = Literal["retry", "dead_letter"]
+
+SLICE_S = 0.005
+LANES_PER_SLICE = 500
+TURNS_MAX = 500  # records of one agent that are given back and not handled yet
+TURNS_PER_LANE_MAX = 100
+
+
+class NoRoom(Exception):
+    """The record has to wait and there is no room for it: its topic stands still until there is."""
+
+
+class LaneLoop:
+    """Lanes of one life of a partition; `load` reads what earlier lives have left."""
+
+    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
+        settings = context.settings
+        self.index = LaneIndex(settings.waiting_per_aggregate_max, settings.waiting_max)
+        self.room = asyncio.Event()  # set when there is more of it
+        self._task = task
+        self._context = context
+        self._turns: defaultdict[str, dict[LaneKey, int]] = defaultdict(dict)  # by agent: turns not handled yet
+        self._handle: asyncio.TimerHandle | None = None
+        self._quiet = Quiet()
+
+    # ---- life
+
+    async def load(self) -> None:
+        """Take note of all lanes in the store."""
+        start, more = b"", True
+        while more:
+            more = False
+            for count, (key, lane) in enumerate(self._task.scan(LANES, start=start), start=1):
+                self.index.note(key, lane)
+                if count == LANES_PER_SLICE:
+                    start, more = LANES.key.encode(key) + b"\0", True
+                    break
+            await asyncio.sleep(0)
+
+    def plan(self) -> None:
+        """Wake up when the next lane is due."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        due_ms = self.index.next_due_ms()
+        if due_ms is not None and self._task.is_running():
+            delay_s = max(0.0, due_ms / 1000 - time.time())
+            self._handle = asyncio.get_running_loop().call_later(delay_s, self._give_back)
+
+    def cancel(self) -> None:
+        """Give nothing back any more; what was given back and not handled is due again in the next epoch."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+        for turns in self._turns.values():
+            for key in turns:
+                self.index.due_again(key)
+        self._turns.clear()
+
+    def committed(self, keys: Iterable[LaneKey]) -> None:
+        """These lanes may have been changed by the unit of work that was just committed."""
+        work = self._task.current_work
+        for key in keys:
+            self._note(key, work.get(LANES, key))
+        self.plan()
+
+    def _note(self, key: LaneKey, lane: Lane | None) -> None:
+        if self.index.note(key, lane):
+            self.room.set()
+            self._task.there_is_room()
+
+    # ---- records that fail, and those behind them
+
+    def hold(self, work: UnitOfWork, source: tuple[str, str], record: Record) -> bool:
+        """Let a record wait if its aggregate does; whether it does. Raises NoRoom."""
+        key = LaneKey(source[0], record.key or b"")
+        lane = work.get(LANES, key)
+        if lane is None:
+            return False
+        if not self.index.has_room(key):
+            self._say_full(source, key, lane)
+            raise NoRoom
+        append(work, key, source[1], waiting_record(record), work.now_ms)
+        self._note(key, work.get(LANES, key))
+        return True
+
+    def fail(self, work: UnitOfWork, source: tuple[str, str], record: Record, error: BaseException) -> Ended:
+        """Take back what a record did, and let it wait for another try or make it a dead letter.
+
+        Returns how it ended, for metrics: `retry` or `dead_letter`. Raises NoRoom.
+        """
+        work.rollback()
+        key = LaneKey(source[0], record.key or b"")
+        if record.key and (is_retryable(error) or parks(error)) and not self.index.has_room(key):
+            self._say_full(source, key, None)
+            raise NoRoom
+        return self._fail(work, key, source[1], record, error, None)
+
+    def _fail(
+        self,
+        work: UnitOfWork,
+        key: LaneKey,
+        topic: str,
+        record: Record,
+        error: BaseException,
+        waiting: WaitingRecord | None,
+    ) -> Ended:
+        ended: Ended
+        retry_count = waiting.retry_count if waiting is not None else 0
+        policy = RetryPolicy.of(self._context.settings, topic)
+        if record.key and is_retryable(error) and retry_count < policy.retries:
+            pause_ms = policy.pause_ms(retry_count)
+            letter = waiting.letter if waiting is not None else None
+            again = waiting_record(record, retry_count + 1, letter)
+            try_later(work, key, topic, again, work.now_ms + pause_ms)
+            ended = "retry"
+            self._context.metrics.retries[key.agent] += 1
+            said = f"failed, {retry_count + 1}. retry of {policy.retries} in {pause_ms / 1000:.1f} s"
+            self._say(f"{_where(topic, self._task.number, record)} {said}: {type(error).__name__}: {error}", error)
+        else:
+            self._bury(work, key, topic, record, error, waiting)
+            ended = "dead_letter"
+        self._note(key, work.get(LANES, key))
+        self.plan()
+        return ended
+
+    def _bury(
+        self,
+        work: UnitOfWork,
+        key: LaneKey,
+        topic: str,
+        record: Record,
+        error: BaseException,
+        waiting: WaitingRecord | None,
+    ) -> None:
+        """Make a record a dead letter, which its aggregate waits behind if the error says so."""
+        retry_count, letter = (waiting.retry_count, waiting.letter) if waiting is not None else (0, None)
+        place: int | None = None
+        if record.key and parks(error):
+            lane = work.get(LANES, key)
+            place = lane.first if lane is not None else 1
+        number, said = bury(work, Failed(key.agent, topic, record, error, retry_count, letter, place))
+        if place is not None:
+            park(work, key, topic, number)
+        elif waiting is not None:
+            advance(work, key)
+        self._context.metrics.dead_letters += 1
+        self._say(f"{_where(topic, self._task.number, record)} is {said}", error)
+
+    # ---- turns
+
+    def _give_back(self) -> None:
+        self._handle = None
+        try:
+            self._give_back_due()
+        except Exception as error:
+            self._task.fail(error)
+
+    def _give_back_due(self) -> None:
+        """Hand records whose turn it is to their agents."""
+        now_ms = int(time.time() * 1000)
+        fetches: defaultdict[tuple[str, str], list[tuple[WaitingKey, Record]]] = defaultdict(list)
+        later = []
+        for key, lane in self.index.take_due(now_ms):
+            turns = self._turns[key.agent]
+            if key in turns or key.agent not in self._context.agents_of(lane.topic):
+                continue  # it is noted again when they are over; a service that is no longer there has no turn
+            if sum(turns.values()) >= TURNS_MAX:
+                later.append(key)
+                continue
+            records = self._records(key, lane)
+            turns[key] = len(records)
+            fetches[key.agent, lane.topic] += records
+        for key in later:
+            self.index.due_again(key)
+        for (agent, topic), records in fetches.items():
+            turns_of = [waiting_key for waiting_key, _ in records]
+            self._task.give_back(Fetched(self._task, topic, [record for _, record in records], 0, agent, turns_of))
+        if not later:
+            self.plan()
+
+    def _records(self, key: LaneKey, lane: Lane) -> list[tuple[WaitingKey, Record]]:
+        """The first records of a lane."""
+        found, work = [], self._task.current_work
+        for number in range(lane.first, min(lane.end, lane.first + TURNS_PER_LANE_MAX)):
+            waiting_key = WaitingKey(*key, number)
+            waiting = work.get(WAITING, waiting_key)
+            if waiting is None:
+                raise InfrastructureError(f"record {number} of {key.key!r} for {key.agent} is not in the store")
+            found.append((waiting_key, waiting.record(key.key)))
+        return found
+
+    async def take_turns(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Handle records whose turn it is, in slices."""
+        deadline = time.perf_counter() + SLICE_S
+        for key, record in zip(fetched.turns, fetched.records, strict=True):
+            await self._task.wait_for_room()
+            self._task.check(fetched.epoch, source[1])
+            self.take_turn(source, key, record, handle)
+            if time.perf_counter() >= deadline:
+                await asyncio.sleep(0)
+                deadline = time.perf_counter() + SLICE_S
+        self._task.check(fetched.epoch, source[1])
+
+    def take_turn(self, source: tuple[str, str], key: WaitingKey, record: Record, handle: RecordHandler) -> None:
+        """Handle one record, if it is its turn (still): the next one of its lane is due when it went well."""
+        work = self._task.open_work()
+        work.now_ms = int(time.time() * 1000)
+        lane_key, waiting = LaneKey(key.agent, key.key), work.get(WAITING, key)
+        if waiting is not None and is_next(work, key) and is_given_up(work, waiting):
+            advance(work, lane_key)
+            work.release()
+            self._note(lane_key, work.get(LANES, lane_key))
+        elif waiting is not None and is_next(work, key):
+            began = time.perf_counter()
+            ended: Ended | None
+            work.record, work.retry_count = record, waiting.retry_count
+            try:
+                event_type, ended = handle(record, work), None
+            except INFRASTRUCTURE_ERRORS as error:
+                raise InfrastructureError(f"{type(error).__name__}: {error}") from error
+            except Exception as error:
+                work.rollback()
+                event_type = self._context.known_type(record.value)
+                ended = self._fail(work, lane_key, source[1], record, error, waiting)
+            else:
+                advance(work, lane_key)
+                if waiting.letter is not None:
+                    close_letter(work, waiting.letter, RESOLVED)
+            work.release()
+            work.retry_count = 0
+            counts = self._context.metrics.event(event_type)
+            counts.seconds.observe(time.perf_counter() - began)
+            if ended is not None:
+                counts.failed(ended)
+            self._note(lane_key, work.get(LANES, lane_key))
+        self.turn_over(key)
+
+    def is_turn(self, key: WaitingKey) -> bool:
+        """Whether it is this record's turn (still)."""
+        work = self._task.current_work
+        work.now_ms = max(work.now_ms, int(time.time() * 1000))
+        return is_next(work, key)
+
+    def is_blocked(self, agent: str, key: bytes | None) -> bool:
+        """Whether records of this key have to wait."""
+        return key in self.index.blocked[agent] and self._task.current_work.get(LANES, LaneKey(agent, key)) is not None
+
+    def turn_over(self, key: WaitingKey) -> None:
+        """A record that was given back is handled, or it was not its turn: what is left of its lane may be due."""
+        lane_key, turns = LaneKey(key.agent, key.key), self._turns[key.agent]
+        left = turns.get(lane_key, 0) - 1
+        if left > 0:
+            turns[lane_key] = left
+            return
+        turns.pop(lane_key, None)
+        self.index.due_again(lane_key)
+        self.plan()
+
+    # ---- words
+
+    def _say(self, text: str, error: BaseException) -> None:
+        """Say what failed; of many that fail alike, only some."""
+        suppressed = self._quiet.may_speak(type(error).__name__)
+        if suppressed is not None:
+            log.warning("%s%s", text, f" (and {suppressed:,} alike before)" if suppressed else "")
+
+    def _say_full(self, source: tuple[str, str], key: LaneKey, lane: Lane | None) -> None:
+        if self._quiet.may_speak(f"full {source}") is None:
+            return
+        behind = ""
+        if lane is not None and lane.parked is not None:
+            behind = f" behind dead letter {letter_id(self._task.number, lane.parked)}: retry or discard it"
+        log.error(
+            "%s/%d stands still for %s: %d records wait, %d of aggregate %s%s. "
+            "See `orders dead-letters list`, ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
+            source[1],
+            self._task.number,
+            source[0],
+            self.index.total,
+            len(lane) if lane is not None else 0,
+            key.key.decode(errors="replace"),
+            behind,
+        )
+
+
+def is_given_up(work: UnitOfWork, waiting: WaitingRecord) -> bool:
+    """Whether the dead letter that is tried again with this record was discarded meanwhile."""
+    return waiting.letter is not None and work.get(DEAD_LETTERS, waiting.letter) is None
+
+
+def _where(topic: str, number: int, record: Record) -> str:
+    return f"{topic}/{number}@{record.offset}"
