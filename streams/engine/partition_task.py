@@ -111,10 +111,10 @@ class PartitionTask:
             await reader.close()
         if nameless:
             await identify(nameless, self.number, self._producer, store)
+        await self.lanes.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
         self.committed = dict(self.positions)
         self._work = self._new_work()
-        await self.lanes.load()
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
 

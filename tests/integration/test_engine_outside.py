@@ -23,6 +23,7 @@ from tests.apps import (
     KAFKA,
     TRANSPORTS,
     Seen,
+    at_rest,
     broker_url,
     caught_up,
     crash,
@@ -227,11 +228,13 @@ async def test_a_call_that_fails_for_good_makes_a_dead_letter_of_its_record_alon
     asking = Asking()
     async with running(make_settings(broker, tmp_path), [asking.service]) as app:
         asking.outside.refused = {"bad"}
-        await asking.send(app, "k", "a", "bad", "b")
+        await asking.send(app, "k", "a")
         await publish(app, asking.source, "k", b"no json")
-        await asking.send(app, "k", "c")
-        await caught_up(app)
-        assert asking.answers(app, "k") == ("A", "B", "C")
+        await asking.send(app, "k", "b", "bad", "c")
+        await at_rest(app)
+        assert asking.answers(app, "k") == ("A", "B")
+        assert asking.outside.calls.count(("k", "bad")) == 4
+        assert asking.outside.calls.count(("k", "c")) == 0
         letters = [dict(record.headers) for record in await dead_letters(app, asking.source)]
         errors = Counter(letter["error_type"] for letter in letters if letter["agent"] == asking.agent.encode())
         assert errors == {b"Refused": 1, b"UndecodableRecord": 1}

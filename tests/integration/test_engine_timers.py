@@ -23,6 +23,7 @@ from tests.apps import (
     DURABLE_TRANSPORTS,
     HandlerFailed,
     Seen,
+    at_rest,
     broker_url,
     caught_up,
     crash,
@@ -217,6 +218,8 @@ async def test_a_timer_that_fails_becomes_a_dead_letter_and_does_not_hold_up_oth
     async with running(settings, [alarms.service]) as app:
         await publish(app, alarms.source, KEY, b"broken/bad:-30", b"unknown/strange:-20", b"good:-10")
         await wait_until(lambda: "good" in alarms.fired(app), "the good one has fired")
+        await wait_until(lambda: app.engine.metrics.dead_letters == 2, "the others have failed for good")
+        await at_rest(app)
         await alarms.check(app, "good")
         letters = {
             dict(record.headers)["original_topic"]: record

@@ -255,9 +255,9 @@ async def test_what_is_no_payment_command_asks_nobody_and_is_a_dead_letter(
 ) -> None:
     order_id, other = new_orders(2)
     async with running(settings, [payments.service, orders.service]) as app:
-        await send(app, PAYMENT_COMMANDS, ConfirmOrder(order_id), charge(order_id))
+        await send(app, PAYMENT_COMMANDS, charge(order_id))
         await publish(app, PAYMENT_COMMANDS, order_id, b'{"no": "envelope"}')
-        await send(app, PAYMENT_COMMANDS, RefundPayment(order_id))
+        await send(app, PAYMENT_COMMANDS, RefundPayment(order_id), ConfirmOrder(order_id))
         await caught_up(app)
         assert statuses(app, [order_id, other]) == [REFUNDED, None]
         assert server.paths(order_id) == ["/charges", "/refunds"]

@@ -1,0 +1,71 @@
+"""What tests do with dead letters: find them, and decide about them as people do."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+
+from streams.app import OrdersApp
+from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DeadLetter, letter_id
+from streams.engine.lanes import LANES, WAITING, Lane, LaneKey, WaitingKey, WaitingRecord
+from streams.envelope import Metadata, encode_envelope, new_envelope
+from streams.events.dead_letters import DeadLetterCommand, DiscardDeadLetter, RetryDeadLetter
+from streams.topics import DEAD_LETTER_COMMANDS
+
+USER = "operator-1"
+
+
+def open_letters(app: OrdersApp) -> dict[str, DeadLetter]:
+    """Open letters by id, oldest first within a partition."""
+    return {
+        letter_id(number, key): letter
+        for number, task in sorted(app.engine.tasks.items())
+        for key, letter in task.scan(DEAD_LETTERS)
+    }
+
+
+def closed_letters(app: OrdersApp) -> dict[str, DeadLetter]:
+    """Closed letters by id."""
+    return {
+        letter_id(number, key): letter
+        for number, task in sorted(app.engine.tasks.items())
+        for key, letter in task.scan(CLOSED_DEAD_LETTERS)
+    }
+
+
+def lanes(app: OrdersApp) -> dict[LaneKey, Lane]:
+    """All lanes."""
+    return {key: lane for task in app.engine.tasks.values() for key, lane in task.scan(LANES)}
+
+
+def waiting(app: OrdersApp) -> dict[WaitingKey, WaitingRecord]:
+    """All records that wait."""
+    return {key: record for task in app.engine.tasks.values() for key, record in task.scan(WAITING)}
+
+
+async def decide(app: OrdersApp, command: DeadLetterCommand, partition: int | None = None) -> None:
+    """Write a decision into the partition of its letter."""
+    letter = command.dead_letter_id  # type: ignore[attr-defined]
+    envelope = new_envelope(
+        command,
+        event_id=str(uuid.uuid4()),
+        aggregate_id=letter,
+        timestamp=datetime.now(UTC),
+        metadata=Metadata(user_id=USER),
+    )
+    number = int(letter.partition("-")[0]) if partition is None else partition
+    await app.engine.broker.publish(
+        DEAD_LETTER_COMMANDS.name, number, [(letter.encode(), encode_envelope(envelope), ())]
+    )  # fmt: skip
+
+
+async def retry(app: OrdersApp, *letters: str, value: str | None = None, not_before_ms: int = 0) -> None:
+    """Ask for another try of these letters."""
+    for letter in letters:
+        await decide(app, RetryDeadLetter(letter, not_before_ms, value))
+
+
+async def discard(app: OrdersApp, *letters: str, reason: str = "test") -> None:
+    """Give these letters up."""
+    for letter in letters:
+        await decide(app, DiscardDeadLetter(letter, reason))
