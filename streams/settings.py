@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     smtp_timeout: Annotated[float, Field(gt=0)] = 10.0
     mail_from: str = "orders@localhost"
     outside_calls_max: Annotated[int, Field(ge=1)] = 64
+    call_timeout: Annotated[float, Field(gt=0)] = 60.0
+    circuit_pause: Annotated[float, Field(gt=0)] = 1.0
+    circuit_pause_max: Annotated[float, Field(gt=0)] = 30.0
 
     record_bytes_max: Annotated[int, Field(ge=1024)] = 1 << 20
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000

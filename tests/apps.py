@@ -59,6 +59,8 @@ def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
         "partitions": 4 if broker.startswith("kafka") else 2,
         "web_port": unused_port(),
         "restart_backoff": 0.05,
+        "circuit_pause": 0.02,
+        "circuit_pause_max": 0.1,
         "session_timeout": 6.0,
         "saga": "none",
     }

@@ -303,6 +303,10 @@ class PartitionTask:
         self.oldest_ms.pop(source, None)
         self._context.wake_transport()
 
+    def waiting_agents(self) -> set[str]:
+        """Agents whose records wait for calls to the outside."""
+        return {agent for (agent, _), calls in self._outside.items() if calls}
+
     def drop_calls(self, agent: str, error: BaseException) -> None:
         """The agent that made these calls to the outside has ended: what waits for them must be asked for again."""
         for source in [source for source in self._outside if source[0] == agent]:
