@@ -79,27 +79,38 @@ def _ask(event: Envelope[Any], notification: SendNotification | None, work: Unit
 def call_for(
     command: Envelope[Any], work: UnitOfWork, mailer: Mailer, sender: Mailbox
 ) -> Coroutine[Any, Any, Delivery] | None:
-    """The call that sends a mail, None for one that is settled."""
+    """The call that sends a mail, None for one that is settled or has an address that no mail can go to."""
     if not isinstance(command.payload, SendNotification) or work.get(NOTIFICATIONS, _key(command.payload)) is not None:
         return None
-    return _deliver(command, mailer, sender)
-
-
-async def _deliver(command: Envelope[SendNotification], mailer: Mailer, sender: Mailbox) -> Delivery:
     try:
         to = parse_address(command.payload.email)
+    except InvalidAddress:
+        return None
+    return _deliver(command, to, mailer, sender)
+
+
+async def _deliver(command: Envelope[SendNotification], to: Mailbox, mailer: Mailer, sender: Mailbox) -> Delivery:
+    return await mailer.deliver(render(command, to, sender))
+
+
+def _without_call(notification: SendNotification, work: UnitOfWork) -> Delivery | None:
+    """What became of a mail for which there was no call, None where that is settled already."""
+    if work.get(NOTIFICATIONS, _key(notification)) is not None:
+        return None
+    try:
+        parse_address(notification.email)
     except InvalidAddress as error:
         return Delivery("undeliverable", f"the address {error}")
-    return await mailer.deliver(render(command, to, sender))
+    return None
 
 
 @send_handlers.on(SendNotification)
 def keep_outcome(command: Envelope[SendNotification], work: UnitOfWork) -> None:
-    """Keep what became of a mail; there was no call for one that is settled."""
-    delivery: Delivery | None = work.outcome
+    """Keep what became of a mail."""
+    notification = command.payload
+    delivery: Delivery | None = work.outcome or _without_call(notification, work)
     if delivery is None:
         return
-    notification = command.payload
     row = Notification(
         notification.order_id,
         notification.kind,

@@ -33,6 +33,7 @@ async def examine(engine: Engine) -> list[Check]:
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
         *await asyncio.to_thread(check_data_folder, engine.settings),
         check_partitions(engine),
+        *check_calls(engine),
     ]
 
 
@@ -95,3 +96,18 @@ def check_partitions(engine: Engine) -> Check:
     return Check(
         "partitions", False, detail, "wait; if it stays so, the worker's log says what keeps it from restoring"
     )
+
+
+def check_calls(engine: Engine) -> list[Check]:
+    """Do those answer that agents call (payment gateway, mail server)?"""
+    pauses = engine.pauses()
+    if not pauses:
+        return [Check("outside calls", True, "no agent waits for somebody outside")]
+    advice = (
+        "see that what it calls is up, and check the address (payments: ORDERS_PAYMENT_URL, mail: ORDERS_SMTP_URL); "
+        "the worker asks again by itself, and goes on when there is an answer"
+    )
+    return [
+        Check("outside calls", False, f"{pause.agent} is paused since {pause.since:%F %T}Z: {pause.reason}", advice)
+        for pause in pauses
+    ]

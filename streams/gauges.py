@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from faust.types import TP
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from streams.engine.engine import Engine
 from streams.engine.partition_task import TaskState
@@ -44,6 +44,7 @@ class Gauges:
         """Families of this moment."""
         yield from self._lag()
         yield from self._partitions()
+        yield from self._calls()
         yield from self._of_services()
 
     def _running(self) -> list[int]:
@@ -76,6 +77,18 @@ class Gauges:
             for value, figure in sorted(values.items()):
                 family.add_metric((value,), figure)
             yield family
+
+    def _calls(self) -> Iterator[Metric]:
+        engine = self._engine
+        paused = {pause.agent for pause in engine.pauses()}
+        calls = CounterMetricFamily("outside_calls", "calls to the outside by outcome", labels=("agent", "outcome"))
+        is_open = GaugeMetricFamily("circuit_open", "1 while an agent's calls are paused", labels=("agent",))
+        for agent, circuit in engine.circuits.items():
+            calls.add_metric((agent, "ok"), circuit.answered)
+            calls.add_metric((agent, "failed"), circuit.failures)
+            is_open.add_metric((agent,), agent in paused)
+        yield calls
+        yield is_open
 
     def _partitions(self) -> Iterator[Metric]:
         engine = self._engine

@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     smtp_timeout: Annotated[float, Field(gt=0)] = 10.0
     mail_from: str = "orders@localhost"
     outside_calls_max: Annotated[int, Field(ge=1)] = 64
+    call_timeout: Annotated[float, Field(gt=0)] = 60.0
+    circuit_pause: Annotated[float, Field(gt=0)] = 1.0
+    circuit_pause_max: Annotated[float, Field(gt=0)] = 30.0
 
     retry_count: Annotated[int, Field(ge=0, le=20)] = 3
     retry_backoff: Annotated[float, Field(gt=0, le=86_400)] = 1.0

@@ -21,12 +21,12 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 @service.route("GET", "/readyz")
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """200 when every owned partition is restored, 503 before."""
+    """200 when every owned partition is restored, 503 before; says which agents wait for something outside."""
     engine = request.app[ENGINE]
     if not engine.is_ready():
         restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
         raise unavailable(f"waiting for the group, or restoring partitions {sorted(engine.numbers - restored)}")
-    return json_response({"status": "ready", "partitions": sorted(engine.numbers)})
+    return json_response({"status": "ready", "partitions": sorted(engine.numbers), "paused": engine.pauses()})
 
 
 @service.route("GET", "/metrics")

@@ -60,6 +60,8 @@ def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
         "web_port": unused_port(),
         "restart_backoff": 0.05,
         "retry_backoff": 0.01,
+        "circuit_pause": 0.02,
+        "circuit_pause_max": 0.1,
         "session_timeout": 6.0,
         "saga": "none",
     }

@@ -101,7 +101,8 @@ class Batch:
         `prepare(envelope, work)` makes the call of a record, or None where none is needed; it is synchronous and may
         read rows, which are as the records of the same key before it left them. Calls of different keys run at the same
         time, at most `outside_calls_max`. The record's handler then finds what its call returned in `work.outcome`. A
-        call that raises Unavailable is made again until it does not; any other error makes its record a dead letter.
+        call that raises Unavailable, or takes longer than ORDERS_CALL_TIMEOUT, is made again until it does not; any
+        other error makes its record a dead letter. While most calls fail, none is made.
         """
         await self._fetched.task.process_after(self._fetched, self.agent, prepare, handlers)
         self.done = True

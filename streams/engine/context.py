@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streams.engine.batch import Fetched
+from streams.engine.circuit import Circuit
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
@@ -34,6 +35,9 @@ class EngineContext(Protocol):
 
     def accept(self, topic: str) -> Acceptance:
         """The function that checks and decodes a record of `topic`."""
+
+    def circuit(self, agent: str) -> Circuit:
+        """The circuit of what `agent` calls, the same for all partitions."""
 
     def partition_for(self, key: bytes) -> int:
         """The partition number of `key`, as every Kafka client computes it."""

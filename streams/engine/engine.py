@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.batch import Fetched
+from streams.engine.circuit import Circuit, Pause
 from streams.engine.context import TimerHandler
 from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS
 from streams.engine.failures import names_in
@@ -90,6 +92,7 @@ class Engine:
         self.topics = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
         self.agents = dict(agents)
+        self.circuits: dict[str, Circuit] = {}  # by agent, from its first call to the outside on
         self.tasks: dict[int, PartitionTask] = {}
         self.numbers: frozenset[int] = frozenset()
         self.fatal: str | None = None
@@ -126,6 +129,15 @@ class Engine:
     def accept(self, topic: str) -> Acceptance:
         """The function that checks and decodes a record of `topic`."""
         return acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+
+    def circuit(self, agent: str) -> Circuit:
+        """The circuit of what `agent` calls, the same for all partitions."""
+        circuit = self.circuits.get(agent)
+        if circuit is None:
+            settings, call_later = self.settings, asyncio.get_running_loop().call_later
+            circuit = Circuit(agent, settings.circuit_pause, settings.circuit_pause_max, call_later, time.time)
+            self.circuits[agent] = circuit
+        return circuit
 
     def partition_for(self, key: bytes) -> int:
         """The partition number of `key`, as every Kafka client computes it."""
@@ -278,6 +290,15 @@ class Engine:
             task.drop_calls(agent, error)
 
     # ---- reads
+
+    def pauses(self) -> list[Pause]:
+        """Agents whose calls to the outside are paused while records wait for them.
+
+        A circuit may stay open after its last record has moved to another worker; then nothing is paused here.
+        """
+        waiting = {agent for task in self.tasks.values() for agent in task.waiting_agents()}
+        pauses = (self.circuits[agent].pause() for agent in sorted(waiting & self.circuits.keys()))
+        return [pause for pause in pauses if pause is not None]
 
     def task(self, number: int) -> PartitionTask:
         """The restored task of `number`; raises PartitionNotHere otherwise."""

@@ -51,8 +51,8 @@ TURNS_MAX = 500  # records of one agent that are given back and not handled yet
 TURNS_PER_LANE_MAX = 100
 
 
-class NoRoom(Exception):
-    """The record has to wait and there is no room for it: its topic stands still until there is."""
+class NotNow(Exception):
+    """The record can neither be handled now nor wait in a lane: it stays where it is, and its topic stands still."""
 
 
 class LaneLoop:
@@ -117,14 +117,14 @@ class LaneLoop:
     # ---- records that fail, and those behind them
 
     def hold(self, work: UnitOfWork, source: tuple[str, str], record: Record) -> bool:
-        """Let a record wait if its aggregate does; whether it does. Raises NoRoom."""
+        """Let a record wait if its aggregate does; whether it does. Raises NotNow."""
         key = LaneKey(source[0], record.key or b"")
         lane = work.get(LANES, key)
         if lane is None:
             return False
         if not self.index.has_room(key):
             self._say_full(source, key, lane)
-            raise NoRoom
+            raise NotNow
         append(work, key, source[1], waiting_record(record), work.now_ms)
         self._note(key, work.get(LANES, key))
         return True
@@ -132,13 +132,13 @@ class LaneLoop:
     def fail(self, work: UnitOfWork, source: tuple[str, str], record: Record, error: BaseException) -> Ended:
         """Take back what a record did, and let it wait for another try or make it a dead letter.
 
-        Returns how it ended, for metrics: `retry` or `dead_letter`. Raises NoRoom.
+        Returns how it ended, for metrics: `retry` or `dead_letter`. Raises NotNow.
         """
         work.rollback()
         key = LaneKey(source[0], record.key or b"")
         if record.key and (is_retryable(error) or parks(error)) and not self.index.has_room(key):
             self._say_full(source, key, None)
-            raise NoRoom
+            raise NotNow
         return self._fail(work, key, source[1], record, error, None)
 
     def _fail(

@@ -4,6 +4,9 @@ Records wait in a window, in the order of the topic. A record's call starts as s
 in the window, so calls of one key come one after the other and see what the one before has left. Records whose call
 has ended are handled from the front of the window on: what is finished is committed while later calls go on, and a
 crash repeats at most the calls of the window, under the same idempotency keys.
+
+Calls are made while the agent's circuit lets them through (`circuit.py`). While it does not, records wait here, the
+window fills up, and its topic is not read further.
 """
 
 from __future__ import annotations
@@ -11,20 +14,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import time
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from streams.engine.batch import Fetched, StaleBatch
+from streams.engine.circuit import CircuitState, Permit
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
-from streams.engine.handlers import Handlers
+from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.lane_loop import NotNow
 from streams.engine.lanes import WaitingKey
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import Unavailable
+from streams.time_limit import within
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
@@ -37,17 +43,16 @@ Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
 
 BACKOFF_S = 0.1
 BACKOFF_MAX_S = 5.0
-WARNING_PAUSE_S = 10.0
 
 
 class _Entry:
     """A record of the window. `next_offset` is where the agent is once it is handled.
 
-    A record that has waited in a lane has a `turn` in its place, and moves no position. `held` is a record that has to
-    wait in a lane itself: there was no call for it.
+    A record that has waited in a lane has a `turn` in its place, and moves no position. One that is `held` was not its
+    aggregate's next when its call would have begun: there was none.
     """
 
-    __slots__ = ("ended", "error", "held", "next_offset", "outcome", "record", "turn")
+    __slots__ = ("backoff_s", "ended", "error", "held", "next_offset", "outcome", "record", "turn")
 
     def __init__(self, record: Record, next_offset: int, turn: WaitingKey | None = None) -> None:
         self.record = record
@@ -57,6 +62,7 @@ class _Entry:
         self.ended = False
         self.outcome: Any = None
         self.error: Exception | None = None
+        self.backoff_s = BACKOFF_S  # before the next call, if one fails
 
 
 class OutsideCalls:
@@ -77,12 +83,14 @@ class OutsideCalls:
         self._prepare = prepare
         self._handle_record = context.bind(handlers, source[1])
         self._calls_max = context.settings.outside_calls_max
+        self._timeout_s = context.settings.call_timeout
         self._window: deque[_Entry] = deque()
         self._by_key: dict[bytes | None, deque[_Entry]] = {}  # the first of each key may call, or does
         self._ready: deque[_Entry] = deque()
         self._calls: set[asyncio.Task[None]] = set()
-        self._quiet_until = 0.0
         self._wake = asyncio.Event()
+        self._circuit = context.circuit(source[0])
+        self._circuit.join(self._wake.set)
         self._held = 0  # fetches that keep others away
         self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
 
@@ -119,6 +127,7 @@ class OutsideCalls:
         """End all calls; what they did is asked for again in the partition's next life."""
         for running in (self._runner, *self._calls):
             running.cancel()
+        self._circuit.leave(self._wake.set)
         self._window.clear()
 
     # ---- calls
@@ -138,7 +147,7 @@ class OutsideCalls:
 
     def _start_calls(self) -> None:
         work = self._task.current_work
-        while self._ready and len(self._calls) < self._calls_max:
+        while self._ready and len(self._calls) < self._calls_max and self._circuit.allows():
             entry = self._ready.popleft()
             if not self._may_call(entry):
                 entry.ended = True
@@ -153,15 +162,18 @@ class OutsideCalls:
             if call is None:
                 entry.ended = True
                 continue
-            running = asyncio.get_running_loop().create_task(self._call(entry, call))
+            permit = self._circuit.begin()
+            running = asyncio.get_running_loop().create_task(self._call(entry, call, permit))
             self._calls.add(running)
-            running.add_done_callback(self._call_ended)
+            running.add_done_callback(partial(self._call_ended, permit))
 
     def _may_call(self, entry: _Entry) -> bool:
         """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
+        lanes = self._task.lanes
         if entry.turn is not None:
-            return self._task.lanes.is_turn(entry.turn)
-        entry.held = self._task.lanes.is_blocked(self._source[0], entry.record.key)
+            entry.held = not lanes.is_turn(entry.turn)
+        else:
+            entry.held = lanes.is_blocked(self._source[0], entry.record.key)
         return not entry.held
 
     def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
@@ -171,31 +183,38 @@ class OutsideCalls:
         work.record = entry.record
         return self._prepare(message, work)
 
-    async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any] | None) -> None:
-        """Call until there is an answer; nothing is lost or skipped while the other side is away."""
-        backoff_s = BACKOFF_S
-        while call is not None:
-            try:
-                entry.outcome = await call
-                break
-            except Unavailable as error:
-                self._warn(error)
-            except Exception as error:
-                entry.error = error
-                break
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
-            call = self._call_for(entry, self._task.current_work)
+    async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any], permit: Permit) -> None:
+        """Make one call; a record whose call found nobody waits for another one."""
+        circuit = self._circuit
+        try:
+            entry.outcome = await within(self._timeout_s, call)
+        except Exception as error:
+            circuit.failed(permit, error)
+            if isinstance(error, Unavailable) or self._is_one_of_many(permit):
+                await self._back_off(entry, error)
+                self._ready.append(entry)  # behind the others: what is wrong with this record must not fail every probe
+                return
+            entry.error = error
+        else:
+            circuit.succeeded(permit)
         entry.ended = True
 
-    def _warn(self, error: Unavailable) -> None:
-        """Say so now and then, not for each of the calls that wait."""
-        now = time.monotonic()
-        if now >= self._quiet_until:
-            self._quiet_until = now + WARNING_PAUSE_S
-            log.warning("%s of partition %d waits, and tries again: %s", self._source[0], self._task.number, error)
+    def _is_one_of_many(self, permit: Permit) -> bool:
+        """Whether so many calls fail that no record is to blame; a probe is judged alone, or it might fail for ever."""
+        return not permit.is_probe and self._circuit.state is not CircuitState.CLOSED
 
-    def _call_ended(self, running: asyncio.Task[None]) -> None:
+    async def _back_off(self, entry: _Entry, error: Exception) -> None:
+        """Pause after a failure among calls that succeed; otherwise the circuit says when to go on."""
+        if self._circuit.state is not CircuitState.CLOSED:
+            return
+        await asyncio.sleep(entry.backoff_s * random.uniform(0.5, 1.0))
+        if entry.backoff_s < BACKOFF_MAX_S <= 2 * entry.backoff_s:  # once, when it does not help for a while
+            place = f"{self._source[1]}/{self._task.number}@{entry.record.offset}"
+            log.warning("%s waits at %s, and tries again: %s", self._source[0], place, error)
+        entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
+
+    def _call_ended(self, permit: Permit, running: asyncio.Task[None]) -> None:
+        self._circuit.end(permit)
         self._calls.discard(running)
         if not running.cancelled() and (error := running.exception()) is not None:
             self._task.fail(error)
@@ -212,16 +231,16 @@ class OutsideCalls:
 
         def handle(record: Record, work: UnitOfWork) -> str:
             entry = by_record[id(record)]
+            if entry.held:  # its lane has ended a moment ago
+                self._wake.set()
+                raise NotNow
             if entry.error is not None:
                 raise entry.error
             work.outcome = entry.outcome
             return self._handle_record(record, work)
 
         if front[0].turn is not None:
-            await self._task.wait_for_room()
-            self._task.lanes.take_turn(self._source, front[0].turn, front[0].record, handle)
-            self._pop(1)
-            self._task.commit_soon()
+            await self._take_turn(front[0], front[0].turn, handle)
             done = 1
         else:
             records = [entry.record for entry in front]
@@ -233,13 +252,23 @@ class OutsideCalls:
             self._task.handled_all(self._source)
         return done > 0
 
+    async def _take_turn(self, entry: _Entry, turn: WaitingKey, handle: RecordHandler) -> None:
+        """Handle a record that has waited in a lane; one that was not called for will be given back again."""
+        await self._task.wait_for_room()
+        if entry.held:
+            self._task.lanes.turn_over(turn)
+        else:
+            self._task.lanes.take_turn(self._source, turn, entry.record, handle)
+        self._pop(1)
+        self._task.commit_soon()
+
     def _front(self) -> list[_Entry]:
         """What can be handled together: the records at the front, or one whose turn it is in its lane."""
         front: list[_Entry] = []
         for entry in self._window:
             if not entry.ended or (front and entry.turn is not None):
                 break
-            if entry.held and not self._task.lanes.is_blocked(self._source[0], entry.record.key):
+            if entry.held and entry.turn is None and not self._task.lanes.is_blocked(self._source[0], entry.record.key):
                 # The lane has ended since, by somebody's hand: now the record does need its call.
                 entry.held = entry.ended = False
                 self._ready.append(entry)

@@ -18,7 +18,7 @@ from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
-from streams.engine.lane_loop import LaneLoop, NoRoom
+from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES
 from streams.engine.lingering import LingeringFetches
 from streams.engine.outside import OutsideCalls, Prepare
@@ -352,6 +352,10 @@ class PartitionTask:
         self.oldest_ms.pop(source, None)
         self._context.wake_transport()
 
+    def waiting_agents(self) -> set[str]:
+        """Agents whose records wait for calls to the outside."""
+        return {agent for (agent, _), calls in self._outside.items() if calls}
+
     def drop_calls(self, agent: str, error: BaseException) -> None:
         """The agent that made these calls to the outside has ended: what waits for them must be asked for again."""
         for source in [source for source in self._outside if source[0] == agent]:
@@ -398,7 +402,7 @@ class PartitionTask:
                     event_type = handle(record, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-            except NoRoom:
+            except NotNow:
                 return index, False
             except Exception as error:
                 event_type = self._context.known_type(record.value)
@@ -421,7 +425,7 @@ class PartitionTask:
         """Take back what the record did, and let it wait or make it a dead letter; False when there is no room."""
         try:
             ended = self.lanes.fail(work, source, record, error)
-        except NoRoom:
+        except NotNow:
             return False
         self._context.metrics.event(event_type).failed(ended)
         return True

@@ -24,6 +24,7 @@ from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery
 from streams.mail.server import MailServer
 from streams.mail.text import one_line
+from streams.time_limit import slot
 
 CONNECTIONS_MAX: Final = 4
 QUIT_TIMEOUT_S: Final = 1.0
@@ -50,7 +51,7 @@ class SmtpMailer:
 
     async def deliver(self, mail: Mail) -> Delivery:
         """Hand a mail to the server; raises Unavailable when it cannot be reached or asks to come back later."""
-        async with self._slots:
+        async with slot(self._slots):
             connection = await self._take()
             try:
                 delivery = await self._send(connection, mail)

@@ -11,6 +11,7 @@ from streams.errors import Unavailable
 from streams.events.money import Money
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings
+from streams.time_limit import slot
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class HttpGateway:
         return Refunded(answer.reference) if isinstance(answer, _Accepted) else Declined(answer.reason)
 
     async def _post(self, path: str, body: dict[str, Any], key: str) -> _Accepted | _Refused:
-        async with self._slots:
+        async with slot(self._slots):
             status, content = await self._ask(path, msgspec.json.encode(body), key)
         if 200 <= status < 300:
             return _read(content, _Accepted, status, path)

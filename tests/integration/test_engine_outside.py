@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from streams.app import OrdersApp
 from streams.engine.batch import Batches
+from streams.engine.circuit import OUTCOMES_MIN, Circuit, CircuitState
 from streams.engine.handlers import Handlers
 from streams.engine.table import Table
 from streams.engine.unit_of_work import UnitOfWork
@@ -19,6 +24,7 @@ from streams.envelope import Envelope, Message, Metadata, encode_envelope, new_e
 from streams.errors import Unavailable
 from streams.service import Service
 from streams.topics import Topic
+from tables import health, topic_views
 from tests.apps import (
     KAFKA,
     TRANSPORTS,
@@ -33,9 +39,12 @@ from tests.apps import (
     row,
     running,
     start,
+    stop,
     unique,
     wait_until,
 )
+from tests.integration.web import client_of, find
+from tests.unit.test_circuit import HandTimers
 from tests.unit.test_envelope import TEN_O_CLOCK
 
 
@@ -61,6 +70,7 @@ class Outside:
         self.open = 0
         self.most_open = 0
         self.away = False
+        self.broken = False
         self.refused: set[str] = set()
         self.held: set[str] = set()
         self.changed = asyncio.Event()
@@ -76,6 +86,8 @@ class Outside:
                 await self.changed.wait()
             if self.away:
                 raise Unavailable("away")
+            if self.broken:
+                raise RuntimeError("nobody expected this")
             if word in self.refused:
                 raise Refused(word)
         finally:
@@ -162,6 +174,27 @@ def durable(request: pytest.FixtureRequest) -> str:
     return broker_url(request)
 
 
+def by_hand(app: OrdersApp, agent: str) -> tuple[Circuit, HandTimers]:
+    """Give an agent, before its first call, a circuit whose pauses end when the test says so."""
+    timers = HandTimers()
+    circuit = app.engine.circuits[agent] = Circuit(agent, 1.0, 30.0, timers.call_later, timers.clock)
+    return circuit, timers
+
+
+def keys_of(app: OrdersApp, number: int, count: int) -> list[str]:
+    """Return so many keys of one partition."""
+    return [key for key in map("k{}".format, range(500)) if app.engine.partition_for(key.encode()) == number][:count]
+
+
+async def figures(client: httpx.AsyncClient, agent: str) -> dict[str, float]:
+    """Return what /metrics says of an agent's calls."""
+    families = text_string_to_metric_families((await client.get("/metrics")).text)
+    samples = [sample for family in families for sample in family.samples if sample.labels.get("agent") == agent]
+    (is_open,) = (sample.value for sample in samples if sample.name == "circuit_open")
+    found = {sample.labels["outcome"]: sample.value for sample in samples if sample.name == "outside_calls_total"}
+    return found | {"open": is_open}
+
+
 async def test_calls_of_different_keys_run_at_the_same_time_even_when_they_come_in_fetches_of_one(
     broker: str, tmp_path: Path
 ) -> None:
@@ -226,14 +259,14 @@ async def test_while_the_other_side_is_away_only_those_wait_who_need_it_and_noth
 
 async def test_a_call_that_fails_for_good_makes_a_dead_letter_of_its_record_alone(broker: str, tmp_path: Path) -> None:
     asking = Asking()
-    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+    async with running(make_settings(broker, tmp_path, retry_count=1), [asking.service]) as app:
         asking.outside.refused = {"bad"}
         await asking.send(app, "k", "a")
         await publish(app, asking.source, "k", b"no json")
         await asking.send(app, "k", "b", "bad", "c")
         await at_rest(app)
         assert asking.answers(app, "k") == ("A", "B")
-        assert asking.outside.calls.count(("k", "bad")) == 4
+        assert asking.outside.calls.count(("k", "bad")) == 2
         assert asking.outside.calls.count(("k", "c")) == 0
         letters = [dict(record.headers) for record in await dead_letters(app, asking.source)]
         errors = Counter(letter["error_type"] for letter in letters if letter["agent"] == asking.agent.encode())
@@ -312,3 +345,200 @@ async def test_an_idle_partition_shows_no_lag_after_its_calls(broker: str, tmp_p
         await asking.send(app, "k", "a")
         await caught_up(app)  # to the end, transaction markers included
         assert all(not app.engine.task(number).oldest_ms for number in range(app.engine.settings.partitions))
+
+
+# ---- the circuit
+
+
+async def test_during_an_outage_calls_pause_visibly_are_probed_and_go_on_in_order(
+    broker: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asking = Asking()
+    agent, outside, services = asking.agent, asking.outside, [asking.service, health.service, topic_views.service]
+    keys = [f"k{number}" for number in range(40)]
+    async with running(make_settings(broker, tmp_path), services) as app, client_of(app) as client:
+        caplog.set_level(logging.INFO, "streams.engine.circuit")
+        _, timers = by_hand(app, agent)
+        await asking.send(app, "first", "a")
+        await wait_until(lambda: asking.answers(app, "first") == ("A",), "the first answer is there")
+        assert (await find(client, "/readyz"))["paused"] == []
+        assert await figures(client, agent) == {"ok": 1.0, "failed": 0.0, "open": 0.0}
+
+        outside.away = True
+        for key in keys[:10]:
+            await asking.send(app, key, "a", "b")
+        await wait_until(lambda: timers.is_pausing and not outside.open, "the circuit opens")
+        made = len(outside.calls)
+        assert made <= 1 + OUTCOMES_MIN + 10  # calls that were under way already
+        for key in keys[10:]:
+            await asking.send(app, key, "a", "b")
+        await caught_up(app, asking.other_agent)
+        assert row(app, asking.others, keys[-1]) == Seen(("a", "b"))
+        assert len(outside.calls) == made
+
+        (paused,) = (await find(client, "/readyz"))["paused"]
+        assert (paused["agent"], paused["state"], paused["reason"]) == (agent, "open", "away")
+        assert datetime.fromisoformat(paused["since"]) < datetime.fromisoformat(paused["next_probe_at"])
+        assert await figures(client, agent) == {"ok": 1.0, "failed": made - 1.0, "open": 1.0}
+        (check,) = [check for check in await find(client, "/doctor") if check["check"] == "outside calls"]
+        assert not check["ok"]
+        assert agent in check["detail"]
+        assert check["advice"]
+
+        for probe in (1, 2, 3):
+            timers.end_pause()
+            await wait_until(lambda: timers.is_pausing, "the probe has failed")
+            assert len(outside.calls) == made + probe
+
+        outside.away = False
+        timers.end_pause()
+        await caught_up(app)
+        assert [asking.answers(app, key) for key in keys] == [("A", "B")] * 40
+        assert await dead_letters(app, asking.source) == []
+        assert (await find(client, "/readyz"))["paused"] == []
+        assert await figures(client, agent) == {"ok": 81.0, "failed": made + 2.0, "open": 0.0}
+        ours = [record for record in caplog.records if record.name == "streams.engine.circuit"]
+        said = [(record.levelno, record.getMessage().split(",")[0]) for record in ours]
+        assert said == [
+            (logging.WARNING, f"calls of {agent} are paused"),
+            (logging.INFO, f"calls of {agent} go on after a pause of {sum(timers.pauses):.1f} s"),
+        ]
+
+
+async def test_failures_in_one_partition_pause_the_calls_of_all(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+        _, timers = by_hand(app, asking.agent)
+        here, there = keys_of(app, 0, OUTCOMES_MIN), keys_of(app, 1, 10)
+        asking.outside.away = True
+        for key in here:
+            await asking.send(app, key, "a")
+        await wait_until(lambda: timers.is_pausing and not asking.outside.open, "the circuit opens")
+        made = len(asking.outside.calls)
+        for key in there:
+            await asking.send(app, key, "a")
+        await caught_up(app, asking.other_agent)
+        assert len(asking.outside.calls) == made
+        asking.outside.away = False
+        timers.end_pause()
+        await caught_up(app)
+        assert [asking.answers(app, key) for key in here + there] == [("A",)] * (len(here) + len(there))
+
+
+async def test_an_open_circuit_holds_further_fetches_of_its_topic_and_no_other(tmp_path: Path) -> None:
+    asking, other = Asking(), Asking()
+    settings = make_settings("memory://", tmp_path, partitions=1, outside_calls_max=5)
+    async with running(settings, [asking.service, other.service]) as app:
+        circuit, timers = by_hand(app, asking.agent)
+        asking.outside.away = True
+        count = 0
+        while app.engine.tasks[0].held[asking.source.name] < 2 * 2:  # two fetches for each of the two agents
+            await asking.send(app, f"k{count}", "a")
+            count += 1
+            await asyncio.sleep(0)
+        await wait_until(lambda: timers.is_pausing, "the circuit opens")
+        assert app.engine.task_for(asking.source.name, 0) is None
+        await other.send(app, "k", "a")
+        await caught_up(app, other.agent)
+        assert (circuit.state, other.answers(app, "k")) == (CircuitState.OPEN, ("A",))
+        asking.outside.away = False
+        timers.end_pause()
+        await caught_up(app)
+        assert [asking.answers(app, f"k{number}") for number in range(count)] == [("A",)] * count
+
+
+async def test_errors_that_nobody_expected_make_no_storm_of_dead_letters(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    keys = [f"k{number}" for number in range(50)]
+    async with running(make_settings(broker, tmp_path, retry_count=0), [asking.service]) as app:
+        _, timers = by_hand(app, asking.agent)
+        asking.outside.broken = True
+        for key in keys:
+            await asking.send(app, key, "a")
+        await wait_until(lambda: timers.is_pausing and not asking.outside.open, "the circuit opens")
+        timers.end_pause()
+        await wait_until(lambda: timers.is_pausing, "the probe has failed")
+        asking.outside.broken = False
+        timers.end_pause()
+        await caught_up(app)
+        letters = await dead_letters(app, asking.source)
+        assert len(letters) == OUTCOMES_MIN  # those before it opened, one less than it takes, and the probe
+        assert Counter(asking.answers(app, key) for key in keys) == {("A",): 50 - len(letters), (): len(letters)}
+
+
+@pytest.mark.parametrize("end", [crash, stop])
+async def test_a_restart_while_calls_are_paused_loses_nothing(
+    durable: str, tmp_path: Path, end: Callable[[OrdersApp], Awaitable[None]]
+) -> None:
+    asking = Asking()
+    settings = make_settings(durable, tmp_path)
+    app = await start(settings, [asking.service])
+    asking.outside.away = True
+    keys = [f"k{number}" for number in range(10)]
+    for key in keys:
+        await asking.send(app, key, "a", "b")
+    await wait_until(app.engine.pauses, "the calls are paused")
+    await end(app)
+    async with running(settings, [asking.service]) as app:
+        await wait_until(app.engine.pauses, "the calls are paused again")
+        assert [asking.answers(app, key) for key in keys] == [()] * 10
+        asking.outside.away = False
+        await caught_up(app)
+        assert [asking.answers(app, key) for key in keys] == [("A", "B")] * 10
+        assert await dead_letters(app, asking.source) == []
+
+
+async def test_a_partition_that_is_lost_while_it_probes_leaves_the_probe_to_another(tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings("memory://", tmp_path), [asking.service]) as app:
+        circuit, timers = by_hand(app, asking.agent)
+        here, there = keys_of(app, 0, OUTCOMES_MIN), keys_of(app, 1, 1)
+        asking.outside.away = True
+        for key in here:
+            await asking.send(app, key, "a")
+        await wait_until(lambda: timers.is_pausing and not asking.outside.open, "the circuit opens")
+        asking.outside.held = {"a"}
+        timers.end_pause()
+        await wait_until(lambda: asking.outside.open, "the probe hangs")
+        await asking.send(app, *there, "b")
+        await caught_up(app, asking.other_agent)
+        asking.outside.away = False
+        app.engine.tasks[0].fail(RuntimeError("lost"))
+        await wait_until(lambda: asking.answers(app, *there) == ("B",), "the other partition has probed")
+        assert circuit.state is CircuitState.CLOSED
+        asking.outside.let_go("a")
+        await caught_up(app)
+        assert [asking.answers(app, key) for key in here] == [("A",)] * len(here)
+
+
+async def test_a_call_that_hangs_is_cut_off_and_made_again(broker: str, tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings(broker, tmp_path, call_timeout=0.05), [asking.service]) as app:
+        circuit, timers = by_hand(app, asking.agent)
+        asking.outside.held = {"slow"}
+        await asking.send(app, "k", "slow", "a")
+        await wait_until(lambda: timers.is_pausing, "it has been cut off often enough")
+        assert Counter(asking.outside.calls) == {("k", "slow"): OUTCOMES_MIN}
+        (pause,) = app.engine.pauses()
+        assert pause.reason == "a call did not answer within 0.05 s"
+        asking.outside.let_go("slow")
+        timers.end_pause()
+        await caught_up(app)
+        assert asking.answers(app, "k") == ("SLOW", "A")
+        assert (circuit.answered, circuit.failures) == (2, OUTCOMES_MIN)
+
+
+async def test_nothing_is_paused_where_nothing_waits(tmp_path: Path) -> None:
+    asking = Asking()
+    async with running(make_settings("memory://", tmp_path, retry_count=0), [asking.service]) as app:
+        circuit, timers = by_hand(app, asking.agent)
+        asking.outside.broken = True
+        for key in keys_of(app, 0, OUTCOMES_MIN + 1):
+            await asking.send(app, key, "a")
+        await wait_until(lambda: timers.is_pausing and not asking.outside.open, "the circuit opens")
+        assert [pause.agent for pause in app.engine.pauses()] == [asking.agent]
+        for _ in range(2):  # as many records are left, and each probe makes a dead letter of one
+            timers.end_pause()
+            await wait_until(lambda: timers.is_pausing, "the probe has failed")
+        await caught_up(app)
+        assert (circuit.state, app.engine.pauses()) == (CircuitState.OPEN, [])

@@ -96,6 +96,9 @@ async def test_without_the_payment_gateway_stock_is_reserved_and_orders_wait(
         await place_all(client)
         others = [name for name in app.engine.agents if name != "decide-payments"]
         await caught_up(app, *others)
+        await wait_until(app.engine.pauses, "the calls of the gateway are paused")
+        (paused,) = (await client.get("/readyz")).json()["paused"]
+        assert paused["agent"] == "decide-payments"
         assert (await client.get("/inventory/a")).json()["reserved"] == 2 * COUNT
         assert count(app, "running") == COUNT
         token = (await client.post(f"/orders/{ORDERS[0]}/cancel")).json()["token"]
