@@ -21,16 +21,17 @@ from streams.transport.base import Record
 from tests.apps import HandlerFailed, Tally, at_rest, crash, make_settings, publish, start, stop, wait_until
 from tests.letters import closed_letters, discard, open_letters, retry, waiting
 
-KEYS = ("k0", "k1", "k2", "k3")
+KEYS = ("k0", "k1", "k2")
 RETRIES = 2
 FOR_EVER = 100
 
 
 class Send(NamedTuple):
-    """A record of a key, whose handler fails that often."""
+    """A record of a key, whose handler fails that often, and some of the same key that do not fail."""
 
     key: str
     failures: int
+    others: int
 
 
 class Crash(NamedTuple):
@@ -38,9 +39,10 @@ class Crash(NamedTuple):
 
 
 class Rebalance(NamedTuple):
-    """The group rebalances and leaves the partitions here, or has given them away for a moment."""
+    """The group rebalances after a moment and leaves the partitions here, or has given them away meanwhile."""
 
     went_away: bool
+    after_ms: int
 
 
 class Decide(NamedTuple):
@@ -57,17 +59,22 @@ class Rest(NamedTuple):
 
 Step = Send | Crash | Rebalance | Decide | Rest
 
+SENDS = st.builds(
+    Send, st.sampled_from(KEYS), st.sampled_from((0, 0, 1, 2, RETRIES + 1, FOR_EVER)), st.sampled_from((0, 0, 1, 4))
+)
 STEPS = st.lists(
     st.one_of(
-        st.builds(Send, st.sampled_from(KEYS), st.sampled_from((0, 0, 0, 1, 2, RETRIES + 1, FOR_EVER))),
-        st.builds(Send, st.sampled_from(KEYS), st.sampled_from((0, 0, 0, 1, 2, RETRIES + 1, FOR_EVER))),
+        SENDS,
+        SENDS,
+        SENDS,
         st.builds(Decide, st.integers(0, 3), st.booleans(), st.booleans()),
-        st.builds(Rebalance, st.booleans()),
+        st.builds(Decide, st.integers(0, 3), st.booleans(), st.booleans()),
+        st.builds(Rebalance, st.booleans(), st.sampled_from((0, 1, 3, 6))),
         st.builds(Crash),
         st.builds(Rest),
     ),
-    min_size=4,
-    max_size=40,
+    min_size=10,
+    max_size=60,
 )
 
 
@@ -126,20 +133,25 @@ class Run:
 
     async def _take(self, step: Step) -> None:
         match step:
-            case Send(key, failures):
-                value = f"{key}-{len(self.sent[key])}"
-                self.sent[key].append(value)
-                self.failing.failures[value.encode()] = failures
-                await publish(self._app, self.failing.source, key, value.encode())
+            case Send(key, failures, others):
+                for fails in (failures, *[0] * others):
+                    await self._send(key, fails)
             case Crash():
                 await crash(self._app)
                 self.app = await start(self.settings, self.failing.services)
-            case Rebalance(went_away):
+            case Rebalance(went_away, after_ms):
+                await asyncio.sleep(after_ms / 1000)
                 await self._rebalance(went_away)
             case Decide(rank, discards, mended):
                 await self._decide(rank, discards, mended)
             case Rest():
                 await self._settled()
+
+    async def _send(self, key: str, failures: int) -> None:
+        value = f"{key}-{len(self.sent[key])}"
+        self.sent[key].append(value)
+        self.failing.failures[value.encode()] = failures
+        await publish(self._app, self.failing.source, key, value.encode())
 
     async def _rebalance(self, went_away: bool) -> None:
         engine = self._app.engine
@@ -190,7 +202,7 @@ def run(broker: str, lingers: bool, steps: Sequence[Step]) -> None:
 
 @pytest.mark.slow
 @given(steps=STEPS, lingers=st.booleans())
-@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_effects_are_those_without_failures_on_the_embedded_log(steps: Sequence[Step], lingers: bool) -> None:
     run("embedded://", lingers, steps)
 
