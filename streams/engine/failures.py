@@ -60,7 +60,7 @@ def _text_of(error: BaseException) -> str:
     """The error's own words; whatever a handler raises must not keep its record from being buried."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return f"{type(error).__name__}, whose text cannot be had"
 
 

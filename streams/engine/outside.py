@@ -49,7 +49,7 @@ class _Entry:
         self.next_offset = next_offset
         self.ended = False
         self.outcome: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
 
 class OutsideCalls:
@@ -77,6 +77,7 @@ class OutsideCalls:
         self._quiet_until = 0.0
         self._wake = asyncio.Event()
         self._held = 0  # fetches that keep others away
+        self._is_over = False
         self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
 
     def __bool__(self) -> bool:
@@ -100,6 +101,7 @@ class OutsideCalls:
 
     def cancel(self) -> None:
         """End all calls; what they did is asked for again in the partition's next life."""
+        self._is_over = True
         for running in (self._runner, *self._calls):
             running.cancel()
         self._window.clear()
@@ -128,7 +130,7 @@ class OutsideCalls:
                 call = self._call_for(entry, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-            except Exception as error:
+            except BaseException as error:
                 entry.error, entry.ended = error, True
                 continue
             if call is None:
@@ -148,18 +150,20 @@ class OutsideCalls:
     async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any] | None) -> None:
         """Call until there is an answer; nothing is lost or skipped while the other side is away."""
         backoff_s = BACKOFF_S
-        while call is not None:
-            try:
-                entry.outcome = await call
-                break
-            except Unavailable as error:
-                self._warn(error)
-            except Exception as error:
-                entry.error = error
-                break
-            await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
-            backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
-            call = self._call_for(entry, self._task.current_work)
+        try:
+            while call is not None:
+                try:
+                    entry.outcome = await call
+                    break
+                except Unavailable as error:
+                    self._warn(error)
+                await asyncio.sleep(backoff_s * random.uniform(0.5, 1.0))
+                backoff_s = min(BACKOFF_MAX_S, backoff_s * 2)
+                call = self._call_for(entry, self._task.current_work)
+        except BaseException as error:
+            if self._is_over:  # cancelled by us; a CancelledError of the call's own making fails its record
+                raise
+            entry.error = error
         entry.ended = True
 
     def _warn(self, error: Unavailable) -> None:

@@ -342,7 +342,7 @@ class PartitionTask:
                 event_type = handle(record, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-            except Exception as error:
+            except BaseException as error:  # a handler's SystemExit is no reason to end the worker
                 event_type = "unknown"
                 self._bury(work, source, record, error)
             release()
@@ -354,7 +354,7 @@ class PartitionTask:
                 break
         return index
 
-    def _bury(self, work: UnitOfWork, source: tuple[str, str], record: Record, error: Exception) -> None:
+    def _bury(self, work: UnitOfWork, source: tuple[str, str], record: Record, error: BaseException) -> None:
         """Take back what the record did and make it a dead letter."""
         agent, topic = source
         work.rollback()

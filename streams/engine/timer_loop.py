@@ -86,7 +86,7 @@ class TimerLoop:
             self._context.timer_handler(timer.kind)(timer, work)
         except INFRASTRUCTURE_ERRORS:
             raise
-        except Exception as error:
+        except BaseException as error:
             work.rollback()
             work.put(TIMERS, ended, None)
             said = dead_letter(work, f"timer {timer.kind}", "timers", work.record, error)
