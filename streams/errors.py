@@ -40,5 +40,14 @@ class WrongPartition(RecordError):
     """The record lies in another partition than Kafka's default partitioner (murmur2) gives to its key."""
 
 
+class HandlerTimeout(BaseException):
+    """A handler did not return in time: it was interrupted, or the process was ended to get out of it.
+
+    Not an Exception, so that a handler that swallows those cannot swallow this.
+    """
+
+    retryable = False
+
+
 class Unavailable(Exception):
     """Something outside (payment gateway, mail server) cannot be reached or does not answer: it is tried again."""

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO, cast
 import faust
 
 from streams.app import OrdersApp
+from streams.engine.watchdog import watching
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -134,7 +135,7 @@ async def serve(
     app.in_worker = True
     life = asyncio.create_task(_live(app, once_ready), name="worker")
     crash = asyncio.create_task(_crash_of(app), name="crash")
-    with _signals_set(stop):
+    with _signals_set(stop), watching(settings.handler_timeout):
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({life, crash, stopping}, return_when=asyncio.FIRST_COMPLETED)
         failure = next((task.exception() for task in (life, crash) if task.done()), None)

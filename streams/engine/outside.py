@@ -22,6 +22,7 @@ from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers
 from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.watch import Handling, watched, watched_steps
 from streams.envelope import Envelope
 from streams.errors import Unavailable
 from streams.transport.base import Record
@@ -141,10 +142,16 @@ class OutsideCalls:
             running.add_done_callback(self._call_ended)
 
     def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
-        message = self._accept(entry.record, work.partition)
+        return watched(self._handling(), entry.record, self._prepared, entry.record, work)
+
+    def _handling(self) -> Handling:
+        return Handling(*self._source, self._task.stuck)
+
+    def _prepared(self, record: Record, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
+        message = self._accept(record, work.partition)
         if type(message.payload) not in self._handlers:
             return None
-        work.record = entry.record
+        work.record = record
         return self._prepare(message, work)
 
     async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any] | None) -> None:
@@ -153,7 +160,7 @@ class OutsideCalls:
         try:
             while call is not None:
                 try:
-                    entry.outcome = await call
+                    entry.outcome = await watched_steps(self._handling(), entry.record, call)
                     break
                 except Unavailable as error:
                     self._warn(error)
@@ -188,10 +195,10 @@ class OutsideCalls:
             if not entry.ended:
                 break
             front.append(entry)
-        entries = iter(front)
+        entries = {id(entry.record): entry for entry in front}
 
         def handle(record: Record, work: UnitOfWork) -> str:
-            entry = next(entries)
+            entry = entries[id(record)]
             if entry.error is not None:
                 raise entry.error
             work.outcome = entry.outcome

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, dead_letter
+from streams.engine.stuck import TIMER_TOPIC
 from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due
 from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.watch import Handling, watched
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMERS_PER_RUN = 500
+AGENT = "timers"  # who handles them, as dead letters say
 
 
 class TimerLoop:
@@ -80,16 +83,18 @@ class TimerLoop:
         now_ms = max(timer.due_ms, int(time.time() * 1000))
         work.now_ms = now_ms
         work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
-        ended = TimerKey(timer.due_ms, timer.kind, timer.key)
+        ended, topic = TimerKey(timer.due_ms, timer.kind, timer.key), TIMER_TOPIC + timer.kind
+        due = Record(-1, timer.due_ms, work.record.key, timer.payload, ())  # the same after a restart
         try:
             work.put(TIMERS, ended, None)  # first, as its handler may set it again
-            self._context.timer_handler(timer.kind)(timer, work)
+            handle = self._context.timer_handler(timer.kind)
+            watched(Handling(AGENT, topic, self._task.stuck), due, handle, timer, work)
         except INFRASTRUCTURE_ERRORS:
             raise
         except BaseException as error:
             work.rollback()
             work.put(TIMERS, ended, None)
-            said = dead_letter(work, f"timer {timer.kind}", "timers", work.record, error)
+            said = dead_letter(work, topic, AGENT, work.record, error)
             log.warning("timer %s of %s is a dead letter: %s", timer.kind, timer.key, said)
             self._context.metrics.dead_letters += 1
         work.release()
