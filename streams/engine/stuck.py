@@ -7,7 +7,6 @@ passed. Several marks are kept: otherwise two stuck records could forget each ot
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Callable
@@ -112,12 +111,13 @@ class StuckRecords:
 
 
 def _load(path: Path) -> list[StuckMark]:
-    with contextlib.suppress(FileNotFoundError):
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=list[StuckMark])
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            log.error("%s is no list of stuck records and is passed over: %s", path, error)
-    return []
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=list[StuckMark])
+    except FileNotFoundError:
+        return []
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        log.error("stuck records are not known, and will get stuck again: %s: %s", path, error)
+        return []
 
 
 def _identity(of: Record | StuckMark) -> tuple[int, int, str]:
