@@ -10,22 +10,27 @@ from typing import Any
 
 import pytest
 
+from streams.engine.stuck import StuckRecords
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.watchdog import watching
 from streams.envelope import Envelope
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS
-from streams.transport.base import Record
+from streams.transport.base import Record, TopicSpec
+from streams.transport.partitioner import partition_for
 from tests.apps import (
+    DURABLE_TRANSPORTS,
     TRANSPORTS,
     Seen,
     Tally,
     broker_url,
     caught_up,
+    connected,
     dead_letters,
     make_settings,
     publish,
+    read_committed,
     read_topic,
     row,
     running,
@@ -67,6 +72,11 @@ def hang(word: str) -> None:
 
 @pytest.fixture(params=TRANSPORTS)
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    return make_settings(broker_url(request), tmp_path)
+
+
+@pytest.fixture(params=DURABLE_TRANSPORTS)
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return make_settings(broker_url(request), tmp_path)
 
 
@@ -183,3 +193,55 @@ async def test_a_call_may_wait_for_longer_than_a_handler_may_run(settings: Setti
         asking.outside.let_go("a")
         await caught_up(app)
         assert asking.answers(app, KEY) == ("A",)
+
+
+async def written(settings: Settings, tally: Tally, *values: bytes) -> list[Record]:
+    """Records that wait for the application to start, all of one key."""
+    number = partition_for(KEY.encode(), settings.partitions)
+    async with connected(settings, [TopicSpec(tally.source.name, settings.partitions, False, None)]) as broker:
+        await broker.publish(tally.source.name, number, [(KEY.encode(), value, ()) for value in values])
+        end = await broker.end_offset(tally.source.name, number)
+        return await read_committed(broker, tally.source.name, number, end)
+
+
+def mark(settings: Settings, tally: Tally, record: Record) -> Path:
+    """Mark a record as a worker does that was stuck in it; the file of marks."""
+    number = partition_for(KEY.encode(), settings.partitions)
+    StuckRecords(settings, number).add(tally.AGENT, tally.source.name, record, "it was stuck", "here")
+    return settings.data_dir / "stuck" / f"{number}.json"
+
+
+async def test_a_mark_stays_until_the_dead_letter_of_its_record_is_committed(durable: Settings) -> None:
+    tally, commits_fail = Tally(), True
+
+    def probe(step: str) -> None:
+        if commits_fail and step == "before 2":
+            raise ConnectionError(step)
+
+    records = await written(durable, tally, b"a", b"stuck", b"b")
+    marks = mark(durable, tally, records[1])
+    async with running(durable, [tally.service], probe=probe) as app:
+        await wait_until(lambda: app.engine.metrics.commit_failures > 1, "commits with the dead letter have failed")
+        assert marks.exists()
+        commits_fail = False
+        await caught_up(app)
+        await tally.check(app, {KEY: ("a", "b")})
+        (letter,) = await dead_letters(app, tally.source)
+        own = dict(letter.headers)
+        assert (letter.value, own["error_type"], own["error"]) == (b"stuck", b"HandlerTimeout", b"it was stuck")
+        assert b"The main thread was here:\nhere" in own["trace"]
+        await wait_until(lambda: not marks.exists(), "the mark is gone")
+
+
+async def test_a_mark_whose_record_was_passed_meanwhile_is_removed_at_the_start(durable: Settings) -> None:
+    tally = Tally()
+    records = await written(durable, tally, b"a", b"b")
+    async with running(durable, [tally.service]) as app:
+        await caught_up(app)
+    marks = mark(durable, tally, records[1])  # left behind by a worker that owned the partition before
+    async with running(durable, [tally.service]) as app:
+        assert not marks.exists()
+        await publish(app, tally.source, KEY, b"c")
+        await caught_up(app)
+        await tally.check(app, {KEY: ("a", "b", "c")})
+        assert await dead_letters(app, tally.source) == []
