@@ -72,7 +72,8 @@ class Watchdog:
         """Count how often the same record was seen, and do what is due."""
         seen = WATCH.by, WATCH.record
         if seen[1] is None or not self._is_seen(*seen):
-            self._seen, self._looks = seen, 0
+            self._looks = 0  # first: a late signal in between must not find the next record overdue
+            self._seen = seen
             return
         if self._looks >= LOOKS and self._waits_for_the_store():
             return
