@@ -62,5 +62,14 @@ class NotRetryable(Exception):
     retryable: ClassVar[bool] = False
 
 
+class HandlerTimeout(BaseException):
+    """A handler did not return in time: it was interrupted, or the process was ended to get out of it.
+
+    Not an Exception, so that a handler that swallows those cannot swallow this.
+    """
+
+    retryable = False
+
+
 class Unavailable(Exception):
     """Something outside (payment gateway, mail server) cannot be reached or does not answer: it is tried again."""

@@ -84,6 +84,7 @@ class Settings(BaseSettings):
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000
     cache_rows_max: Annotated[int, Field(ge=0)] = 100_000
     dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
+    handler_timeout: Annotated[float, Field(gt=0)] = 5.0
     session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0
     transaction_timeout: Annotated[float, Field(ge=1, le=10)] = 10.0
     restart_backoff: Annotated[float, Field(gt=0)] = 0.2

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO, cast
 import faust
 
 from streams.app import OrdersApp
+from streams.engine.watchdog import watching
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,10 @@ READY_POLL_S = 0.05
 REPEAT_PAUSE_S = 1.0
 # Below the 10 s after which whoever sent SIGTERM may kill us.
 STOP_TIMEOUT_S = 9.0
+SLOW_WATCHDOG = (
+    "ORDERS_HANDLER_TIMEOUT should be below ORDERS_SESSION_TIMEOUT: "
+    "Kafka gives the partitions away before a handler that hangs is interrupted"
+)
 _BIND_ERRORS = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES))
 
 
@@ -119,7 +124,7 @@ async def serve(
     stop: asyncio.Event | None = None,
     once_ready: Callable[[], Awaitable[None]] | None = None,
 ) -> int:
-    """Run a worker until SIGTERM, SIGINT, `stop` or a failure; return the exit status.
+    """Run a worker until SIGTERM, SIGINT, `stop` or a failure; return the exit status. To be run in the main thread.
 
     `once_ready` runs beside it as soon as all partitions are restored, and is cancelled when the worker stops. A
     failure is logged: in one line when it is the user's to solve, with its trace otherwise.
@@ -130,11 +135,13 @@ async def serve(
     if (problem := data_dir_problem(settings)) is not None:
         log.critical("%s", problem)
         return 1
+    if settings.transport == "kafka" and settings.handler_timeout >= settings.session_timeout:
+        log.warning("%s", SLOW_WATCHDOG)
     stop = stop or asyncio.Event()
     app.in_worker = True
     life = asyncio.create_task(_live(app, once_ready), name="worker")
     crash = asyncio.create_task(_crash_of(app), name="crash")
-    with _signals_set(stop):
+    with _signals_set(stop), watching(settings.handler_timeout):
         stopping = asyncio.create_task(stop.wait(), name="stop")
         await asyncio.wait({life, crash, stopping}, return_when=asyncio.FIRST_COMPLETED)
         failure = next((task.exception() for task in (life, crash) if task.done()), None)

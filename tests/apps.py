@@ -132,6 +132,20 @@ async def publish(app: OrdersApp, topic: Topic, key: str, *values: bytes) -> lis
     )
 
 
+async def publish_keyed(app: OrdersApp, topic: Topic, *keyed: tuple[str, str]) -> None:
+    """Write (key, value) pairs as one batch, all into the partition of the first key."""
+    number = app.engine.partition_for(keyed[0][0].encode())
+    records = [(key.encode(), value.encode(), ()) for key, value in keyed]
+    await app.engine.broker.publish(topic.name, number, records)
+
+
+def keys_beside(app: OrdersApp, key: str, count: int) -> list[str]:
+    """Return so many other keys of the partition of `key`."""
+    partition_for = app.engine.partition_for
+    number = partition_for(key.encode())
+    return [other for other in map("beside-{}".format, range(500)) if partition_for(other.encode()) == number][:count]
+
+
 async def caught_up(app: OrdersApp, *agents: str) -> None:
     """Wait until these agents (all, if none is named) have committed everything that is in their topics now."""
     engine = app.engine

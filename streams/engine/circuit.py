@@ -112,7 +112,7 @@ class Circuit:
         if permit.is_probe:
             self._close()
 
-    def failed(self, permit: Permit, error: Exception) -> None:
+    def failed(self, permit: Permit, error: BaseException) -> None:
         """There was none."""
         self.failures += 1
         if permit.period != self._period:
@@ -138,7 +138,7 @@ class Circuit:
 
     # ---- transitions
 
-    def _open(self, error: Exception) -> None:
+    def _open(self, error: BaseException) -> None:
         pause_s = self._pause_s * random.uniform(0.5, 1.0)
         now = self._clock()
         self._reason = _reason(error)
@@ -182,10 +182,7 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """The error's own words in one line, or else its name."""
-    try:
-        words = " ".join(str(error).split())
-    except Exception:
-        words = ""
+    words = " ".join(text_of(error).split())
     return words[:REASON_LENGTH_MAX] or type(error).__name__

@@ -85,7 +85,7 @@ class Failure(NamedTuple):
 
 def describe(agent: str, topic: str, error: BaseException) -> Failure:
     """Words for an error; the fingerprint is the same for what fails in the same way in the same place."""
-    error_type, text = type(error).__name__[:NAME_CHARACTERS_MAX], _bounded(_text_of(error), ERROR_BYTES_MAX)
+    error_type, text = type(error).__name__[:NAME_CHARACTERS_MAX], _bounded(text_of(error), ERROR_BYTES_MAX)
     trace = _bounded("".join(traceback.format_exception(error)), TRACE_BYTES_MAX)
     place = _place(error)
     same = "\n".join((agent, topic, error_type, _VARYING.sub("?", text), place))
@@ -147,11 +147,11 @@ def _place(error: BaseException) -> str:
     return trace.tb_frame.f_code.co_qualname if trace is not None else ""
 
 
-def _text_of(error: BaseException) -> str:
+def text_of(error: BaseException) -> str:
     """The error's own words; whatever a handler raises must not keep its record from being buried."""
     try:
         return str(error)
-    except Exception:
+    except BaseException:
         return f"{type(error).__name__}, whose text cannot be had"
 
 

@@ -17,7 +17,14 @@ from streams.engine.batch import Fetched
 from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
 from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, close_letter, letter_id
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, RetryPolicy, is_retryable, parks
+from streams.engine.failures import (
+    INFRASTRUCTURE_ERRORS,
+    InfrastructureError,
+    RetryPolicy,
+    is_retryable,
+    parks,
+    text_of,
+)
 from streams.engine.handlers import RecordHandler
 from streams.engine.lane_index import LaneIndex
 from streams.engine.lanes import (
@@ -36,6 +43,7 @@ from streams.engine.lanes import (
 )
 from streams.engine.quiet import Quiet
 from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.watch import Handling, watched
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
@@ -161,7 +169,9 @@ class LaneLoop:
             ended = "retry"
             self._context.metrics.retries[key.agent] += 1
             said = f"failed, {retry_count + 1}. retry of {policy.retries} in {pause_ms / 1000:.1f} s"
-            self._say(f"{_where(topic, self._task.number, record)} {said}: {type(error).__name__}: {error}", error)
+            self._say(
+                f"{_where(topic, self._task.number, record)} {said}: {type(error).__name__}: {text_of(error)}", error
+            )
         else:
             self._bury(work, key, topic, record, error, waiting)
             ended = "dead_letter"
@@ -261,10 +271,10 @@ class LaneLoop:
             ended: Ended | None
             work.record, work.retry_count = record, waiting.retry_count
             try:
-                event_type, ended = handle(record, work), None
+                event_type, ended = watched(Handling(*source, self._task.stuck), record, handle, record, work), None
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-            except Exception as error:
+            except BaseException as error:
                 work.rollback()
                 event_type = self._context.known_type(record.value)
                 ended = self._fail(work, lane_key, source[1], record, error, waiting)

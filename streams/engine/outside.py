@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any
 from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.circuit import CircuitState, Permit
 from streams.engine.context import EngineContext
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import NotNow
 from streams.engine.lanes import WaitingKey
 from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.watch import Handling, watched, watched_steps
 from streams.envelope import Envelope
 from streams.errors import Unavailable
 from streams.time_limit import within
@@ -61,7 +62,7 @@ class _Entry:
         self.held = False
         self.ended = False
         self.outcome: Any = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.backoff_s = BACKOFF_S  # before the next call, if one fails
 
 
@@ -92,6 +93,7 @@ class OutsideCalls:
         self._circuit = context.circuit(source[0])
         self._circuit.join(self._wake.set)
         self._held = 0  # fetches that keep others away
+        self._is_over = False
         self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
 
     def __bool__(self) -> bool:
@@ -125,6 +127,7 @@ class OutsideCalls:
 
     def cancel(self) -> None:
         """End all calls; what they did is asked for again in the partition's next life."""
+        self._is_over = True
         for running in (self._runner, *self._calls):
             running.cancel()
         self._circuit.leave(self._wake.set)
@@ -156,7 +159,7 @@ class OutsideCalls:
                 call = self._call_for(entry, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
-            except Exception as error:
+            except BaseException as error:
                 entry.error, entry.ended = error, True
                 continue
             if call is None:
@@ -177,18 +180,26 @@ class OutsideCalls:
         return not entry.held
 
     def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
-        message = self._accept(entry.record, work.partition)
+        return watched(self._handling(), entry.record, self._prepared, entry.record, work)
+
+    def _handling(self) -> Handling:
+        return Handling(*self._source, self._task.stuck)
+
+    def _prepared(self, record: Record, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
+        message = self._accept(record, work.partition)
         if type(message.payload) not in self._handlers:
             return None
-        work.record = entry.record
+        work.record = record
         return self._prepare(message, work)
 
     async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any], permit: Permit) -> None:
         """Make one call; a record whose call found nobody waits for another one."""
         circuit = self._circuit
         try:
-            entry.outcome = await within(self._timeout_s, call)
-        except Exception as error:
+            entry.outcome = await within(self._timeout_s, watched_steps(self._handling(), entry.record, call))
+        except BaseException as error:
+            if self._is_over:  # cancelled by us; a CancelledError of the call's own making fails its record
+                raise
             circuit.failed(permit, error)
             if isinstance(error, Unavailable) or self._is_one_of_many(permit):
                 await self._back_off(entry, error)
@@ -203,14 +214,14 @@ class OutsideCalls:
         """Whether so many calls fail that no record is to blame; a probe is judged alone, or it might fail for ever."""
         return not permit.is_probe and self._circuit.state is not CircuitState.CLOSED
 
-    async def _back_off(self, entry: _Entry, error: Exception) -> None:
+    async def _back_off(self, entry: _Entry, error: BaseException) -> None:
         """Pause after a failure among calls that succeed; otherwise the circuit says when to go on."""
         if self._circuit.state is not CircuitState.CLOSED:
             return
         await asyncio.sleep(entry.backoff_s * random.uniform(0.5, 1.0))
         if entry.backoff_s < BACKOFF_MAX_S <= 2 * entry.backoff_s:  # once, when it does not help for a while
             place = f"{self._source[1]}/{self._task.number}@{entry.record.offset}"
-            log.warning("%s waits at %s, and tries again: %s", self._source[0], place, error)
+            log.warning("%s waits at %s, and tries again: %s", self._source[0], place, text_of(error))
         entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
 
     def _call_ended(self, permit: Permit, running: asyncio.Task[None]) -> None:

@@ -27,11 +27,13 @@ from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rows
 from streams.engine.stalled import StalledFetches
 from streams.engine.store import Store
+from streams.engine.stuck import StuckRecords
 from streams.engine.table import Table
 from streams.engine.timer_loop import TimerLoop
 from streams.engine.timers import TIMERS
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.waiters import PositionWaiters
+from streams.engine.watch import WATCH, Handling, boundary
 from streams.transport.base import Record, TransportError
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class PartitionTask:
         self.queued: Counter[str] = Counter()  # fetches per topic that agents have not finished
         self.held: Counter[str] = Counter()  # fetches per topic that wait for something else, and keep others away
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
+        self.stuck = StuckRecords(context.settings, number)
         self._context = context
         self._producer = context.broker.producer(number)
         self._rows: Rows | None = None
@@ -114,6 +117,7 @@ class PartitionTask:
         await self.lanes.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
         self.committed = dict(self.positions)
+        self.stuck.forget_passed(self)
         self._work = self._new_work()
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
@@ -377,6 +381,7 @@ class PartitionTask:
         if epoch != self.epoch:
             raise StaleBatch(f"partition {self.number} was lost while {topic} was processed")
 
+    @boundary
     def _run_slice(
         self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int
     ) -> tuple[int, bool]:
@@ -387,6 +392,9 @@ class PartitionTask:
         work, metrics, clock = self.open_work(), self._context.metrics, time.perf_counter
         work.now_ms = int(time.time() * 1000)
         release, blocked = work.release, self.lanes.index.blocked[source[0]]
+        watch, watch.by = WATCH, Handling(*source, self.stuck)
+        if self.stuck:
+            handle = self.stuck.checking(handle, source)
         now = clock()
         deadline = now + SLICE_S
         last_type, observe = "", _nothing_to_observe
@@ -399,12 +407,16 @@ class PartitionTask:
                 if blocked and record.key in blocked and self.lanes.hold(work, source, record):
                     event_type = WAITING_TYPE
                 else:
-                    event_type = handle(record, work)
+                    try:
+                        watch.record = record
+                        event_type = handle(record, work)
+                    finally:
+                        watch.record = None
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
             except NotNow:
                 return index, False
-            except Exception as error:
+            except BaseException as error:  # a handler's SystemExit is no reason to end the worker
                 event_type = self._context.known_type(record.value)
                 if not self._take_back(work, source, record, error, event_type):
                     return index, False
@@ -511,6 +523,8 @@ class PartitionTask:
         rows.committed()
         for source, offset in reached.items():
             self.committed[source] = max(offset, self.committed.get(source, 0))
+        if self.stuck:
+            self.stuck.forget_passed(self)
         if TIMERS in work.rows:
             self._timers.committed(work.rows[TIMERS])
             if self.state is not TaskState.RUNNING:

@@ -14,9 +14,10 @@ from msgspec.structs import replace
 from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
 from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, close_letter
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retryable
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retryable, text_of
 from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due, timer_topic
 from streams.engine.unit_of_work import UnitOfWork
+from streams.engine.watch import Handling, watched
 from streams.transport.base import Record
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TIMERS_PER_RUN = 500
+AGENT = "timers"  # who handles them, as dead letters say
 
 
 class TimerLoop:
@@ -85,15 +87,17 @@ class TimerLoop:
         work.now_ms = now_ms
         work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
         work.retry_count = timer.retry_count
+        by = Handling(TIMERS_AGENT, timer_topic(timer.kind), self._task.stuck)
+        due = Record(-1, key.due_ms, work.record.key, timer.payload, ())  # the same after a restart
         try:
             work.put(TIMERS, key, None)  # first, as its handler may set it again
             if timer.letter is None or work.get(DEAD_LETTERS, timer.letter) is not None:  # not discarded meanwhile
-                self._context.timer_handler(timer.kind)(timer, work)
+                watched(by, due, self._context.timer_handler(timer.kind), timer, work)
             if timer.letter is not None:
                 close_letter(work, timer.letter, RESOLVED)
         except INFRASTRUCTURE_ERRORS:
             raise
-        except Exception as error:
+        except BaseException as error:
             work.rollback()
             work.put(TIMERS, key, None)
             self._fail(timer, work, error)
@@ -108,7 +112,7 @@ class TimerLoop:
             later = TimerKey(work.now_ms + policy.pause_ms(timer.retry_count), timer.kind, timer.key)
             work.put(TIMERS, later, replace(timer, retry_count=timer.retry_count + 1))
             self._context.metrics.retries[TIMERS_AGENT] += 1
-            log.warning("timer %s of %s failed and is tried again: %r", timer.kind, timer.key, error)
+            log.warning("timer %s of %s failed and is tried again: %s", timer.kind, timer.key, text_of(error))
             return
         record = Record(timer.due_ms, work.now_ms, timer.key.encode(), timer.payload, ())
         failed = Failed(TIMERS_AGENT, topic, record, error, timer.retry_count, timer.letter, None)

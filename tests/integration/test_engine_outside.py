@@ -36,6 +36,7 @@ from tests.apps import (
     dead_letters,
     make_settings,
     publish,
+    publish_keyed,
     row,
     running,
     start,
@@ -101,6 +102,14 @@ class Outside:
         self.changed = asyncio.Event()
 
 
+def ask(key: str, word: str) -> str:
+    """A record that asks for a word."""
+    about: dict[str, Any] = {"event_id": f"{key}-{word}", "aggregate_id": key}
+    return encode_envelope(
+        new_envelope(Ask(word), timestamp=TEN_O_CLOCK, metadata=Metadata(), **about)
+    ).decode()  # fmt: skip
+
+
 class Asking:
     """A service that asks the outside about each record and stores the answers of each key."""
 
@@ -145,19 +154,11 @@ class Asking:
 
     async def send(self, app: OrdersApp, key: str, *words: str) -> None:
         """Write a record for each word under `key`, with one request."""
-        values = [
-            encode_envelope(
-                new_envelope(
-                    Ask(word),
-                    event_id=f"{key}-{word}",
-                    aggregate_id=key,
-                    timestamp=TEN_O_CLOCK,
-                    metadata=Metadata(),
-                )
-            )
-            for word in words
-        ]
-        await publish(app, self.source, key, *values)
+        await self.send_keyed(app, *((key, word) for word in words))
+
+    async def send_keyed(self, app: OrdersApp, *keyed: tuple[str, str]) -> None:
+        """Write a record for each (key, word), with one request, all into the partition of the first key."""
+        await publish_keyed(app, self.source, *((key, ask(key, word)) for key, word in keyed))
 
     def answers(self, app: OrdersApp, key: str) -> tuple[str, ...]:
         """The committed answers of a key."""

@@ -29,6 +29,7 @@ from tests.apps import (
     dead_letters,
     make_settings,
     publish,
+    publish_keyed,
     running,
     start,
     stop,
@@ -89,9 +90,7 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 async def send(app: OrdersApp, moody: Moody, *keyed: tuple[str, str]) -> None:
     """Write (key, value) pairs into one partition, whatever their keys."""
-    number = app.engine.partition_for(b"k")
-    records = [(key.encode(), value.encode(), ()) for key, value in keyed]
-    await app.engine.broker.publish(moody.source.name, number, records)
+    await publish_keyed(app, moody.source, *keyed)
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:
@@ -123,15 +122,11 @@ async def test_while_a_record_waits_other_aggregates_of_its_partition_go_on(sett
     async with running(changed(settings, retry_backoff=30.0), moody.services) as app:
         await send(app, moody, ("k", "a"), ("k", "b"), ("other", "x"), ("k", "c"), ("other", "y"))
         await caught_up(app)
-        await moody_seen(app, moody, k=["a"], other=["x", "y"])
+        await moody.check(app, {"k": ["a"], "other": ["x", "y"]})
         assert [record.value for record in waiting(app).values()] == [b"b", b"c"]
         (lane,) = lanes(app).values()
         assert lane.due_ms is not None
         assert 20 < lane.due_ms / 1000 - time.time() < 34
-
-
-async def moody_seen(app: OrdersApp, moody: Moody, **expected: list[str]) -> None:
-    await moody.check(app, expected)
 
 
 async def test_an_error_that_says_so_is_not_tried_again(settings: Settings) -> None:
@@ -194,12 +189,12 @@ async def test_a_record_that_fails_for_good_parks_its_aggregate_until_a_retry_wo
     async with running(durable, moody.services) as app:
         await send(app, moody, ("k", "d"), ("other", "y"))
         await at_rest(app)
-        await moody_seen(app, moody, k=["a"], other=["x", "y"])
+        await moody.check(app, {"k": ["a"], "other": ["x", "y"]})
         assert [record.value for record in waiting(app).values()] == [b"c", b"d"]
         moody.fails.clear()
         await retry(app, letter_id)
         await at_rest(app)
-        await moody_seen(app, moody, k=["a", "b", "c", "d"], other=["x", "y"])
+        await moody.check(app, {"k": ["a", "b", "c", "d"], "other": ["x", "y"]})
         assert (open_letters(app), lanes(app), waiting(app)) == ({}, {}, {})
         resolved = closed_letters(app)[letter_id]
         assert (resolved.state, resolved.replays) == (RESOLVED, 1)
@@ -329,7 +324,7 @@ async def test_at_the_limit_of_an_aggregate_its_topic_stands_still_and_loses_not
         ((letter_id, _),) = open_letters(app).items()
         await discard(app, letter_id)
         await at_rest(app)
-        await moody_seen(app, moody, k=[*behind, "d"], other=["x"])
+        await moody.check(app, {"k": [*behind, "d"], "other": ["x"]})
         assert source not in task.stalled
 
 
@@ -347,7 +342,7 @@ async def test_a_topic_that_stands_still_does_so_again_after_a_crash(durable: Se
         moody.fails.clear()
         await retry(app, *open_letters(app))
         await at_rest(app)
-        await moody_seen(app, moody, k=["b", "1", "2", "3", "4"])
+        await moody.check(app, {"k": ["b", "1", "2", "3", "4"]})
 
 
 async def test_memory_is_bounded_while_a_topic_stands_still(settings: Settings) -> None:
@@ -364,4 +359,6 @@ async def test_memory_is_bounded_while_a_topic_stands_still(settings: Settings) 
         assert task.stalled.sources()[source] <= 3
         await discard(app, *open_letters(app))
         await at_rest(app)
-        await moody_seen(app, moody, k=["1", *[f"{turn}-{count}" for turn in range(20) for count in range(5)]])
+        await moody.check(
+            app, {"k": ["1", *[f"{turn}-{count}" for turn in range(20) for count in range(5)]]}
+        )  # fmt: skip

@@ -120,8 +120,8 @@ class Run:
             for step in steps:
                 await self._take(step)
             self.failing.failures.clear()
-            while (await self._settled()) and (letters := open_letters(self._app)):
-                await retry(self._app, *letters)
+            while not await self._settled() or open_letters(self._app):
+                await retry(self._app, *open_letters(self._app))
             await self._check()
         finally:
             await stop(self._app)
@@ -169,7 +169,7 @@ class Run:
         await (discard(self._app, letter_id) if discards else retry(self._app, letter_id))
 
     async def _settled(self) -> bool:
-        """Wait until all is done that can be: what is left waits behind a dead letter, or its topic stands still."""
+        """Wait until all is done that can be; whether no topic stands still behind a dead letter."""
         engine = self._app.engine
 
         def stands_still() -> bool:
@@ -178,10 +178,10 @@ class Run:
         resting = asyncio.ensure_future(at_rest(self._app))
         while not resting.done() and not (stands_still() and open_letters(self._app)):
             await asyncio.wait([resting], timeout=0.005)
-        if not resting.done():
-            resting.cancel()
+        at_end = resting.done()
+        resting.cancel()
         await asyncio.wait([resting])
-        return True
+        return at_end
 
     async def _check(self) -> None:
         closed = closed_letters(self._app).values()
