@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
+from prometheus_client.parser import text_string_to_metric_families
 
 from streams.app import OrdersApp
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS
 from tables import dead_letter_queries
-from tests.apps import Tally, at_rest, publish, running
+from tests.apps import Tally, at_rest, publish, running, wait_until
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
 from tests.integration.web import check_problem, check_unavailable, client_of, find, hold_up, order, place
 
@@ -212,6 +214,65 @@ async def test_a_partition_that_cannot_be_read_is_not_left_out(
     failing.consumer_generation_id += 1
     await failing.engine.assigned({0, 1}, failing.consumer_generation_id)
     check_unavailable(await client.get(path))
+
+
+# ---- figures and the doctor
+
+
+async def figures(client: httpx.AsyncClient) -> dict[str, dict[tuple[str, ...], float]]:
+    """Families of /metrics: values by labels."""
+    families = text_string_to_metric_families((await client.get("/metrics")).text)
+    return {
+        family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples} for family in families
+    }
+
+
+async def test_figures_follow_what_fails_waits_and_is_decided(
+    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+) -> None:
+    before = await figures(client)
+    assert (before["dead_letters"], before["dead_letter_oldest_seconds"]) == ({}, {(): 0.0})
+    assert before["aggregates_waiting"] == {("parked",): 0.0, ("retrying",): 0.0}
+    for n in range(3):
+        await fail(failing, tally, f"k-{n}", f"e-{n}", f"w-{n}")
+    await asyncio.sleep(0.02)
+    found = await figures(client)
+    assert found["dead_letters"] == {(tally.source.name,): 3.0}
+    assert 0.02 <= found["dead_letter_oldest_seconds"][()] < 30
+    assert found["records_waiting"] == {("tally",): 3.0}
+    assert found["aggregates_waiting"] == {("parked",): 3.0, ("retrying",): 0.0}
+    tally.poison.clear()
+    await client.post("/dead-letters/retry", json={"rate": 1000})
+    await at_rest(failing)
+    found = await figures(client)
+    assert (found["dead_letters"], found["dead_letter_oldest_seconds"]) == ({(tally.source.name,): 0.0}, {(): 0.0})
+    assert found["records_waiting"] == {("tally",): 0.0}
+    assert found["aggregates_waiting"] == {("parked",): 0.0, ("retrying",): 0.0}
+
+
+async def test_the_doctor_names_open_letters(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+    for n in range(3):
+        await fail(failing, tally, f"k-{n}", f"e-{n}")
+    checks = {check["check"]: check for check in await find(client, "/doctor")}
+    assert not checks["dead letters"]["ok"]
+    assert f"{tally.source.name} 3" in checks["dead letters"]["detail"]
+    assert "orders dead-letters" in checks["dead letters"]["advice"]
+    assert checks["waiting records"]["ok"]
+
+
+async def test_the_doctor_names_topics_that_stand_still(tally: Tally, tmp_path: Path) -> None:
+    settings = failing_settings("memory://", tmp_path, waiting_per_aggregate_max=2)
+    async with running(settings, services(tally)) as app, client_of(app) as client:
+        tally.poison.add(value("e-1"))
+        await publish(app, tally.source, "k", value("e-1"), *(value(f"w-{n}") for n in range(5)))
+        await wait_until(lambda: any(task.stalled.sources() for task in app.engine.tasks.values()), "it stands still")
+        (check,) = [check for check in await find(client, "/doctor") if check["check"] == "waiting records"]
+        assert not check["ok"]
+        assert f"{tally.source.name} for tally" in check["detail"]
+        assert "ORDERS_WAITING_PER_AGGREGATE_MAX" in check["advice"]
+        await client.post("/dead-letters/discard", json={"reason": "r", "all": True})
+        await at_rest(app)
+        assert [check for check in await find(client, "/doctor") if not check["ok"]] == []
 
 
 # ---- the whole application
