@@ -14,9 +14,12 @@ import pytest_asyncio
 
 from streams.app import OrdersApp
 from streams.topics import DEAD_LETTER_COMMANDS
+from tables import dead_letter_queries
 from tests.apps import KAFKA, Seen, Tally, at_rest, publish, read_topic, row, running
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
+from tests.integration.test_web_routing import PARTITIONS, three_workers
 from tests.integration.web import check_problem, client_of, find, hold_up, own_broker_url
+from tests.kafka import KafkaBroker
 
 
 @pytest.fixture
@@ -361,3 +364,54 @@ async def test_a_filter_that_cannot_be_used_means_no_letter(
         assert [error["field"] for error in problem["errors"]] == [field]
         await at_rest(app)
         assert (await letter(client))["actions"] == []
+
+
+# ---- three workers
+
+
+async def test_every_worker_shows_and_changes_every_letter(
+    private_kafka_broker: KafkaBroker, tally: Tally, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letter_queries, "SCAN_S", 0.0)  # owners answer letter by letter
+    async with three_workers(private_kafka_broker, tmp_path, services(tally), retry_count=0) as (apps, clients):
+        assert all(app.engine.numbers for app in apps)
+        for n in range(24):
+            values = [value(f"e-{n}"), value(f"w-{n}")]
+            tally.poison |= set(values)
+            await publish(apps[0], tally.source, f"k-{n}", *values)
+
+        async def are_all_there() -> bool:
+            waiting = (await find(clients[0], "/aggregates/waiting", limit=1000))["items"]
+            return bool(sum(item["waiting"] for item in waiting) == 24)
+
+        while not await are_all_there():
+            await asyncio.sleep(0.05)
+        paths = ["/dead-letters?limit=1000", "/dead-letters/groups", "/aggregates/waiting?limit=1000"]
+        listed = await letters(clients[0], limit=1000)
+        assert len({letter["partition"] for letter in listed}) == PARTITIONS
+        for path in [*paths, *(f"/dead-letters/{letter['id']}" for letter in listed)]:
+            assert len({(await client.get(path)).text for client in clients}) == 1
+        for client in clients:
+            seen: list[Any] = []
+            cursor: str | None = ""
+            while cursor is not None:
+                page = await find(client, "/dead-letters", limit=7, cursor=cursor)
+                seen += page["items"]
+                cursor = page["next_cursor"]
+            assert seen == listed
+
+        tally.poison.clear()
+        for n, letter in enumerate(listed[:9]):
+            answer = await retry(clients[n % 3], letter["id"])
+            resolved = await ended(clients[(n + 1) % 3], letter["id"], answer["token"])
+            assert resolved["state"] == "resolved"
+        for n, letter in enumerate(listed[9:12]):
+            discarding = await clients[n].post(f"/dead-letters/{letter['id']}/discard", json={"reason": "r"})
+            token = discarding.json()["token"]
+            found = await find(clients[n - 1], f"/dead-letters/{letter['id']}", after=token)
+            assert found["state"] == "discarded"
+        many = (await clients[2].post("/dead-letters/retry", json={"rate": 1000})).json()
+        assert (many["retried"], many["skipped_count"]) == (12, 0)
+        for letter in listed[12:]:
+            assert (await ended(clients[0], letter["id"], many["token"]))["state"] == "resolved"
+        assert await letters(clients[1]) == []
