@@ -20,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents.domain.dead_letters import CannotEdit, edited_value
 from agents.gateway.bodies import Body
-from agents.gateway.lines import LINES_PER_SLICE
 from agents.gateway.orders import read_body
 from agents.gateway.publish import encode, envelope, metadata, publish_to
 from streams.engine.dead_letters import (
@@ -50,6 +49,7 @@ from tables.dead_letter_views import LETTER_PATH, letter_of, partition_of_letter
 
 EDITED_BYTES_MAX: Final = 512 << 10
 LETTERS_MAX: Final = 10_000
+LETTERS_PER_CHUNK: Final = 200  # about 5 ms
 
 service = Service("gateway-dead-letters", topics=(DEAD_LETTER_COMMANDS,))
 
@@ -279,14 +279,17 @@ async def _change_many(
 async def _publish_all(
     request: web.Request, chosen: Sequence[Candidate], command_of: Callable[[int, Candidate, str], DeadLetterCommand]
 ) -> Sequence[Position]:
-    grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
+    """Publish in chunks, between which the loop is given back; where the last ones are."""
+    positions: list[Position] = []
     origin = metadata(request)
-    for index, candidate in enumerate(chosen):
-        if index % LINES_PER_SLICE == 0:
-            await asyncio.sleep(0)
-        command = command_of(index, candidate, letter_id(candidate.partition, candidate.number))
-        grouped[candidate.partition].append(_record(request, command, origin))
-    return await publish_to(request, DEAD_LETTER_COMMANDS, grouped)
+    for first in range(0, len(chosen), LETTERS_PER_CHUNK):
+        grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for index, candidate in enumerate(chosen[first : first + LETTERS_PER_CHUNK], start=first):
+            command = command_of(index, candidate, letter_id(candidate.partition, candidate.number))
+            grouped[candidate.partition].append(_record(request, command, origin))
+        positions += await publish_to(request, DEAD_LETTER_COMMANDS, grouped)
+        await asyncio.sleep(0)
+    return positions
 
 
 def _record(request: web.Request, command: DeadLetterCommand, origin: Metadata) -> Outgoing:
