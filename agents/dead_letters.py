@@ -41,7 +41,7 @@ def retry(command: Envelope[RetryDeadLetter], work: UnitOfWork) -> None:
     """Try a letter's record again, edited or as it is; asking twice, or for one that may not be, changes nothing."""
     number, asked = _number(command, work), command.payload
     letter = work.get(DEAD_LETTERS, number)
-    if letter is None or letter.state != OPEN:
+    if letter is None or letter.state != OPEN or asked.replays not in (None, letter.replays):
         return
     if why_not_retry(letter, asked.value is not None, work.now_ms, work.settings) is not None:
         return

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
+from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
-from streams.engine.partition_task import TaskState
+from streams.engine.partition_task import PartitionTask, TaskState
 from streams.settings import Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
 
@@ -34,6 +36,8 @@ async def examine(engine: Engine) -> list[Check]:
         *await asyncio.to_thread(check_data_folder, engine.settings),
         check_partitions(engine),
         *check_calls(engine),
+        check_dead_letters(engine),
+        check_stalled(engine),
     ]
 
 
@@ -111,3 +115,33 @@ def check_calls(engine: Engine) -> list[Check]:
         Check("outside calls", False, f"{pause.agent} is paused since {pause.since:%F %T}Z: {pause.reason}", advice)
         for pause in pauses
     ]
+
+
+def check_dead_letters(engine: Engine) -> Check:
+    """Are there records that somebody has to decide about, in the partitions of this worker?"""
+    counts: Counter[str] = Counter()
+    for task in _readable(engine):
+        counts.update({topic: row.count for topic, row in task.scan(DEAD_LETTER_COUNTS)})
+    open_ones = {topic: count for topic, count in sorted(counts.items()) if count}
+    if not open_ones:
+        return Check("dead letters", True, "none is open in the partitions of this worker")
+    detail = ", ".join(f"{topic} {count}" for topic, count in open_ones.items())
+    advice = "see `orders dead-letters groups`, mend the cause, then `orders dead-letters retry` or `discard` them"
+    return Check("dead letters", False, f"open ones by topic: {detail}", advice)
+
+
+def check_stalled(engine: Engine) -> Check:
+    """Do topics stand still because no more records may wait?"""
+    sources = sorted({source for task in _readable(engine) for source in task.stalled.sources()})
+    if not sources:
+        return Check("waiting records", True, "there is room for more")
+    detail = ", ".join(f"{topic} for {agent}" for agent, topic in sources)
+    advice = (
+        "retry or discard what they wait for (GET /aggregates/waiting names it), "
+        "or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX"
+    )
+    return Check("waiting records", False, f"no room for more records to wait, so these stand still: {detail}", advice)
+
+
+def _readable(engine: Engine) -> Sequence[PartitionTask]:
+    return [task for task in engine.tasks.values() if task.state in (TaskState.RUNNING, TaskState.SUSPENDED)]

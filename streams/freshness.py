@@ -42,11 +42,16 @@ def by_key(name: str, path: Path) -> Callable[[KeyedRoute], RouteFunction]:
 
     The function gets the owner's partition task when it is not older than the request's `?after=`.
     """
+    return by_partition(lambda request: partition_of(request, request.match_info[name]), path)
+
+
+def by_partition(number_of: Callable[[web.Request], int], path: Path) -> Callable[[KeyedRoute], RouteFunction]:
+    """Decorate a route that reads rows of one partition, as `by_key` does; `number_of` may raise problems."""
 
     def decorate(function: KeyedRoute) -> RouteFunction:
         @wraps(function)
         async def route(request: web.Request) -> web.StreamResponse:
-            number = partition_of(request, request.match_info[name])
+            number = number_of(request)
             if task_here(request, number) is None:
                 return await request.app[ROUTER].forward(request, number)
             await catch_up(request, path, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -70,12 +70,13 @@ class Gauges:
 
     def _of_services(self) -> Iterator[Metric]:
         for gauge in self._declared:
-            values: Counter[str] = Counter()
+            parts: defaultdict[str, list[float]] = defaultdict(list)
             for number in self._running():
-                values.update(gauge.read(self._engine.tasks[number]))
-            family = GaugeMetricFamily(gauge.name, gauge.help, labels=(gauge.label,))
-            for value, figure in sorted(values.items()):
-                family.add_metric((value,), figure)
+                for value, figure in gauge.read(self._engine.tasks[number]).items():
+                    parts[value].append(figure)
+            family = GaugeMetricFamily(gauge.name, gauge.help, labels=(gauge.label,) if gauge.label else ())
+            for value, figures in sorted(parts.items()):
+                family.add_metric((value,) if gauge.label else (), gauge.combine(figures))
             yield family
 
     def _calls(self) -> Iterator[Metric]:

@@ -23,12 +23,16 @@ R = TypeVar("R", bound=RouteFunction)
 
 
 class ServiceGauge(NamedTuple):
-    """A figure for `/metrics`: `read` gives one partition's part of it by the value of `label`."""
+    """A figure for `/metrics`: `read` gives one partition's part of it by the value of `label`.
+
+    Without a label the only value is "". `combine` makes one figure of all partitions' parts.
+    """
 
     name: str
     help: str
-    label: str
+    label: str | None
     read: Callable[[PartitionTask], Mapping[str, float]]
+    combine: Callable[[Iterable[float]], float]
 
 
 class Service:
@@ -95,11 +99,15 @@ class Service:
 
         return register
 
-    def gauge(self, name: str, help: str, *, label: str) -> Callable[[G], G]:
-        """Declare a figure of `/metrics`: a function from a partition task to values by `label`; partitions add up."""
+    def gauge(
+        self, name: str, help: str, *, label: str | None = None, combine: Callable[[Iterable[float]], float] = sum
+    ) -> Callable[[G], G]:
+        """Declare a figure of `/metrics`: a function from a partition task to values by `label`; partitions add up,
+        unless something else makes one figure of theirs.
+        """
 
         def register(function: G) -> G:
-            self.gauges.append(ServiceGauge(name, help, label, function))
+            self.gauges.append(ServiceGauge(name, help, label, function, combine))
             return function
 
         return register

@@ -27,16 +27,19 @@ V = TypeVar("V")
 S = TypeVar("S", bound=Sums)
 
 
-class _Item(msgspec.Struct, frozen=True):
+class TableRow(msgspec.Struct, frozen=True):
+    """A row as it is stored; a key that is not a text has a `key_id` for URLs."""
+
+    partition: int
     key: Any
     row: msgspec.Raw
-    key_id: str | None = None
+    key_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class _Page(msgspec.Struct, frozen=True):
-    """What another worker answers to `/internal/tables/{name}/{number}`."""
+class TablePage(msgspec.Struct, frozen=True):
+    """Rows of one partition, and where to go on when there are more."""
 
-    items: list[_Item]
+    items: list[TableRow]
     next: str | None
 
 
@@ -69,6 +72,18 @@ async def every_row(request: web.Request, table: Table[K, V]) -> AsyncIterator[V
                 yield row
 
 
+async def ask_owner(request: web.Request, number: int, path: str) -> bytes | None:
+    """What the owner of a partition answers to an (encoded) path, None for a 404; raises PartitionNotHere when it
+    cannot.
+    """
+    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
+    if status == 404:
+        return None
+    if status != 200:
+        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
+    return body
+
+
 async def _slices(
     request: web.Request, table: Table[K, V], number: int, after: bytes
 ) -> AsyncIterator[Sequence[tuple[K, V]]]:
@@ -89,13 +104,15 @@ def _read(task: PartitionTask, table: Table[K, V], after: bytes) -> list[tuple[K
 
 async def _ask(request: web.Request, table: Table[K, V], number: int, after: bytes) -> list[tuple[K, V]]:
     query = urlencode({"limit": ROWS_PER_SLICE, "start": encode_cursor(after)})
-    path = f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}"
-    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
-    if status != 200:
-        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
-    page = msgspec.json.decode(body, type=_Page)
+    body = await ask_owner(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
+    page = msgspec.json.decode(body or b"", type=TablePage)
     return [(_key(table, item), table.decode_row(item.row)) for item in page.items]
 
 
-def _key(table: Table[K, V], item: _Item) -> K:
-    return item.key if table.key is TEXT_KEY else table.key.decode(decode_cursor(item.key_id or ""))
+def _key(table: Table[K, V], item: TableRow) -> K:
+    return item.key if table.key is TEXT_KEY else key_of(table, item)
+
+
+def key_of(table: Table[K, V], item: TableRow) -> K:
+    """The key of a row, in a table whose keys are not texts."""
+    return table.key.decode(decode_cursor(item.key_id or ""))

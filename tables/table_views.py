@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import struct
 from itertools import islice
-from typing import Any
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -14,23 +13,16 @@ from aiohttp import web
 from streams.engine.engine import PartitionNotHere
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import TEXT_KEY, AnyTable
-from streams.routing import ROUTER, partition_of, task_here
+from streams.routing import partition_of, task_here
 from streams.service import Service
 from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
+from tables.gathering import TablePage, TableRow, ask_owner
 from tables.queries import InvalidCursor, decode_cursor, encode_cursor
 
 ROWS_COUNTED_MAX = 10_000
 ROWS_PER_SLICE = 500
-ASK_TIMEOUT_S = 5.0
 
 service = Service("table-views")
-
-
-class TablePage(msgspec.Struct, frozen=True):
-    """Rows of one partition, and where to go on when there are more."""
-
-    items: list[Any]
-    next: str | None
 
 
 class PartitionView(msgspec.Struct, frozen=True):
@@ -74,10 +66,15 @@ async def list_rows(request: web.Request) -> web.StreamResponse:
     A key that is not a text is a list, and `key_id` stands for it in URLs. `?limit=` is 20, at most 1000. 503 when a
     partition cannot be read now: nothing is left out silently.
     """
-    table = _table(request)
+    items, next_cursor = await rows_of(request, _table(request))
+    return json_response({"items": items, "next_cursor": next_cursor})
+
+
+async def rows_of(request: web.Request, table: AnyTable) -> tuple[list[TableRow], str | None]:
+    """The page of a table's rows that `?limit=` and `?cursor=` ask for, and the cursor of the next one; see above."""
     limit = int_parameter(request, "limit", 20, 1, 1000)
     number, start = _decode_place(request)
-    items: list[Any] = []
+    items: list[TableRow] = []
     next_cursor: str | None = None
     while number < request.app[ENGINE].settings.partitions:
         page = await _page(request, table, number, start, limit - len(items))
@@ -86,7 +83,7 @@ async def list_rows(request: web.Request) -> web.StreamResponse:
             next_cursor = encode_cursor(struct.pack(">H", number) + decode_cursor(page.next))
             break
         number, start = number + 1, b""
-    return json_response({"items": items, "next_cursor": next_cursor})
+    return items, next_cursor
 
 
 @service.route("GET", "/tables/{name}/{key}")
@@ -153,10 +150,8 @@ def table_page(task: PartitionTask, table: AnyTable, start: bytes, limit: int) -
     found = list(islice(task.scan(table, start=start + b"\0" if start else b""), limit + 1))
     items = []
     for key, row in found[:limit]:
-        item: dict[str, Any] = {"partition": task.number, "key": key, "row": msgspec.Raw(table.encode_row(row))}
-        if table.key is not TEXT_KEY:
-            item["key_id"] = encode_cursor(table.key.encode(key))
-        items.append(item)
+        key_id = msgspec.UNSET if table.key is TEXT_KEY else encode_cursor(table.key.encode(key))
+        items.append(TableRow(task.number, key, msgspec.Raw(table.encode_row(row)), key_id))
     return TablePage(items, encode_cursor(table.key.encode(found[limit - 1][0])) if len(found) > limit else None)
 
 
@@ -197,7 +192,7 @@ async def _partition(request: web.Request, number: int) -> PartitionView:
         task = task_here(request, number)
         if task is not None:
             return await _describe(request, task)
-        body = await _ask(request, number, f"/internal/partitions/{number}")
+        body = await ask_owner(request, number, f"/internal/partitions/{number}")
     except PartitionNotHere:
         return PartitionView(number)
     return msgspec.json.decode(body, type=PartitionView) if body else PartitionView(number)
@@ -211,7 +206,7 @@ async def _page(request: web.Request, table: AnyTable, number: int, start: bytes
     if task is not None:
         return table_page(task, table, start, limit)
     query = urlencode({"limit": limit, "start": encode_cursor(start)})
-    body = await _ask(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
+    body = await ask_owner(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
     return msgspec.json.decode(body, type=TablePage) if body else TablePage([], None)
 
 
@@ -220,17 +215,7 @@ async def _row(request: web.Request, table: AnyTable, number: int, key: str) -> 
     if task is not None:
         return table_row(task, table, key)
     path = f"/internal/tables/{quote(table.name, safe='')}/{number}/{quote(key, safe='')}"
-    return await _ask(request, number, path)
-
-
-async def _ask(request: web.Request, number: int, path: str) -> bytes | None:
-    """What the owner of a partition answers, None for a 404; raises PartitionNotHere when it cannot."""
-    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
-    if status == 404:
-        return None
-    if status != 200:
-        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
-    return body
+    return await ask_owner(request, number, path)
 
 
 def _owned(request: web.Request) -> PartitionTask:

@@ -45,7 +45,7 @@ def waiting(app: OrdersApp) -> dict[WaitingKey, WaitingRecord]:
 
 async def decide(app: OrdersApp, command: DeadLetterCommand, partition: int | None = None) -> None:
     """Write a decision into the partition of its letter."""
-    letter = command.dead_letter_id  # type: ignore[attr-defined]
+    letter = command.dead_letter_id
     envelope = new_envelope(
         command,
         event_id=str(uuid.uuid4()),

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agents.cli.client import NoWorker, client_for
-from agents.cli.console import Failure, example, quiet_logging, run_until_interrupted, settings_from
+from agents.cli.console import Failure, columns, example, quiet_logging, run_until_interrupted, settings_from
 from agents.cli.records import TopicRecords, open_broker, open_records
 from streams.records import bounds
 from streams.settings import Settings
@@ -119,8 +119,4 @@ def table(rows: Iterable[TopicRow]) -> list[str]:
     ordered = sorted(rows, key=lambda row: (row.name.endswith("-changelog"), row.name))
     cells = [("topic", "partitions", "records", "")]
     cells += [(row.name, str(row.partitions), f"{row.records:,}", row.help) for row in ordered]
-    name_width, count_width, records_width = (max(len(line[column]) for line in cells) for column in range(3))
-    return [
-        f"{name:<{name_width}}  {count:>{count_width}}  {records:>{records_width}}  {text}".rstrip()
-        for name, count, records, text in cells
-    ]
+    return columns(cells, right=(1, 2))

@@ -16,7 +16,7 @@ class CannotEdit(ValueError):
 
 def edited_value(letter_id: str, original: bytes | None, payload: Any) -> bytes:
     """The letter's record with another payload: a new event id, which follows from letter and payload, caused by the
-    original one. Raises CannotEdit when the original is no envelope.
+    original one. The same edit again changes nothing. Raises CannotEdit when the original is no envelope.
     """
     try:
         envelope = msgspec.json.decode(original or b"")
@@ -28,6 +28,8 @@ def edited_value(letter_id: str, original: bytes | None, payload: Any) -> bytes:
     caused = {**(metadata if isinstance(metadata, dict) else {}), "causationId": envelope["eventId"]}
     caused.setdefault("correlationId", envelope["eventId"])
     new_id = derived_id(letter_id, f"edit:{msgspec.json.encode(payload, order='sorted').decode()}")
+    if new_id == envelope["eventId"]:
+        return original or b""
     return msgspec.json.encode({**envelope, "eventId": new_id, "metadata": caused, "payload": payload})
 
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from agents.gateway.bodies import Body, CancelOrderBody, ChangeOrderBody, PlaceOrderBody, field_errors, parse
+from agents.gateway.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody, field_errors, parse
 from agents.gateway.publish import (
     ID_CHARACTERS_MAX,
     encode,
@@ -38,7 +38,7 @@ from streams.web import ENGINE, PASSING, TIMEOUT_S, Problem, duration_parameter,
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
 from tables.queries import ORDER_PATH, find_order, order_view, refusal_of
 
-B = TypeVar("B", bound=Body)
+B = TypeVar("B", bound=BaseModel)
 
 _ACCEPT_REQUESTS = "accept-requests", REQUESTS_TOPIC.name
 

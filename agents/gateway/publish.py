@@ -58,7 +58,7 @@ def encode(request: web.Request, command: Envelope[Any]) -> bytes:
 async def publish(request: web.Request, topic: Topic, key: str, value: bytes, headers: Headers = ()) -> Position:
     """Write one record, durably; raises a 503 problem when nobody knows whether it is there."""
     number = request.app[ENGINE].partition_for(key.encode())
-    (position,) = await _publish(request, topic, {number: [(key.encode(), value, headers)]})
+    (position,) = await publish_to(request, topic, {number: [(key.encode(), value, headers)]})
     return position
 
 
@@ -69,10 +69,11 @@ async def publish_commands(request: web.Request, topic: Topic, commands: Sequenc
     for aggregate_id, value in commands:
         key = aggregate_id.encode()
         grouped.setdefault(engine.partition_for(key), []).append((key, value, ()))
-    return await _publish(request, topic, grouped)
+    return await publish_to(request, topic, grouped)
 
 
-async def _publish(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
+async def publish_to(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
+    """Write records into these partitions, in the order given; where the last of each is. Raises as `publish` does."""
     broker = request.app[ENGINE].broker
     writing = asyncio.gather(*(broker.publish(topic.name, number, records) for number, records in grouped.items()))
     # Not cancelled when it takes too long: the broker may have the records by now, which no cancellation undoes.

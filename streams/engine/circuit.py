@@ -19,6 +19,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from streams.engine.failures import text_of
+
 log = logging.getLogger(__name__)
 
 OUTCOMES_MAX = 20

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from streams.engine.lanes import Lane, LaneKey
@@ -19,6 +19,8 @@ class LaneIndex:
     def __init__(self, per_lane_max: int, total_max: int) -> None:
         self.blocked: defaultdict[str, set[bytes]] = defaultdict(set)  # by agent; the sets are never replaced
         self.total = 0  # records in all lanes, those at their fronts included
+        self.waiting: Counter[str] = Counter()  # by agent: records in lanes, without those that are dead letters
+        self.parked = 0  # lanes that stand behind a dead letter
         self._per_lane_max = per_lane_max
         self._total_max = total_max
         self._lanes: dict[LaneKey, Lane] = {}
@@ -33,6 +35,10 @@ class LaneIndex:
         before = self._lanes.pop(key, None)
         change = (len(lane) if lane is not None else 0) - (len(before) if before is not None else 0)
         self.total += change
+        was_parked = before is not None and before.parked is not None
+        is_parked = lane is not None and lane.parked is not None
+        self.parked += is_parked - was_parked
+        self.waiting[key.agent] += change - is_parked + was_parked
         if lane is None:
             self.blocked[key.agent].discard(key.key)
         else:

@@ -16,18 +16,22 @@ class DeadLetterCommand(Message, frozen=True, gc=False):
     aggregate_type: ClassVar[str] = "DeadLetter"
     aggregate_id_field: ClassVar[str | None] = "dead_letter_id"
 
+    dead_letter_id: Id
+
 
 class RetryDeadLetter(DeadLetterCommand, frozen=True, gc=False):
     """Ask for another try of a letter's record, not before `not_before_ms` (epoch, production time).
 
-    `value` is what to try instead of the original value: the whole record, whose event id must be a new one.
+    `value` is what to try instead of the original value: the whole record, whose event id must be a new one. With
+    `replays`, how often it had been tried again when this was asked, the same request twice is one try, even when the
+    first one has failed again in between.
     """
 
     event_type: ClassVar[str] = "dead_letter.retry"
 
-    dead_letter_id: Id
     not_before_ms: int = 0
     value: str | None = None
+    replays: int | None = None
 
 
 class DiscardDeadLetter(DeadLetterCommand, frozen=True, gc=False):
@@ -35,7 +39,6 @@ class DiscardDeadLetter(DeadLetterCommand, frozen=True, gc=False):
 
     event_type: ClassVar[str] = "dead_letter.discard"
 
-    dead_letter_id: Id
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_CHARACTERS_MAX)]
 
 

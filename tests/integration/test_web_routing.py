@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -18,6 +18,7 @@ from agents.gateway import publish
 from streams.app import OrdersApp, create_app
 from streams.engine.assignor import NumberAssignor
 from streams.routing import FORWARDED
+from streams.service import Service
 from tests.apps import make_settings, running, stop, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, find, order, place, too_expensive, writes
 from tests.kafka import KafkaBroker, unused_port
@@ -25,12 +26,14 @@ from tests.kafka import KafkaBroker, unused_port
 PARTITIONS = 6
 
 
-def new_worker(broker: KafkaBroker, folder: Path) -> OrdersApp:
-    """Make a worker with a data folder of its own, as on another machine."""
+def new_worker(
+    broker: KafkaBroker, folder: Path, services: Sequence[Service] | None = None, **changes: Any
+) -> OrdersApp:
+    """Make a worker with a data folder of its own, as on another machine; of all services unless some are given."""
     settings = make_settings(
-        f"kafka://{broker.bootstrap}", folder, app_id="orders", partitions=PARTITIONS, session_timeout=6.0
+        f"kafka://{broker.bootstrap}", folder, app_id="orders", partitions=PARTITIONS, session_timeout=6.0, **changes
     )
-    app = create_app(settings)
+    app = create_app(settings, services=services)
     app.finalize()
     return app
 
@@ -55,10 +58,10 @@ async def settled(apps: Sequence[OrdersApp]) -> None:
 
 @asynccontextmanager
 async def three_workers(
-    broker: KafkaBroker, folder: Path
+    broker: KafkaBroker, folder: Path, services: Sequence[Service] | None = None, **changes: Any
 ) -> AsyncIterator[tuple[list[OrdersApp], list[httpx.AsyncClient]]]:
     """Run three workers, and give them with a client of each."""
-    apps = [new_worker(broker, folder / str(index)) for index in range(3)]
+    apps = [new_worker(broker, folder / str(index), services, **changes) for index in range(3)]
     async with AsyncExitStack() as stack:
         for app in apps:
             stack.push_async_callback(stop, app)

@@ -206,7 +206,7 @@ def test_an_error_without_words_of_its_own_is_named(circuit: Circuit) -> None:
         circuit.failed(circuit.begin(), Mute())
     pause = circuit.pause()
     assert pause is not None
-    assert pause.reason == "Mute"
+    assert pause.reason == "Mute, whose text cannot be had"
 
 
 def test_the_log_says_once_that_it_opened_and_once_that_it_closed(

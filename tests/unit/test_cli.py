@@ -16,8 +16,10 @@ from agents.cli import main
 from agents.cli.client import Refused, path_of
 from agents.cli.console import PlainSteps
 from agents.cli.counting import EventCount
+from agents.cli.dead_letters import dead_letters
 from agents.cli.doctor import lines_of, unknown_variables
 from agents.cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
+from agents.cli.letter_text import group_table, letter_table, letter_text
 from agents.cli.place import ItemType
 from agents.cli.report import ImportReport, Outcome
 from agents.cli.run import addresses, with_declined_payments
@@ -48,7 +50,14 @@ def test_every_command_has_help_with_an_example_that_names_it(name: str) -> None
 def test_the_overview_names_every_command() -> None:
     shown = CliRunner().invoke(main, ["--help"])
     assert shown.exit_code == 0
-    assert set(re.findall(r"^  (\w+) ", shown.output, re.MULTILINE)) >= set(main.commands)
+    assert set(re.findall(r"^  ([\w-]+) ", shown.output, re.MULTILINE)) >= set(main.commands)
+
+
+@pytest.mark.parametrize("name", sorted(dead_letters.commands))
+def test_every_command_of_dead_letters_has_help_with_an_example_that_names_it(name: str) -> None:
+    shown = CliRunner().invoke(main, ["dead-letters", name, "--help"])
+    assert shown.exit_code == 0
+    assert re.search(rf"Examples?:\n +orders dead-letters {name}\b", shown.output)
 
 
 # ---- settings
@@ -316,6 +325,68 @@ def test_plain_progress_is_a_line_for_each_step_and_one_now_and_then() -> None:
         steps.step("placing", 2000)
         steps.advance(1000)
     assert written == ["reading ...", "placing (2,000) ...", "placing: 1,000 of 2,000"]
+
+
+# ---- orders dead-letters
+
+LETTER = {
+    "id": "3-17", "state": "open", "topic": "order-commands", "partition": 3, "offset": 4, "agent": "decide-orders",
+    "key": "o-1", "event_id": "e-1", "event_type": "order.place", "correlation_id": None, "error_type": "OSError",
+    "error": "a text\nof " + "many " * 30, "fingerprint": "f", "failed_at": "2026-11-23T10:00:00.123000Z",
+    "retry_count": 3, "replays": 1, "waiting": 2, "size_bytes": 10,
+}  # fmt: skip
+DETAILS = {
+    "complete": True, "timestamp": "2026-11-23T09:00:00.000000Z", "value": {"payload": {"x": 1}}, "headers": {"h": "1"},
+    "trace": "Traceback\n  line", "closed_at": None, "refusal": {"reason": "too_old", "detail": "it is too old"},
+    "actions": [{"at": "2026-11-23T10:00:00.000000Z", "action": "failed", "by": "me", "detail": "again"}],
+    "waiting_records": [{"offset": 5, "event_id": None, "event_type": "order.cancel"}],
+    "recent_events": [{"timestamp": "2026-11-23T08:00:00Z", "event_type": "order.placed", "payload": {}}],
+}  # fmt: skip
+
+
+def test_letters_are_a_table_with_one_line_for_each() -> None:
+    nameless = LETTER | {"id": "12-4", "key": None, "event_type": None, "error": "short"}
+    head, first, second = letter_table([LETTER, nameless])
+    assert head.split() == ["id", "state", "failed", "waiting", "topic", "key", "type", "error"]
+    assert first.split()[:7] == ["3-17", "open", "2026-11-23T10:00:00Z", "2", "order-commands", "o-1", "order.place"]
+    assert first.endswith("...")
+    assert "OSError: a text of many" in first
+    assert second.split()[5:] == ["-", "-", "OSError:", "short"]
+    assert len({line.index("order-commands") for line in (first, second)}) == 1
+
+
+def test_groups_are_a_table_with_one_line_for_each() -> None:
+    group = {
+        "count": 12, "waiting": 0, "topic": "t", "agent": "a", "last_failed_at": "2026-11-23T10:00:00.1Z",
+        "fingerprint": "f", "example_id": "3-17", "error_type": "E", "error": "x",
+    }  # fmt: skip
+    assert group_table([group])[1].split() == ["12", "0", "t", "a", "2026-11-23T10:00:00Z", "f", "3-17", "E:", "x"]
+
+
+def test_a_letter_is_told_in_full() -> None:
+    shown = "\n".join(letter_text(LETTER | DETAILS))
+    for text in (
+        "dead letter 3-17: open", "order-commands/3@4, produced 2026-11-23T09:00:00Z", "it is too old", '"x": 1',
+        "failed  by me: again", "offset 5  order.cancel  -", "order.placed", "  Traceback",
+    ):  # fmt: skip
+        assert text in shown
+    assert "too large" in "\n".join(letter_text(LETTER | DETAILS | {"complete": False}))
+    assert "base64: AA" in "\n".join(letter_text(LETTER | DETAILS | {"value": None, "value_base64": "AA"}))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["retry"], ["retry", "1-1", "--topic", "t"], ["retry", "1-1", "--all"], ["retry", "--all", "--key", "k"],
+        ["retry", "1-1", "1-2", "--edit"], ["retry", "--all", "--edit"], ["discard", "1-1"],
+        ["discard", "--reason", "r"], ["list", "--state", "dead"], ["list", "--limit", "0"],
+        ["retry", "1-1", "--payload", "missing.json"],
+    ],
+)  # fmt: skip
+def test_what_contradicts_itself_is_a_usage_error(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(main, ["dead-letters", *arguments])
+    assert shown.exit_code == 2
+    assert "Error" in shown.output
 
 
 # ---- the rest

@@ -12,6 +12,7 @@ from tables.analytics_views import ANALYTICS_PATH
 from tables.customer_orders import CUSTOMER_ORDERS
 from tables.customer_views import CUSTOMERS_PATH
 from tables.customers import CUSTOMERS
+from tables.dead_letter_views import LETTER_PATH
 from tables.inventory import STOCK
 from tables.inventory_views import INVENTORY_PATH
 from tables.notification_views import NOTIFICATIONS_PATH
@@ -46,8 +47,17 @@ REACTIONS = {topic for service in SERVICES if service.reactions for topic in ser
     ],
 )
 def test_each_hop_is_an_agent_that_feeds_the_next_and_the_last_one_writes_the_view(path: Path, table: object) -> None:
-    for hop in path:
-        assert AGENTS[hop.agent][0] is hop.topic
+    check_agents(path)
     for hop, following in pairwise(path):
         assert following.topic in {*AGENTS[hop.agent][1].topics, *REACTIONS}
     assert table in AGENTS[path[-1].agent][1].tables
+
+
+def test_dead_letters_are_the_engines_rows_and_one_agent_changes_them() -> None:
+    check_agents(LETTER_PATH)
+
+
+def check_agents(path: Path) -> None:
+    """Check that each hop's agent takes records of the hop's topic."""
+    for hop in path:
+        assert AGENTS[hop.agent][0] is hop.topic

@@ -1,0 +1,297 @@
+"""HTTP commands of dead letters: try again, as it is or edited, or give up; one by one, or many by filter.
+
+What makes a repeated request harmless: a retry says how often the letter had been tried again when it was asked for,
+and counts only as long as that is so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from agents.domain.dead_letters import CannotEdit, edited_value
+from agents.gateway.bodies import Body
+from agents.gateway.orders import read_body
+from agents.gateway.publish import encode, envelope, metadata, publish_to
+from streams.engine.dead_letters import (
+    DISCARDED,
+    OPEN,
+    RESOLVED,
+    RETRYING,
+    DeadLetter,
+    LetterState,
+    letter_id,
+    why_not_retry,
+)
+from streams.engine.failures import names_in
+from streams.engine.partition_task import PartitionTask
+from streams.envelope import Metadata
+from streams.events.dead_letters import REASON_CHARACTERS_MAX, DeadLetterCommand, DiscardDeadLetter, RetryDeadLetter
+from streams.freshness import by_partition
+from streams.service import Service
+from streams.tokens import encode_token
+from streams.topics import DEAD_LETTER_COMMANDS
+from streams.transport.base import Outgoing, Position
+from streams.web import ENGINE, Problem, invalid, json_response
+from tables.dead_letter_filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
+from tables.dead_letter_gathering import TO_DISCARD, TO_RETRY, Candidates, candidates
+from tables.dead_letter_queries import Candidate
+from tables.dead_letter_views import LETTER_PATH, letter_of, partition_of_letter
+
+EDITED_BYTES_MAX: Final = 512 << 10
+LETTERS_MAX: Final = 10_000
+LETTERS_PER_CHUNK: Final = 200  # about 5 ms
+
+service = Service("gateway-dead-letters", topics=(DEAD_LETTER_COMMANDS,))
+
+Reason = Annotated[str, Field(min_length=1, max_length=REASON_CHARACTERS_MAX)]
+
+
+class RetryBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What retrying a letter takes: nothing, another payload, or another record as a whole.
+
+    Not a pydantic model, so that the numbers in it stay as they are.
+    """
+
+    payload: dict[str, Any] | None = None
+    value: dict[str, Any] | None = None
+
+
+class DiscardBody(Body):
+    """What discarding a letter takes."""
+
+    reason: Reason
+
+
+class FilterBody(BaseModel):
+    """Which letters are meant; an unknown field is refused, as a misspelt filter must not mean more letters."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    topic: str | None = None
+    type: str | None = None
+    error: str | None = None
+    agent: str | None = None
+    key: str | None = None
+    fingerprint: str | None = None
+    older_than: str | None = None
+    newer_than: str | None = None
+    limit: Annotated[int, Field(ge=1, le=LETTERS_MAX)] = 1000
+    dry_run: bool = False
+
+    def wanted(self, states: tuple[LetterState, ...]) -> LetterFilter:
+        """The filter; raises a 422 problem."""
+        try:
+            return letter_filter(self.model_dump(), states, int(time.time() * 1000))
+        except InvalidFilter as error:
+            raise invalid(error.field, str(error)) from error
+
+
+class RetryManyBody(FilterBody):
+    """What `POST /dead-letters/retry` takes; `rate` is letters per second."""
+
+    rate: Annotated[float, Field(gt=0, le=100_000)] = 100.0
+
+
+class DiscardManyBody(FilterBody):
+    """What `POST /dead-letters/discard` takes; without any filter `all` has to say that all letters are meant."""
+
+    reason: Reason
+    all: bool = False
+
+
+# ---- one letter
+
+
+@service.route("POST", "/dead-letters/{id}/retry")
+@by_partition(partition_of_letter, LETTER_PATH)
+async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+    """Try a letter's record again: 202 `{id, status: "processing", state, token}`; `state` is that before the request.
+
+    With `{"payload": {...}}` the record gets another payload and a new event id, which the original one causes;
+    `{"value": {...}}` replaces the whole record, whose `eventId` must be a new one. A letter that is being tried
+    already is left alone (202), so is one that was processed meanwhile (200). Problems: 409 with `reason` when the
+    letter may not be tried again, was discarded, or is beyond being edited; 413 over 512 KiB; 422.
+    """
+    edit = _retry_body(await request.read())
+    number, letter = letter_of(request, task)
+    id = letter_id(task.number, number)
+    value = _edited(request, id, letter, edit)
+    if letter.state != OPEN:
+        return _retried_before(task, id, letter, value)
+    refusal = why_not_retry(letter, value is not None, int(time.time() * 1000), request.app[ENGINE].settings)
+    if refusal is not None:
+        raise Problem(409, refusal[1], reason=refusal[0])
+    command = RetryDeadLetter(id, value=None if value is None else value.decode(), replays=letter.replays)
+    return await _submit(request, task.number, letter, command)
+
+
+@service.route("POST", "/dead-letters/{id}/discard")
+@by_partition(partition_of_letter, LETTER_PATH)
+async def discard_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+    """Give a letter's record up for a `{reason}`: 202 as for a retry; what waits behind it goes on.
+
+    200 when it was discarded before, 409 when its record was processed after all.
+    """
+    body = await read_body(request, DiscardBody)
+    number, letter = letter_of(request, task)
+    id = letter_id(task.number, number)
+    if letter.state == RESOLVED:
+        raise Problem(409, f"dead letter {id} was processed after all", reason=RESOLVED)
+    if letter.state == DISCARDED:
+        return _answer(id, letter, _seen(task))
+    return await _submit(request, task.number, letter, DiscardDeadLetter(id, body.reason))
+
+
+def _retry_body(raw: bytes) -> RetryBody:
+    try:
+        body = msgspec.json.decode(raw or b"{}", type=RetryBody)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid("body", str(error)) from error
+    if body.payload is not None and body.value is not None:
+        raise invalid("value", "give a payload or a whole value, not both")
+    return body
+
+
+def _edited(request: web.Request, id: str, letter: DeadLetter, edit: RetryBody) -> bytes | None:
+    """The record to try instead, None when it stays as it is; raises 413 and 422 problems."""
+    if edit.payload is not None:
+        try:
+            value = edited_value(id, letter.value, edit.payload)
+        except CannotEdit as error:
+            raise invalid("payload", str(error)) from error
+    elif edit.value is not None:
+        value = msgspec.json.encode(edit.value)
+        event_id = names_in(value).event_id
+        if letter.state == OPEN and letter.event_id is not None and event_id in (None, letter.event_id):
+            raise invalid("value", "eventId: a record that was edited is another one and needs a new id")
+    else:
+        return None
+    bytes_max = min(EDITED_BYTES_MAX, request.app[ENGINE].settings.record_bytes_max)
+    if len(value) > bytes_max:
+        raise Problem(413, f"the edited record has {len(value)} bytes, at most {bytes_max} are taken")
+    return value
+
+
+def _retried_before(task: PartitionTask, id: str, letter: DeadLetter, value: bytes | None) -> web.Response:
+    """The answer for a letter that is not open; the same request again is no mistake, another one is."""
+    if letter.state == DISCARDED:
+        raise Problem(409, f"dead letter {id} was discarded", reason=DISCARDED)
+    if value is not None and value != letter.value:
+        said = "is being tried again" if letter.state == RETRYING else "was processed after all"
+        raise Problem(409, f"dead letter {id} {said}: it cannot be edited", reason=letter.state)
+    return _answer(id, letter, _seen(task))
+
+
+def _seen(task: PartitionTask) -> Position:
+    """The last command that the letter shows for sure."""
+    (hop,) = LETTER_PATH
+    return Position(hop.topic.name, task.number, max(0, task.reached(hop.agent, hop.topic.name) - 1))
+
+
+async def _submit(request: web.Request, partition: int, letter: DeadLetter, command: DeadLetterCommand) -> web.Response:
+    record = _record(request, command, metadata(request))
+    (position,) = await publish_to(request, DEAD_LETTER_COMMANDS, {partition: [record]})
+    return _answer(command.dead_letter_id, letter, position)
+
+
+def _answer(id: str, letter: DeadLetter, position: Position) -> web.Response:
+    is_closed = letter.state in (RESOLVED, DISCARDED)
+    answer = {
+        "id": id,
+        "status": "done" if is_closed else "processing",
+        "state": letter.state,
+        "token": encode_token([position]),
+    }
+    return json_response(answer, 200 if is_closed else 202, {"Location": f"/dead-letters/{quote(id, safe='')}"})
+
+
+# ---- many letters
+
+
+@service.route("POST", "/dead-letters/retry")
+async def retry_letters(request: web.Request) -> web.StreamResponse:
+    """Try all open letters again that a filter means: `{dry_run, matched, retried, skipped, skipped_count, token}`.
+
+    The filter is that of the list, without `state`; letters that are being tried already are not meant. At most `limit`
+    (1000, up to 10,000) are tried, the oldest first, `rate` (100) a second. `matched` are those and the ones that may
+    not be tried again: `skipped` has the first 100 of them, `{id, reason}`. With `dry_run` nothing happens.
+    """
+    body = await read_body(request, RetryManyBody)
+    found = await candidates(request, TO_RETRY, body.wanted((OPEN,)), body.limit)
+    begins_ms = int(time.time() * 1000)
+
+    def command(index: int, candidate: Candidate, id: str) -> DeadLetterCommand:
+        not_before_ms = begins_ms + int(index * 1000 / body.rate)
+        return RetryDeadLetter(id, not_before_ms, replays=candidate.replays)
+
+    return await _change_many(request, "retried", found, body, command)
+
+
+@service.route("POST", "/dead-letters/discard")
+async def discard_letters(request: web.Request) -> web.StreamResponse:
+    """Give up all open letters that a filter means, for a `reason`: as for retries, with `discarded` for `retried`.
+
+    Retrying ones are meant too. At least one filter has to be given, or `"all": true`.
+    """
+    body = await read_body(request, DiscardManyBody)
+    if body.all == any(getattr(body, name) is not None for name in (*TEXTS, *AGES)):
+        raise invalid("all", "give at least one filter, or true to discard all letters")
+    found = await candidates(request, TO_DISCARD, body.wanted(STATES["open"]), body.limit)
+
+    def command(index: int, candidate: Candidate, id: str) -> DeadLetterCommand:
+        return DiscardDeadLetter(id, body.reason)
+
+    return await _change_many(request, "discarded", found, body, command)
+
+
+async def _change_many(
+    request: web.Request,
+    done: str,
+    found: Candidates,
+    body: FilterBody,
+    command_of: Callable[[int, Candidate, str], DeadLetterCommand],
+) -> web.Response:
+    """Publish a command for each chosen letter, unless that is only to be tried out."""
+    positions: Sequence[Position] = ()
+    if found.chosen and not body.dry_run:
+        positions = await _publish_all(request, found.chosen, command_of)
+    answer = {
+        "dry_run": body.dry_run,
+        "matched": len(found.chosen) + found.refused_count,
+        done: len(found.chosen),
+        "skipped": found.refused,
+        "skipped_count": found.refused_count,
+        "token": encode_token(positions) if positions else None,
+    }
+    return json_response(answer, 202 if positions else 200)
+
+
+async def _publish_all(
+    request: web.Request, chosen: Sequence[Candidate], command_of: Callable[[int, Candidate, str], DeadLetterCommand]
+) -> Sequence[Position]:
+    """Publish in chunks, between which the loop is given back; where the last ones are."""
+    positions: list[Position] = []
+    origin = metadata(request)
+    for first in range(0, len(chosen), LETTERS_PER_CHUNK):
+        grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
+        for index, candidate in enumerate(chosen[first : first + LETTERS_PER_CHUNK], start=first):
+            command = command_of(index, candidate, letter_id(candidate.partition, candidate.number))
+            grouped[candidate.partition].append(_record(request, command, origin))
+        positions += await publish_to(request, DEAD_LETTER_COMMANDS, grouped)
+        await asyncio.sleep(0)
+    return positions
+
+
+def _record(request: web.Request, command: DeadLetterCommand, origin: Metadata) -> Outgoing:
+    value = encode(request, envelope(command, str(uuid.uuid4()), None, origin))
+    return command.dead_letter_id.encode(), value, ()

@@ -1,0 +1,127 @@
+"""The web view of dead letters: what failed, what failed alike, and one letter in full."""
+
+from __future__ import annotations
+
+import struct
+import time
+from typing import Any, Final
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
+from streams.engine.partition_task import PartitionTask
+from streams.freshness import Hop, Path, by_partition
+from streams.service import Service
+from streams.topics import DEAD_LETTER_COMMANDS
+from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
+from tables.dead_letter_details import letter_details
+from tables.dead_letter_filters import InvalidFilter, LetterFilter, letter_filter, states_of
+from tables.dead_letter_gathering import letter_groups, newest_letters
+from tables.dead_letter_queries import LetterGroup, LetterView, find_letter, format_ms
+from tables.queries import InvalidCursor, decode_cursor, encode_cursor
+
+LETTER_PATH: Final[Path] = (Hop("manage-dead-letters", DEAD_LETTER_COMMANDS),)
+_PLACE: Final = struct.Struct(">QH")  # number and partition
+
+service = Service("dead-letter-views")
+
+
+@service.route("GET", "/dead-letters")
+async def list_letters(request: web.Request) -> web.StreamResponse:
+    """Dead letters of all partitions, newest first: `{items, next_cursor}`; 503 when a partition cannot be read now.
+
+    `?topic=&type=&error=&agent=&key=&fingerprint=&older_than=&newer_than=` all have to hold: `error` is the error's
+    type, or a part of its text in whatever case; ages are like 90s, 15m, 2h or 3d. `?state=` is `open` (retrying ones
+    included), `retrying`, `resolved`, `discarded` or `all`. `?limit=` is 20, at most 1000.
+    """
+    limit = int_parameter(request, "limit", 20, 1, 1000)
+    found = await newest_letters(request, filter_of(request), limit + 1, _place(request))
+    items = found[:limit]
+    return json_response({"items": items, "next_cursor": _cursor(items[-1]) if len(found) > limit else None})
+
+
+@service.route("GET", "/dead-letters/groups")
+async def list_groups(request: web.Request) -> web.StreamResponse:
+    """Dead letters by what failed alike, most first: `{items}`; filters and `?limit=` as for the list.
+
+    An item is `{fingerprint, count, waiting, topic, agent, error_type, error, first_failed_at, last_failed_at,
+    example_id}`; `error` and the example are the newest one's.
+    """
+    limit = int_parameter(request, "limit", 20, 1, 1000)
+    groups = await letter_groups(request, filter_of(request))
+    return json_response({"items": [_group_view(group) for group in groups[:limit]]})
+
+
+def partition_of_letter(request: web.Request) -> int:
+    """The partition of the letter in the path; raises a 404 problem for what is no letter's id."""
+    return _parse_id(request)[0]
+
+
+@service.route("GET", "/dead-letters/{id}")
+@by_partition(partition_of_letter, LETTER_PATH)
+async def get_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+    """One letter in full; with `?after=TOKEN` never older than it.
+
+    What lists show, and the record itself (`timestamp`, `headers`, `value`, or `value_base64` when that is not JSON;
+    `complete` is false when it was too large to be kept), `trace`, `actions` (the audit trail), `closed_at`, `refusal`
+    (`{reason, detail}` of why it may not be tried again as it is, or null), `waiting_records` (the first 20 of those
+    that wait behind it, `{offset, event_id, event_type}`) and `recent_events` (the latest 10 of its order or product,
+    without mail addresses; null when the log cannot be read now).
+    """
+    number, letter = letter_of(request, task)
+    return json_response(await letter_details(request.app[ENGINE], task, number, letter))
+
+
+def letter_of(request: web.Request, task: PartitionTask) -> tuple[int, DeadLetter]:
+    """The letter in the path and its number; raises a 404 problem where there is none."""
+    _, number = _parse_id(request)
+    letter = find_letter(task, number)
+    if letter is None:
+        raise _no_letter(request)
+    return number, letter
+
+
+def _no_letter(request: web.Request) -> Problem:
+    return Problem(404, f"there is no dead letter {request.match_info['id']}")
+
+
+def filter_of(request: web.Request) -> LetterFilter:
+    """The filter in the query; raises a 422 problem."""
+    try:
+        return letter_filter(request.query, states_of(request.query.get("state", "open")), int(time.time() * 1000))
+    except InvalidFilter as error:
+        raise invalid(error.field, str(error)) from error
+
+
+def _parse_id(request: web.Request) -> tuple[int, int]:
+    try:
+        partition, number = parse_letter_id(request.match_info["id"])
+    except InvalidLetterId as error:
+        raise Problem(404, str(error)) from error
+    if partition >= request.app[ENGINE].settings.partitions:
+        raise _no_letter(request)
+    return partition, number
+
+
+def _cursor(letter: LetterView) -> str:
+    return encode_cursor(_PLACE.pack(*letter.place))
+
+
+def _place(request: web.Request) -> tuple[int, int] | None:
+    cursor = request.query.get("cursor")
+    if not cursor:
+        return None
+    try:
+        number, partition = _PLACE.unpack(decode_cursor(cursor))
+    except (InvalidCursor, struct.error) as error:
+        raise invalid("cursor", "not a cursor of this list") from error
+    if number >= 1 << 63:
+        raise invalid("cursor", "not a cursor of this list")
+    return number, partition
+
+
+def _group_view(group: LetterGroup) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(group)
+    first, last = shown.pop("first_failed_ms"), shown.pop("last_failed_ms")
+    return shown | {"first_failed_at": format_ms(first), "last_failed_at": format_ms(last)}

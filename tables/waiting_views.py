@@ -1,0 +1,43 @@
+"""The web view of aggregates that stand still: which records wait, behind what, and since when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from streams.engine.dead_letters import letter_id
+from streams.engine.lanes import LANES
+from streams.service import Service
+from streams.web import json_response
+from tables.dead_letter_queries import format_ms, text_of
+from tables.gathering import TableRow, key_of
+from tables.table_views import rows_of
+
+service = Service("waiting-views")
+
+
+@service.route("GET", "/aggregates/waiting")
+async def list_waiting(request: web.Request) -> web.StreamResponse:
+    """Aggregates that stand still, `{items, next_cursor}`, partition after partition, by agent and key.
+
+    An item is `{partition, agent, key, topic, waiting, since, next_retry_at, dead_letter_id}`: `waiting` counts the
+    records behind the one that failed; that one is tried again at `next_retry_at`, or is the dead letter, and the
+    other of the two is null. `?limit=` is 20, at most 1000. 503 when a partition cannot be read now.
+    """
+    items, next_cursor = await rows_of(request, LANES)
+    return json_response({"items": [_waiting_view(item) for item in items], "next_cursor": next_cursor})
+
+
+def _waiting_view(item: TableRow) -> dict[str, Any]:
+    key, lane = key_of(LANES, item), LANES.decode_row(item.row)
+    return {
+        "partition": item.partition,
+        "agent": key.agent,
+        "key": text_of(key.key),
+        "topic": lane.topic,
+        "waiting": len(lane) - 1,
+        "since": format_ms(lane.since_ms),
+        "next_retry_at": None if lane.due_ms is None else format_ms(lane.due_ms),
+        "dead_letter_id": None if lane.parked is None else letter_id(item.partition, lane.parked),
+    }
