@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,8 +73,17 @@ def run_systems(systems: Sequence[System], bootstrap: str, records: int, rounds:
     return [summarise_runs(system, measurements[system.name]) for system in systems]
 
 
-def run_system(system: System, bootstrap: str, source: str, count: int, run: str) -> Measurement:
+def run_system(
+    system: System,
+    bootstrap: str,
+    source: str,
+    count: int,
+    run: str,
+    look_at: Callable[[int], None] = lambda pid: None,
+) -> Measurement:
     """Run one system over all records of `source`, from an empty state, and measure its output.
+
+    `look_at` is called with the id of the system's process when it is through, before it is stopped.
 
     Raises:
         RunFailed: it ended early, did not finish, or has duplicates where it promises exactly once.
@@ -102,6 +111,7 @@ def run_system(system: System, bootstrap: str, source: str, count: int, run: str
                 measurement = asyncio.run(measure_output(bootstrap, output, count, RUN_TIMEOUT_S, check_running))
             except NotFinished as error:
                 raise RunFailed(f"{system.name}: {error}:\n{_tail(log_path)}") from error
+            look_at(process.pid)
     asyncio.run(delete_topics(bootstrap, run))
     if system.guarantee == "exactly_once" and measurement.records != count:
         raise RunFailed(f"{system.name} promises exactly once, but made {measurement.records} records of {count}")

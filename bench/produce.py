@@ -32,7 +32,10 @@ _ENVELOPE = (
 )
 
 
-def records(count: int) -> Iterator[tuple[int, bytes, bytes]]:
+Produced = tuple[int, bytes | None, bytes]  # partition, key, value
+
+
+def records(count: int) -> Iterator[Produced]:
     """Yield (partition, key, value) of `count` records."""
     generator = random.Random(7)
     baskets = [_basket(generator) for _ in range(BASKETS)]
@@ -43,6 +46,26 @@ def records(count: int) -> Iterator[tuple[int, bytes, bytes]]:
         basket = baskets[int(generator.random() * BASKETS)]
         key = keys[customer]
         yield partitions[customer], key, _ENVELOPE % (number, number, number, key, number, key, basket)
+
+
+def poisoned(good: Iterator[Produced], every: int) -> Iterator[Produced]:
+    """Yield a record that cannot be processed after each `every` good ones: of one kind after the other.
+
+    Not JSON; a payload that does not fit its type; no key; a version that nobody knows, which parks its aggregate
+    and so has a key of its own.
+    """
+    for number, (partition, key, value) in enumerate(good):
+        yield partition, key, value
+        if number % every == every - 1:
+            kind = number // every % 4
+            if kind == 0:
+                yield partition, key, b"{"
+            elif kind == 1:
+                yield partition, key, value.replace(b'"items"', b'"itemz"')
+            elif kind == 2:
+                yield partition, None, value
+            else:
+                yield partition, b"poison-%d" % number, value.replace(b'"version":1', b'"version":9')
 
 
 def _basket(generator: random.Random) -> bytes:
@@ -63,15 +86,16 @@ def _money(cents: int) -> dict[str, str]:
     return {"amount": f"{cents // 100}.{cents % 100:02d}", "currency": "EUR"}
 
 
-async def produce(bootstrap: str, topic: str, count: int) -> None:
-    """Create `topic` and append `count` records to it, in batches of up to BATCH_BYTES."""
+async def produce(bootstrap: str, topic: str, count: int, poison_every: int = 0) -> None:
+    """Create `topic` and append `count` records to it, in batches of up to BATCH_BYTES, and poison if asked for."""
     await create_topic(bootstrap, topic)
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", max_batch_size=BATCH_BYTES)
     await producer.start()
     try:
         builders = [producer.create_batch() for _ in range(PARTITIONS)]
         in_flight: list[asyncio.Future[object]] = []
-        for partition, key, value in records(count):
+        good = records(count)
+        for partition, key, value in poisoned(good, poison_every) if poison_every else good:
             if builders[partition].append(key=key, value=value, timestamp=None) is None:
                 in_flight.append(await producer.send_batch(builders[partition], topic, partition=partition))
                 builders[partition] = producer.create_batch()

@@ -102,10 +102,11 @@ async def start_and_read(environment: dict[str, str], folder: Path, rows: int, r
             for _ in range(reads):
                 async with session.get(f"{url}/orders/order-{generator.randrange(rows):08d}") as answer:
                     answer.raise_for_status()
-        return seconds, _peak_memory_mib(process.pid)
+        return seconds, peak_memory_mib(process.pid)
 
 
-def _peak_memory_mib(pid: int) -> float:
+def peak_memory_mib(pid: int) -> float:
+    """The peak of a process's resident memory."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024
 

@@ -17,6 +17,7 @@ def main() -> int:
     arguments = parser.parse_args()
     benchmarks = (
         ("bench.orders_job", f"--records={arguments.records}", f"--rounds={arguments.rounds}"),
+        ("bench.poison", f"--rounds={arguments.rounds}"),
         ("bench.latency",),
         ("bench.full_order",),
         ("bench.restore", f"--rows={arguments.rows}"),

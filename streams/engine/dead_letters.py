@@ -8,6 +8,7 @@ closed ones, which are kept for a while as an audit trail.
 from __future__ import annotations
 
 import struct
+import time
 from typing import Final, Literal
 
 import msgspec
@@ -120,8 +121,8 @@ def parse_letter_id(text: str) -> tuple[int, int]:
 
 
 def add_letter(work: UnitOfWork, letter: DeadLetter) -> int:
-    """Keep a new letter; returns its number, which grows with the time of the failure."""
-    number = letter.failed_ms * 1000
+    """Keep a new letter; returns its number, the time at which it is kept (epoch, µs)."""
+    number = time.time_ns() // 1000
     while work.get(DEAD_LETTERS, number) is not None or work.get(CLOSED_DEAD_LETTERS, number) is not None:
         number += 1
     work.put(DEAD_LETTERS, number, letter)

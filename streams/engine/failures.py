@@ -4,13 +4,13 @@ import hashlib
 import random
 import re
 import time
-import traceback
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
 from streams.engine.store import StoreError
+from streams.engine.trace import format_trace
 from streams.settings import Settings
 from streams.transport.base import Record
 
@@ -86,7 +86,7 @@ class Failure(NamedTuple):
 def describe(agent: str, topic: str, error: BaseException) -> Failure:
     """Words for an error; the fingerprint is the same for what fails in the same way in the same place."""
     error_type, text = type(error).__name__[:NAME_CHARACTERS_MAX], _bounded(text_of(error), ERROR_BYTES_MAX)
-    trace = _bounded("".join(traceback.format_exception(error)), TRACE_BYTES_MAX)
+    trace = _bounded(format_trace(error), TRACE_BYTES_MAX)
     place = _place(error)
     same = "\n".join((agent, topic, error_type, _VARYING.sub("?", text), place))
     return Failure(error_type, text, trace, hashlib.sha256(same.encode()).hexdigest()[:16])
