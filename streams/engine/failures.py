@@ -121,18 +121,26 @@ class Names(NamedTuple):
     aggregate_id: str | None = None
 
 
+class _Head(msgspec.Struct, rename="camel"):
+    """As much of an envelope as is looked at; everything may be anything."""
+
+    event_id: Any = None
+    event_type: Any = None
+    metadata: Any = None
+    aggregate_id: Any = None
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
 def names_in(value: bytes | None) -> Names:
     """Ids and type of an envelope, as far as they can be read."""
     try:
-        found: Any = msgspec.json.decode(value or b"")
+        head = _decode_head(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return Names()
-    if not isinstance(found, dict):
-        return Names()
-    metadata = found.get("metadata")
-    correlation_id = metadata.get("correlationId") if isinstance(metadata, dict) else None
-    texts = found.get("eventId"), found.get("eventType"), correlation_id, found.get("aggregateId")
-    return Names(*(_name(text) for text in texts))
+    correlation_id = head.metadata.get("correlationId") if isinstance(head.metadata, dict) else None
+    return Names(*map(_name, (head.event_id, head.event_type, correlation_id, head.aggregate_id)))
 
 
 def _name(text: object) -> str | None:

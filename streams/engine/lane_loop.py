@@ -205,6 +205,8 @@ class LaneLoop:
         else:
             self._bury(work, key, topic, record, error, waiting)
             ended = "dead_letter"
+            if waiting is None and not parks(error):
+                return ended  # no lane was touched
         self._note(key, work.get(LANES, key))
         self.plan()
         return ended

@@ -52,7 +52,7 @@ def fail_without_words(text: str) -> None:
 
 
 def fail_to_compile(text: str) -> None:
-    compile(f"not {text} python", "a file", "exec")
+    compile(f"not ( {text} python", "a file", "exec")
 
 
 def fail_in_a_group(text: str) -> None:
