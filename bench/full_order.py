@@ -63,6 +63,7 @@ from bench.workers import running_worker
 from streams.events.inventory import AddStock
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS
 
+RUN = f"{int(time.time()):x}"  # a broker named with --bootstrap has the orders of earlier runs
 WARM_UP_ORDERS = 2000
 WARM_UP_S = 20.0
 STRAGGLERS_S = 60.0
@@ -142,9 +143,9 @@ async def warm_up(bootstrap: str, run: str) -> None:
 async def prepare(folder: Path, bootstrap: str) -> None:
     """Create the topics, and stock every product."""
     async with workers(folder, bootstrap, 1):
-        stock = [record(AddStock(f"p-{number}", 10_000_000), f"stock-{number}") for number in range(PRODUCTS)]
+        stock = [record(AddStock(f"p-{number}", 10_000_000), f"{RUN}-stock-{number}") for number in range(PRODUCTS)]
         await produce(bootstrap, INVENTORY_COMMANDS.name, stock)
-        await warm_up(bootstrap, "first")
+        await warm_up(bootstrap, f"{RUN}-first")
 
 
 async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count: int, profile: Path | None) -> None:
@@ -178,7 +179,7 @@ async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count:
 
 async def latency(folder: Path, bootstrap: str, rate_per_s: int, seconds: float, profile: Path | None) -> None:
     """Place orders at a steady rate and wait for each to be confirmed."""
-    run = f"at-{rate_per_s}"
+    run = f"{RUN}-at-{rate_per_s}"
     async with workers(folder, bootstrap, 1) as running:
         await steady(bootstrap, f"{run}-warm", rate_per_s, WARM_UP_S)
         await running.meter.start()
@@ -284,14 +285,14 @@ async def run(arguments: argparse.Namespace, bootstrap: str) -> None:
             await prepare(folder, bootstrap)
         profile = WORK_DIR / "profiles" if arguments.profile else None
         if "throughput" in only:
-            await throughput(folder, bootstrap, "one", arguments.orders, 1, profile)
+            await throughput(folder, bootstrap, f"{RUN}-one", arguments.orders, 1, profile)
         if "latency" in only:
             await latency(folder, bootstrap, arguments.rate, arguments.seconds, profile)
         if "sustained" in only:
             await latency(folder, bootstrap, arguments.sustained_rate, arguments.seconds, profile)
         if "scaling" in only:
-            await throughput(folder, bootstrap, "alone", arguments.orders, 1, profile)
-            await throughput(folder, bootstrap, "both", arguments.orders, 2, profile)
+            await throughput(folder, bootstrap, f"{RUN}-alone", arguments.orders, 1, profile)
+            await throughput(folder, bootstrap, f"{RUN}-both", arguments.orders, 2, profile)
         if "embedded" in only:
             await embedded(folder, arguments.orders)
 
