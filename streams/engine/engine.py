@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.context import TimerHandler
-from streams.engine.handlers import Acceptance, Handlers, RecordHandler, acceptance
+from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
@@ -88,6 +88,7 @@ class Engine:
             name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
         }
         self._bound: dict[tuple[int, str], RecordHandler] = {}
+        self._acceptances: dict[str, Acceptance] = {}
 
     # ---- what partition tasks ask (EngineContext)
 
@@ -106,8 +107,14 @@ class Engine:
         return bound
 
     def accept(self, topic: str) -> Acceptance:
-        """The function that checks and decodes a record of `topic`."""
-        return acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+        """The function that checks and decodes a record of `topic`, the same one for all agents of the topic."""
+        known = self._acceptances.get(topic)
+        if known is None:
+            known = acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+            if (agents := len(self.agents_of(topic))) > 1:
+                known = SharedAcceptance(known, agents)
+            self._acceptances[topic] = known
+        return known
 
     def partition_for(self, key: bytes) -> int:
         """The partition number of `key`, as every Kafka client computes it."""

@@ -15,6 +15,8 @@ RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, f
 Acceptance = Callable[[Record, int], Envelope[Any]]
 F = TypeVar("F", bound=Callable[..., None])
 
+SHARED_MESSAGES_MAX = 16_384  # of one topic, until all of its agents have had them
+
 
 class Handlers:
     """The handlers of one agent.
@@ -58,6 +60,33 @@ class Handlers:
             return envelope.event_type
 
         return handle
+
+
+class SharedAcceptance:
+    """Accepts and decodes the records of a topic once for all of its agents: messages are immutable.
+
+    A message is kept until every agent has had it. What an agent skips, because it had it in an earlier life, stays
+    until there is too much of it.
+    """
+
+    def __init__(self, accept: Acceptance, agents: int) -> None:
+        self._accept = accept
+        self._agents = agents
+        self._kept: dict[tuple[int, int], tuple[Record, Envelope[Any], int]] = {}
+
+    def __call__(self, record: Record, number: int) -> Envelope[Any]:
+        """The message of a record read from a partition number; raises as `accept` does, to each agent."""
+        place = number, record.offset
+        kept = self._kept.pop(place, None)
+        if kept is not None and kept[0] is record:
+            _, envelope, waiting = kept
+        else:
+            envelope, waiting = self._accept(record, number), self._agents
+            if len(self._kept) >= SHARED_MESSAGES_MAX:
+                self._kept.clear()
+        if waiting > 1:
+            self._kept[place] = record, envelope, waiting - 1
+        return envelope
 
 
 def acceptance(
