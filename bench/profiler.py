@@ -60,11 +60,11 @@ def shares(stacks: Iterable[str]) -> list[str]:
     own: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     for line in stacks:
-        stack, _, count = line.rpartition(" ")
+        stack, _, samples = line.rpartition(" ")
         frames = [_without_line(frame) for frame in stack.split(";")]
-        own[frames[-1]] += int(count)
+        own[frames[-1]] += int(samples)
         for frame in {*frames}:
-            whole[frame] += int(count)
+            whole[frame] += int(samples)
     total = own.total() or 1
     shown = [f"{'own':>7} {'whole':>7}  function ({total} samples)"]
     for frame, count in own.most_common(SHOWN):
