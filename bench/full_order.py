@@ -9,56 +9,68 @@ latency, and every order ends confirmed: stock reserved for both lines, money ta
 - `placed-to-confirmed` latency: orders arrive at a steady rate on a running worker. The time is from just before
   `order.place` is sent until a read_committed consumer in this process has `order.confirmed`. An open loop; the first
   20 s are warming up and do not count.
-- `placed-to-confirmed` at 1,500 orders/s: the same. The rate is sustained when the latencies stay in bounds; orders
+- `placed-to-confirmed` at 1,500 orders/s: the same. `sustained` is true when the p99 is at most 1 s and latencies do
+  not grow: the median of the last quarter of the orders is at most twice that of the first quarter and 100 ms. Orders
   that are not confirmed within a minute of the last one refuse the figure.
 - `full-order-embedded`: the same on the embedded log, placed by `POST /orders/batch`; the time is from the first
   request until no saga is left, so it has the HTTP side in it.
 
 A figure is refused (exit status 1) unless every order is confirmed, with three pieces reserved and one payment each in
-the event topics (on the embedded log: unless all sagas are completed).
+the event topics, and what was charged is the sum of the orders' totals (on the embedded log: unless all sagas
+are completed). `cost` has the CPU of worker, broker and this client per order, from /proc, and the worker's commits; it
+tells more than the rate when the machine has other things to do. The broker's CPU for writing the commands is in it.
 
-    python -m bench.full_order [--orders 30000] [--only throughput,latency,...] [--bootstrap localhost:9092]
+    python -m bench.full_order [--orders 30000] [--only throughput,latency,...] [--bootstrap localhost:9092] [--profile]
 """
 
 import argparse
 import asyncio
-import json
 import os
 import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
-from decimal import Decimal
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from bench.broker import running_broker
+from bench.full_order_records import (
+    CONFIRMED,
+    CUSTOMERS,
+    PRODUCTS,
+    TIMEOUT_S,
+    Refused,
+    check,
+    count_confirmed,
+    items,
+    order,
+    produce,
+    reading,
+    record,
+    wait_for_quiet,
+)
+from bench.profiler import NoProfiler, find_profiler, profiling
 from bench.systems import WORK_DIR
+from bench.usage import Cost, Meter
 from bench.workers import running_worker
-from streams.envelope import Message, Metadata, encode_envelope, new_envelope
 from streams.events.inventory import AddStock
-from streams.events.money import Money
-from streams.events.orders import OrderItem, PlaceOrder
-from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, PAYMENT_EVENTS
+from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS
 
-PRODUCTS = 1000
-CUSTOMERS = 10_000
-PARTITIONS = 4
+RUN = f"{int(time.time()):x}"  # a broker named with --bootstrap has the orders of earlier runs
 WARM_UP_ORDERS = 2000
 WARM_UP_S = 20.0
+STRAGGLERS_S = 60.0
+TICK_S = 0.002
 SUSTAINED_PER_S = 1500
-TIMEOUT_S = 600.0
-PRICE = Money(Decimal("9.95"), "EUR")
-CONFIRMED = b'"eventType":"order.confirmed"'
+SUSTAINED_P99_MS = 1000.0
+QUEUE_MS = 100.0
 # Whatever the machine's environment says; a worker that is stopped while orders are written must not lose its place.
 ENVIRONMENT = {
     "ORDERS_LOG_LEVEL": "WARNING",
@@ -81,10 +93,11 @@ class Throughput(msgspec.Struct, frozen=True):
     orders: int
     seconds: float
     orders_per_s: float
+    cost: Cost
 
 
 class Latency(msgspec.Struct, frozen=True):
-    """One line of output; times are milliseconds."""
+    """One line of output; times are milliseconds, `first` and `last` the medians of the first and last quarter."""
 
     benchmark: str
     rate_per_s: int
@@ -93,130 +106,33 @@ class Latency(msgspec.Struct, frozen=True):
     p95_ms: float
     p99_ms: float
     max_ms: float
-
-
-class Refused(Exception):
-    """What was measured is not what was promised."""
-
-
-# ---- what is sent
-
-
-def items(number: int) -> tuple[OrderItem, OrderItem]:
-    """Two lines of different products."""
-    first = number * 7 % PRODUCTS
-    return OrderItem(f"p-{first}", 1, PRICE), OrderItem(f"p-{(first + 1 + number % 500) % PRODUCTS}", 2, PRICE)
-
-
-def record(payload: Message, command_id: str) -> tuple[bytes, bytes]:
-    """Key and value of a command."""
-    assert payload.aggregate_id_field is not None
-    key = getattr(payload, payload.aggregate_id_field)
-    envelope = new_envelope(
-        payload, event_id=command_id, aggregate_id=key, timestamp=datetime.now(UTC), metadata=Metadata()
-    )
-    return key.encode(), encode_envelope(envelope)
-
-
-def order(run: str, number: int) -> tuple[bytes, bytes]:
-    """A command that places an order."""
-    order_id = f"{run}-{number}"
-    return record(PlaceOrder(order_id, f"c-{number % CUSTOMERS}", items(number)), f"place-{order_id}")
-
-
-async def produce(bootstrap: str, topic: str, records: Sequence[tuple[bytes, bytes]]) -> None:
-    """Write records, each to the partition of its key."""
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=20) as producer:
-        for start in range(0, len(records), 5000):
-            chunk = records[start : start + 5000]
-            await asyncio.gather(*[await producer.send(topic, value, key=key) for key, value in chunk])
-
-
-# ---- what is read
-
-
-@asynccontextmanager
-async def reading(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
-    """A read_committed consumer of all partitions of a topic."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", **options)
-    await consumer.start()
-    try:
-        consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])
-        yield consumer
-    finally:
-        await consumer.stop()
-
-
-async def read_all(bootstrap: str, topic: str) -> list[Any]:
-    """Every committed record of a topic."""
-    async with reading(bootstrap, topic, auto_offset_reset="earliest", max_partition_fetch_bytes=8 << 20) as consumer:
-        ends = await consumer.end_offsets(consumer.assignment())
-        found: list[Any] = []
-        while any([await consumer.position(partition) < end for partition, end in ends.items()]):
-            for records in (await consumer.getmany(timeout_ms=500)).values():
-                found += records
-        return found
-
-
-async def wait_for_quiet(bootstrap: str, topic: str, at_least: int) -> None:
-    """Wait until a topic has grown by that many offsets and grows no more; asks once a second."""
-    async with reading(bootstrap, topic) as consumer:
-        consumer.pause(*consumer.assignment())
-        first = before = sum((await consumer.end_offsets(consumer.assignment())).values())
-        deadline = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < deadline:
-            await asyncio.sleep(1.0)
-            end = sum((await consumer.end_offsets(consumer.assignment())).values())
-            if end == before and end - first >= at_least:
-                return
-            before = end
-    raise Refused(f"{topic} has not come to rest in {TIMEOUT_S:.0f} s")
-
-
-async def check(bootstrap: str, runs: Mapping[str, int]) -> None:
-    """Refuse a run in which stock or money do not add up: `runs` is the number of orders by prefix of their ids."""
-    reserved: Counter[str] = Counter()
-    received: Counter[str] = Counter()
-    for topic, into, kind in (
-        (INVENTORY_EVENTS, reserved, "inventory.reserved"),
-        (PAYMENT_EVENTS, received, "payment.received"),
-    ):
-        for found in await read_all(bootstrap, topic.name):
-            event = json.loads(found.value)
-            if event["eventType"] == kind:
-                into[event["payload"]["orderId"]] += event["payload"].get("quantity", 1)
-    for run, count in runs.items():
-        for number in range(count):
-            order_id = f"{run}-{number}"
-            if (reserved[order_id], received[order_id]) != (3, 1):
-                raise Refused(f"{order_id}: {reserved[order_id]} pieces reserved, {received[order_id]} payments")
-
-
-async def count_confirmed(consumer: AIOKafkaConsumer, run: str, orders: int) -> None:
-    """Read until every order of a run is confirmed; raises Refused when that takes too long."""
-    prefix, confirmed = run.encode() + b"-", 0
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            while confirmed < orders:
-                for records in (await consumer.getmany(timeout_ms=1000)).values():
-                    confirmed += sum(CONFIRMED in found.value and found.key.startswith(prefix) for found in records)
-    except TimeoutError as error:
-        raise Refused(f"{run}: {confirmed} of {orders} orders were confirmed in {TIMEOUT_S:.0f} s") from error
+    first_p50_ms: float
+    last_p50_ms: float
+    sustained: bool
+    cost: Cost
 
 
 # ---- the benchmarks
 
 
+@dataclass
+class Workers:
+    """Running workers of one group, and a meter of what they cost."""
+
+    processes: list[asyncio.subprocess.Process]
+    meter: Meter
+
+
 @asynccontextmanager
-async def workers(folder: Path, bootstrap: str, count: int) -> AsyncIterator[list[asyncio.subprocess.Process]]:
+async def workers(folder: Path, bootstrap: str, count: int) -> AsyncIterator[Workers]:
     """Run that many workers of one group, each on a data folder of its own that outlives it."""
     async with AsyncExitStack() as stack:
         environment = ENVIRONMENT | {"ORDERS_BROKER": f"kafka://{bootstrap}"}
-        processes = []
+        found = {}
         for number in range(count):
-            _, process = await stack.enter_async_context(running_worker(folder / f"data-{number}", environment))
-            processes.append(process)
-        yield processes
+            url, process = await stack.enter_async_context(running_worker(folder / f"data-{number}", environment))
+            found[url] = process
+        yield Workers([*found.values()], Meter(bootstrap, {url: process.pid for url, process in found.items()}))
 
 
 async def warm_up(bootstrap: str, run: str) -> None:
@@ -228,62 +144,93 @@ async def warm_up(bootstrap: str, run: str) -> None:
 async def prepare(folder: Path, bootstrap: str) -> None:
     """Create the topics, and stock every product."""
     async with workers(folder, bootstrap, 1):
-        stock = [record(AddStock(f"p-{number}", 10_000_000), f"stock-{number}") for number in range(PRODUCTS)]
+        stock = [record(AddStock(f"p-{number}", 10_000_000), f"{RUN}-stock-{number}") for number in range(PRODUCTS)]
         await produce(bootstrap, INVENTORY_COMMANDS.name, stock)
-        await warm_up(bootstrap, "first")
+        await warm_up(bootstrap, f"{RUN}-first")
 
 
-async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count: int) -> Throughput:
+async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count: int, profile: Path | None) -> None:
     """Let `count` workers take the orders that were written while they were stopped."""
     records = [order(run, number) for number in range(orders)]
     async with (
-        workers(folder, bootstrap, count) as processes,
+        workers(folder, bootstrap, count) as running,
         reading(
             bootstrap, ORDER_EVENTS.name, auto_offset_reset="latest", max_partition_fetch_bytes=8 << 20
         ) as consumer,
     ):
         await warm_up(bootstrap, f"{run}-warm")
         await consumer.seek_to_end()
-        for process in processes:
+        await running.meter.start()
+        for process in running.processes:
             process.send_signal(signal.SIGSTOP)
         try:
             await produce(bootstrap, ORDER_COMMANDS.name, records)
         finally:
-            for process in processes:
+            for process in running.processes:
                 process.send_signal(signal.SIGCONT)
-        began = time.perf_counter()
-        await count_confirmed(consumer, run, orders)
-        seconds = time.perf_counter() - began
+        async with profiling(running.processes[0].pid, profile, run):
+            began = time.perf_counter()
+            await count_confirmed(consumer, run, orders)
+            seconds = time.perf_counter() - began
+        cost = await running.meter.cost(orders)
     await check(bootstrap, {run: orders})
-    return Throughput("full-order", count, os.cpu_count() or 1, orders, round(seconds, 2), round(orders / seconds))
+    rate = round(orders / seconds)
+    show(Throughput("full-order", count, os.cpu_count() or 1, orders, round(seconds, 2), rate, cost))
 
 
-async def latency(folder: Path, bootstrap: str, rate_per_s: int, seconds: float) -> Latency:
+async def latency(folder: Path, bootstrap: str, rate_per_s: int, seconds: float, profile: Path | None) -> None:
     """Place orders at a steady rate and wait for each to be confirmed."""
-    async with workers(folder, bootstrap, 1):
-        run = f"at-{rate_per_s}"
+    run = f"{RUN}-at-{rate_per_s}"
+    async with workers(folder, bootstrap, 1) as running:
         await steady(bootstrap, f"{run}-warm", rate_per_s, WARM_UP_S)
-        taken = await steady(bootstrap, run, rate_per_s, seconds)
+        await running.meter.start()
+        async with profiling(running.processes[0].pid, profile, run):
+            taken = await steady(bootstrap, run, rate_per_s, seconds)
+        cost = await running.meter.cost(len(taken))
     await check(bootstrap, {run: len(taken)})
+    show(summary(rate_per_s, taken, cost))
+
+
+def summary(rate_per_s: int, taken: Sequence[float], cost: Cost) -> Latency:
+    """The figures of a steady rate, from seconds in the order in which orders were placed.
+
+    The rate is sustained when latencies neither grow (the median of the last quarter is at most twice that of the
+    first, and QUEUE_MS more) nor are out of bounds (p99).
+    """
     milliseconds = [second * 1000 for second in taken]
     cuts = statistics.quantiles(milliseconds, n=100)
-    shown = [round(value, 1) for value in (cuts[49], cuts[94], cuts[98], max(milliseconds))]
-    return Latency("placed-to-confirmed", rate_per_s, len(taken), *shown)
+    quarter = len(milliseconds) // 4
+    first, last = statistics.median(milliseconds[:quarter]), statistics.median(milliseconds[-quarter:])
+    sustained = cuts[98] <= SUSTAINED_P99_MS and last <= 2 * first + QUEUE_MS
+    return Latency(
+        "placed-to-confirmed",
+        rate_per_s,
+        len(taken),
+        p50_ms=round(cuts[49], 1),
+        p95_ms=round(cuts[94], 1),
+        p99_ms=round(cuts[98], 1),
+        max_ms=round(max(milliseconds), 1),
+        first_p50_ms=round(first, 1),
+        last_p50_ms=round(last, 1),
+        sustained=sustained,
+        cost=cost,
+    )
 
 
 async def steady(bootstrap: str, run: str, rate_per_s: int, seconds: float) -> list[float]:
-    """Seconds from placed to confirmed of orders at a steady rate."""
-    sent: dict[bytes, float] = {}
-    taken: list[float] = []
+    """Seconds from placed to confirmed of orders at a steady rate, in the order in which they were placed."""
     count = int(rate_per_s * seconds)
+    orders = [order(run, number) for number in range(count)]  # made before: the client is to take little of the machine
+    sent: dict[bytes, float] = {}
+    taken: dict[bytes, float] = {}
 
     async def watch(consumer: AIOKafkaConsumer) -> None:
         while len(taken) < count:
             for records in (await consumer.getmany(timeout_ms=1000)).values():
                 now = time.perf_counter()
-                taken.extend(
-                    now - sent.pop(found.key) for found in records if found.key in sent and CONFIRMED in found.value
-                )
+                for found in records:
+                    if CONFIRMED in found.value and found.key in sent:
+                        taken.setdefault(found.key, now - sent[found.key])
 
     async with (
         reading(bootstrap, ORDER_EVENTS.name, auto_offset_reset="latest", fetch_max_wait_ms=50) as consumer,
@@ -292,16 +239,22 @@ async def steady(bootstrap: str, run: str, rate_per_s: int, seconds: float) -> l
         await consumer.seek_to_end()
         watching = asyncio.create_task(watch(consumer))
         began = time.perf_counter()
-        for number in range(count):
-            await asyncio.sleep(max(0.0, began + number / rate_per_s - time.perf_counter()))
-            key, value = order(run, number)
+        for number, (key, value) in enumerate(orders):
+            # All that are due go in one go: a pause for each would cost this client a third of a core at 1,500/s.
+            if (early_s := began + number / rate_per_s - time.perf_counter()) > 0:
+                await asyncio.sleep(max(early_s, TICK_S))
             sent[key] = time.perf_counter()
             await producer.send(ORDER_COMMANDS.name, value, key=key)
-        await asyncio.wait_for(watching, 60)
-    return taken
+        try:
+            await asyncio.wait_for(watching, STRAGGLERS_S)
+        except TimeoutError as error:
+            raise Refused(
+                f"{rate_per_s} orders/s: {count - len(taken)} of {count} were not confirmed within {STRAGGLERS_S:.0f} s"
+            ) from error
+    return [taken[key] for key, _ in orders]
 
 
-async def embedded(folder: Path, orders: int) -> Throughput:
+async def embedded(folder: Path, orders: int) -> None:
     """Place orders over HTTP on the embedded log, and wait until no saga is left."""
     environment = ENVIRONMENT | {"ORDERS_BROKER": "embedded://"}
     async with running_worker(folder / "embedded", environment) as (url, _), aiohttp.ClientSession() as session:
@@ -318,7 +271,8 @@ async def embedded(folder: Path, orders: int) -> Throughput:
                 raise Refused(f"{done} of {orders} orders are confirmed after {TIMEOUT_S:.0f} s")
             await asyncio.sleep(0.1)
         seconds = time.monotonic() - began
-    return Throughput("full-order-embedded", 1, os.cpu_count() or 1, orders, round(seconds, 2), round(orders / seconds))
+    rate = round(orders / seconds)
+    show(Throughput("full-order-embedded", 1, os.cpu_count() or 1, orders, round(seconds, 2), rate, Cost()))
 
 
 def body(number: int) -> bytes:
@@ -343,17 +297,18 @@ async def run(arguments: argparse.Namespace, bootstrap: str) -> None:
         folder = Path(name)
         if only & {"throughput", "latency", "sustained", "scaling"}:
             await prepare(folder, bootstrap)
+        profile = WORK_DIR / "profiles" if arguments.profile else None
         if "throughput" in only:
-            show(await throughput(folder, bootstrap, "one", arguments.orders, 1))
+            await throughput(folder, bootstrap, f"{RUN}-one", arguments.orders, 1, profile)
         if "latency" in only:
-            show(await latency(folder, bootstrap, arguments.rate, arguments.seconds))
+            await latency(folder, bootstrap, arguments.rate, arguments.seconds, profile)
         if "sustained" in only:
-            show(await latency(folder, bootstrap, SUSTAINED_PER_S, arguments.seconds))
+            await latency(folder, bootstrap, arguments.sustained_rate, arguments.seconds, profile)
         if "scaling" in only:
-            show(await throughput(folder, bootstrap, "alone", arguments.orders, 1))
-            show(await throughput(folder, bootstrap, "both", arguments.orders, 2))
+            await throughput(folder, bootstrap, f"{RUN}-alone", arguments.orders, 1, profile)
+            await throughput(folder, bootstrap, f"{RUN}-both", arguments.orders, 2, profile)
         if "embedded" in only:
-            show(await embedded(folder, arguments.orders))
+            await embedded(folder, arguments.orders)
 
 
 def show(result: msgspec.Struct) -> None:
@@ -366,10 +321,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.full_order", description=__doc__)
     parser.add_argument("--orders", type=int, default=30_000)
     parser.add_argument("--rate", type=int, default=100)
+    parser.add_argument("--sustained-rate", type=int, default=SUSTAINED_PER_S)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--only", default=",".join(FIGURES))
     parser.add_argument("--bootstrap")
+    parser.add_argument("--profile", action="store_true", help="py-spy beside each figure; the figures suffer from it")
     arguments = parser.parse_args()
+    if arguments.profile:
+        try:
+            find_profiler()
+        except NoProfiler as error:
+            parser.error(str(error))
     WORK_DIR.mkdir(exist_ok=True)
     with running_broker(arguments.bootstrap, WORK_DIR) as bootstrap:
         try:

@@ -17,7 +17,7 @@ from streams.engine.circuit import Circuit, Pause
 from streams.engine.context import TimerHandler
 from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS
 from streams.engine.failures import names_in
-from streams.engine.handlers import Acceptance, Handlers, RecordHandler, acceptance
+from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.partition_task import PartitionTask, TaskState
@@ -109,6 +109,7 @@ class Engine:
             name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
         }
         self._bound: dict[tuple[int, str], RecordHandler] = {}
+        self._acceptances: dict[str, Acceptance] = {}
 
     # ---- what partition tasks ask (EngineContext)
 
@@ -127,8 +128,14 @@ class Engine:
         return bound
 
     def accept(self, topic: str) -> Acceptance:
-        """The function that checks and decodes a record of `topic`."""
-        return acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+        """The function that checks and decodes a record of `topic`, the same one for all agents of the topic."""
+        known = self._acceptances.get(topic)
+        if known is None:
+            known = acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+            if (agents := len(self.agents_of(topic))) > 1:
+                known = SharedAcceptance(known, agents)
+            self._acceptances[topic] = known
+        return known
 
     def circuit(self, agent: str) -> Circuit:
         """The circuit of what `agent` calls, the same for all partitions."""

@@ -17,6 +17,7 @@ F = TypeVar("F", bound=Callable[..., None])
 
 KEY_BYTES_MAX = 2048  # an Idempotency-Key and a customer's id, in the longest UTF-8
 HEADER_BYTES_MAX = 64 << 10
+SHARED_MESSAGES_MAX = 16_384  # of one topic, until all of its agents have had them
 
 
 class Handlers:
@@ -75,6 +76,33 @@ def _value_within_bounds(record: Record, topic: str, record_bytes_max: int) -> b
             f"a record of {topic} has at most {KEY_BYTES_MAX} and {HEADER_BYTES_MAX}"
         )
     return record.value
+
+
+class SharedAcceptance:
+    """Accepts and decodes the records of a topic once for all of its agents: messages are immutable.
+
+    A message is kept until every agent has had it. What an agent skips, because it had it in an earlier life, stays
+    until there is too much of it.
+    """
+
+    def __init__(self, accept: Acceptance, agents: int) -> None:
+        self._accept = accept
+        self._agents = agents
+        self._kept: dict[tuple[int, int], tuple[Record, Envelope[Any], int]] = {}
+
+    def __call__(self, record: Record, number: int) -> Envelope[Any]:
+        """The message of a record read from a partition number; raises as `accept` does, to each agent."""
+        place = number, record.offset
+        kept = self._kept.pop(place, None)
+        if kept is not None and kept[0] is record:
+            _, envelope, waiting = kept
+        else:
+            envelope, waiting = self._accept(record, number), self._agents
+            if len(self._kept) >= SHARED_MESSAGES_MAX:
+                self._kept.clear()
+        if waiting > 1:
+            self._kept[place] = record, envelope, waiting - 1
+        return envelope
 
 
 def acceptance(

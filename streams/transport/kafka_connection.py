@@ -6,10 +6,13 @@ from typing import Any
 from aiokafka.helpers import create_ssl_context
 
 from streams.settings import Settings
+from streams.transport import kafka_wire
 
 REQUEST_BYTES_MAX = 5 << 20  # one record of a topic's largest size and its batch around it
 PRODUCE_BATCH_BYTES = 1 << 20
 REQUEST_TIMEOUT_MS = 20_000
+
+kafka_wire.install()
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:

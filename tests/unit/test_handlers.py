@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from streams.engine.handlers import Handlers, RecordHandler, acceptance
+from streams.engine import handlers as handlers_module
+from streams.engine.handlers import Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import KeyMismatch, MissingKey, OversizeRecord, RecordError, UnknownEventType, WrongPartition
@@ -121,3 +122,53 @@ def test_what_a_handler_raises_is_the_records_error() -> None:
 
     with pytest.raises(RuntimeError, match="no"):
         handlers.bind(OPEN, acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))(record(), new_work())
+
+
+class Decodings:
+    """An acceptance that counts its calls, shared by agents."""
+
+    def __init__(self, agents: int) -> None:
+        self.calls = 0
+        self.accept = SharedAcceptance(self._count, agents)
+        self._real = acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0)
+
+    def _count(self, record: Record, number: int) -> Envelope[Any]:
+        self.calls += 1
+        return self._real(record, number)
+
+
+def test_agents_of_a_topic_share_what_was_decoded_once() -> None:
+    decodings, same = Decodings(agents=3), record()
+    messages = [decodings.accept(same, 0) for _ in range(3)]
+    assert decodings.calls == 1
+    assert messages[0] is messages[1] is messages[2]
+
+
+def test_nothing_is_kept_when_all_agents_have_had_it() -> None:
+    decodings, same = Decodings(agents=2), record()
+    for _ in range(4):
+        decodings.accept(same, 0)
+    assert decodings.calls == 2
+
+
+def test_the_same_offset_of_another_partition_or_another_life_is_another_record() -> None:
+    decodings, first, again = Decodings(agents=2), record(), record(confirmed())
+    assert decodings.accept(first, 0).event_type == "order.placed"
+    assert decodings.accept(again, 1).event_type == "order.confirmed"
+    assert decodings.accept(again, 0).event_type == "order.confirmed"
+    assert decodings.accept(first, 0).event_type == "order.placed"
+
+
+def test_what_cannot_be_decoded_fails_for_every_agent() -> None:
+    decodings, bad = Decodings(agents=2), record(key=None)
+    for _ in range(2):
+        with pytest.raises(MissingKey):
+            decodings.accept(bad, 0)
+
+
+def test_messages_that_an_agent_never_asks_for_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handlers_module, "SHARED_MESSAGES_MAX", 5)
+    decodings = Decodings(agents=2)
+    for offset in range(20):
+        decodings.accept(Record(offset, 1, KEY, PLACED_V1, ()), 0)
+    assert len(decodings.accept._kept) <= 5
