@@ -91,5 +91,5 @@ def _record(work: UnitOfWork, command: Envelope[Any], event: StockEvent, key: Re
 
 
 def _mark(work: UnitOfWork, command: Envelope[Any]) -> None:
-    mark = HandledStockCommand(command.aggregate_id, work.record.timestamp_ms)
+    mark = HandledStockCommand(command.aggregate_id, work.now_ms)
     work.put(HANDLED_STOCK_COMMANDS, command.event_id, mark)

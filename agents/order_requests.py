@@ -31,6 +31,6 @@ def accept(command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
     if work.get(ORDER_REQUESTS, key) is not None:
         return
     fingerprint = dict(work.record.headers).get(FINGERPRINT_HEADER, b"").decode()
-    request = OrderRequest(command.aggregate_id, command.event_id, fingerprint, work.record.timestamp_ms)
+    request = OrderRequest(command.aggregate_id, command.event_id, fingerprint, work.now_ms)
     work.put(ORDER_REQUESTS, key, request)
     work.send(ORDER_COMMANDS, command.aggregate_id, command)

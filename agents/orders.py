@@ -56,7 +56,7 @@ def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
         events = (refusal(command.payload, error),)
     for step, event in enumerate(events, start=1):
         _record(work, command, _with_saga(event, work.settings), str(step))
-    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(command.aggregate_id, work.record.timestamp_ms))
+    work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(command.aggregate_id, work.now_ms))
 
 
 @service.reaction(ConfirmOrder, CancelOrder)

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.partition_task import PartitionTask
+from streams.engine.waiters import Wanted
 from streams.routing import ROUTER, partition_of, task_here
 from streams.tokens import InvalidToken, decode_token
 from streams.topics import Topic
@@ -42,10 +43,12 @@ def by_key(name: str, path: Path) -> Callable[[KeyedRoute], RouteFunction]:
 
     The function gets the owner's partition task when it is not older than the request's `?after=`.
     """
-    return by_partition(lambda request: partition_of(request, request.match_info[name]), path)
+    return by_partition(lambda request: partition_of(request, request.match_info[name]), path, key_name=name)
 
 
-def by_partition(number_of: Callable[[web.Request], int], path: Path) -> Callable[[KeyedRoute], RouteFunction]:
+def by_partition(
+    number_of: Callable[[web.Request], int], path: Path, key_name: str | None = None
+) -> Callable[[KeyedRoute], RouteFunction]:
     """Decorate a route that reads rows of one partition, as `by_key` does; `number_of` may raise problems."""
 
     def decorate(function: KeyedRoute) -> RouteFunction:
@@ -54,7 +57,8 @@ def by_partition(number_of: Callable[[web.Request], int], path: Path) -> Callabl
             number = number_of(request)
             if task_here(request, number) is None:
                 return await request.app[ROUTER].forward(request, number)
-            await catch_up(request, path, number)
+            key = request.match_info[key_name].encode() if key_name is not None else None
+            await catch_up(request, path, number, key)
             return await function(request, request.app[ENGINE].task(number))
 
         return route
@@ -62,10 +66,12 @@ def by_partition(number_of: Callable[[web.Request], int], path: Path) -> Callabl
     return decorate
 
 
-async def catch_up(request: web.Request, path: Path, number: int | None) -> None:
+async def catch_up(request: web.Request, path: Path, number: int | None, key: bytes | None = None) -> None:
     """Wait until partition `number` of the view at the end of `path` is not older than the request's `?after=`.
 
-    None stands for all partitions, for views that are gathered from them.
+    None stands for all partitions, for views that are gathered from them. An agent that has passed a record which has
+    to wait, because one before it failed, has not handled it: the record of the token, and all of the view's `key`,
+    are waited for.
 
     The token's position is resolved hop by hop: once an agent has passed it, what the agent made of it is in the next
     topic, before that topic's end as of then; so the next agent is waited for there. Without a token nothing is waited
@@ -85,7 +91,12 @@ async def catch_up(request: web.Request, path: Path, number: int | None) -> None
             wanted = await _ends(request.app[ENGINE], hop.topic.name, numbers)
         if numbers is not None:
             wanted = {partition: offset for partition, offset in wanted.items() if partition in numbers}
-        await asyncio.gather(*(wait_at(request, hop, at, offset, deadline) for at, offset in wanted.items()))
+        last_key = key if numbers is not None else None
+        waits = [
+            wait_at(request, hop, at, Wanted(offset, not came_through, last_key), deadline)
+            for at, offset in wanted.items()
+        ]
+        await asyncio.gather(*waits)
         came_through = came_through or bool(wanted)
 
 
@@ -97,7 +108,7 @@ async def catch_up_with_now(request: web.Request, hops: Sequence[Hop]) -> None:
     deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
     ends = await asyncio.gather(*(_ends(request.app[ENGINE], hop.topic.name, None) for hop in hops))
     waiting = [
-        wait_at(request, hop, number, offset, deadline)
+        wait_at(request, hop, number, Wanted(offset), deadline)
         for hop, wanted in zip(hops, ends, strict=True)
         for number, offset in wanted.items()
     ]
@@ -129,23 +140,34 @@ async def _ends(engine: Engine, topic: str, numbers: set[int] | None) -> dict[in
     return dict(zip(listed, offsets, strict=True))
 
 
-async def wait_at(request: web.Request, hop: Hop, number: int, offset: int, deadline: float) -> None:
-    """Wait until the hop's agent has committed everything before `offset` of partition `number`, wherever that is.
+async def wait_at(request: web.Request, hop: Hop, number: int, wanted: Wanted, deadline: float) -> None:
+    """Wait until the hop's agent has committed what is wanted of partition `number`, wherever that is.
 
     `deadline` is the loop's time. Raises a 504 problem with the lag when it passes.
     """
     timeout_s = max(0.0, deadline - asyncio.get_running_loop().time())
     task = task_here(request, number)
     if task is None:
-        await _wait_elsewhere(request, hop, number, offset, timeout_s)
-    elif not await task.waiters.wait(hop.agent, hop.topic.name, offset, timeout_s):
-        lag = offset - task.reached(hop.agent, hop.topic.name)
-        raise too_late(hop.agent, hop.topic.name, number, lag)
+        await _wait_elsewhere(request, hop, number, wanted, timeout_s)
+    else:
+        await wait_here(task, hop.agent, hop.topic.name, wanted, timeout_s)
 
 
-async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, offset: int, timeout_s: float) -> None:
-    query = urlencode({"agent": hop.agent, "offset": offset, "timeout": f"{int(timeout_s * 1000)}ms"})
-    path = f"/internal/positions/{quote(hop.topic.name, safe='')}/{number}?{query}"
+async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted, timeout_s: float) -> None:
+    """Wait until an agent of this partition has committed what is wanted; raises a 504 problem with the lag."""
+    if not await task.waiters.wait(
+        agent, topic, wanted.offset, timeout_s, is_exact=wanted.is_exact, key=wanted.key
+    ):  # fmt: skip
+        raise too_late(agent, topic, task.number, max(0, wanted.offset - task.reached(agent, topic)))
+
+
+async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: Wanted, timeout_s: float) -> None:
+    asked = {"agent": hop.agent, "offset": wanted.offset, "timeout": f"{int(timeout_s * 1000)}ms"}
+    if wanted.is_exact:
+        asked["exact"] = 1
+    if wanted.key is not None:
+        asked["key"] = wanted.key
+    path = f"/internal/positions/{quote(hop.topic.name, safe='')}/{number}?{urlencode(asked)}"
     status, body = await request.app[ROUTER].ask(number, path, timeout_s)
     if status == 504:
         found: Mapping[str, Any] = msgspec.json.decode(body)
@@ -156,7 +178,6 @@ async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, offset: i
 
 def too_late(agent: str, topic: str, number: int, lag_records: int) -> Problem:
     """A 504: the view is still older than the token. `lag_records` is how far it is behind, in offsets."""
-    detail = (
-        f"{agent} is {lag_records} records behind the token in {topic}, partition {number}; try again, or wait longer"
-    )
+    behind = f"{lag_records} records behind the token" if lag_records else "at the token, but a record waits there"
+    detail = f"{agent} is {behind} in {topic}, partition {number}; try again, or wait longer"
     return Problem(504, detail, lag_records=lag_records, agent=agent, topic=topic, partition=number)

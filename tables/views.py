@@ -3,7 +3,8 @@
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
-from streams.freshness import by_key, too_late
+from streams.engine.waiters import Wanted
+from streams.freshness import by_key, wait_here
 from streams.service import Service
 from streams.web import (
     ENGINE,
@@ -73,8 +74,8 @@ async def wait_for_position(request: web.Request) -> web.StreamResponse:
     if agent not in engine.agents_of(topic) or not request.match_info["number"].isdecimal():
         raise Problem(404, f"there is no agent {agent} of {topic}")
     task = engine.task(int(request.match_info["number"]))
-    if not await task.waiters.wait(agent, topic, offset, timeout_s):
-        raise too_late(agent, topic, task.number, offset - task.reached(agent, topic))
+    key = request.query["key"].encode() if "key" in request.query else None
+    await wait_here(task, agent, topic, Wanted(offset, "exact" in request.query, key), timeout_s)
     return json_response({"reached": task.reached(agent, topic)})
 
 

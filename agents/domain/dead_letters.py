@@ -37,9 +37,9 @@ def difference(before: bytes | None, after: bytes) -> str:
     """What changed between two values, as JSON: `[{path, before, after}]`, within bounds; for people to read."""
     try:
         old, new = msgspec.json.decode(before or b""), msgspec.json.decode(after)
+        changes = [{"path": path, "before": was, "after": now} for path, was, now in _changes("$", old, new)]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "the whole value was replaced"
-    changes = [{"path": path, "before": was, "after": now} for path, was, now in _changes("$", old, new)]
     return msgspec.json.encode(changes).decode()[:DIFFERENCE_CHARACTERS_MAX]
 
 

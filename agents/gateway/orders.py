@@ -175,7 +175,7 @@ async def _accept_once(request: web.Request, body: PlaceOrderBody, key: str, num
         headers = ((FINGERPRINT_HEADER, fingerprint.encode()),)
         position = await publish(request, REQUESTS_TOPIC, row_key, encode(request, command), headers)
         task = request.app[ENGINE].task(number)
-        if not await task.waiters.wait(*_ACCEPT_REQUESTS, position.offset + 1, TIMEOUT_S):
+        if not await task.waiters.wait(*_ACCEPT_REQUESTS, position.offset + 1, TIMEOUT_S, is_exact=True):
             raise unavailable("the request is accepted, but not yet compared with others under its Idempotency-Key")
         known = request.app[ENGINE].task(number).read(ORDER_REQUESTS, row_key)
     if known is None:
@@ -204,7 +204,9 @@ async def _wait_for_outcome(
     try:
         task = task_here(request, number)
         if task is not None:
-            reached = await task.waiters.wait(hop.agent, hop.topic.name, position.offset + 1, wait_s)
+            reached = await task.waiters.wait(
+                hop.agent, hop.topic.name, position.offset + 1, wait_s, is_exact=True
+            )  # fmt: skip
             return outcome(request.app[ENGINE].task(number), order_id, command_id) if reached else None
         query = urlencode({"after": encode_token([position]), "timeout": f"{int(wait_s * 1000)}ms"})
         path = f"/internal/outcomes/{quote(order_id, safe='')}/{quote(command_id, safe='')}?{query}"

@@ -10,8 +10,9 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import AsyncIterator, Iterable, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from streams.engine.batch import Fetched
 from streams.engine.burial import Failed, bury
@@ -42,6 +43,7 @@ from streams.engine.lanes import (
     waiting_record,
 )
 from streams.engine.quiet import Quiet
+from streams.engine.table import Table
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.watch import Handling, watched
 from streams.transport.base import Record
@@ -52,9 +54,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Ended = Literal["retry", "dead_letter"]
+K = TypeVar("K")
+V = TypeVar("V")
 
 SLICE_S = 0.005
-LANES_PER_SLICE = 500
+ROWS_PER_SLICE = 500
 TURNS_MAX = 500  # records of one agent that are given back and not handled yet
 TURNS_PER_LANE_MAX = 100
 
@@ -75,19 +79,26 @@ class LaneLoop:
         self._turns: defaultdict[str, dict[LaneKey, int]] = defaultdict(dict)  # by agent: turns not handled yet
         self._handle: asyncio.TimerHandle | None = None
         self._quiet = Quiet()
+        # Committed ones, for readers: the offset of each record that waits.
+        self._offsets: dict[WaitingKey, int] = {}
+        self._waiting: defaultdict[str, set[int]] = defaultdict(set)  # by agent
 
     # ---- life
 
     async def load(self) -> None:
-        """Take note of all lanes in the store."""
-        start, more = b"", True
-        while more:
-            more = False
-            for count, (key, lane) in enumerate(self._task.scan(LANES, start=start), start=1):
-                self.index.note(key, lane)
-                if count == LANES_PER_SLICE:
-                    start, more = LANES.key.encode(key) + b"\0", True
-                    break
+        """Take note of all lanes in the store, and of what waits in them."""
+        async for key, lane in self._rows(LANES):
+            self.index.note(key, lane)
+        async for place, record in self._rows(WAITING):
+            self._note_offset(place, record)
+
+    async def _rows(self, table: Table[K, V]) -> AsyncIterator[tuple[K, V]]:
+        """All committed rows of a table; gives the loop back in between."""
+        start = b""
+        while rows := list(islice(self._task.scan(table, start=start), ROWS_PER_SLICE)):
+            for row in rows:
+                yield row
+            start = table.key.encode(rows[-1][0]) + b"\0"
             await asyncio.sleep(0)
 
     def plan(self) -> None:
@@ -110,12 +121,31 @@ class LaneLoop:
                 self.index.due_again(key)
         self._turns.clear()
 
-    def committed(self, keys: Iterable[LaneKey]) -> None:
-        """These lanes may have been changed by the unit of work that was just committed."""
+    def committed(self, keys: Iterable[LaneKey], records: Mapping[WaitingKey, WaitingRecord | None]) -> None:
+        """These lanes and records were changed by the unit of work that was just committed."""
+        for place, record in records.items():
+            self._note_offset(place, record)
         work = self._task.current_work
         for key in keys:
             self._note(key, work.get(LANES, key))
         self.plan()
+
+    def _note_offset(self, place: WaitingKey, record: WaitingRecord | None) -> None:
+        offset = self._offsets.pop(place, None)
+        if offset is not None:
+            self._waiting[place.agent].discard(offset)
+        if record is not None:
+            self._offsets[place] = record.offset
+            self._waiting[place.agent].add(record.offset)
+
+    def is_waiting(self, agent: str, offset: int) -> bool:
+        """Whether the record at this offset of the agent's topic waits in a lane, as far as readers can know."""
+        return offset in self._waiting[agent]
+
+    def has_waiting(self, agent: str, key: bytes) -> bool:
+        """Whether records of this key wait in a lane, as far as readers can know; a dead letter alone does not."""
+        lane = self._task.read(LANES, LaneKey(agent, key))
+        return lane is not None and (lane.parked is None or len(lane) > 1)
 
     def _note(self, key: LaneKey, lane: Lane | None) -> None:
         if self.index.note(key, lane):

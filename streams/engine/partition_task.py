@@ -19,7 +19,7 @@ from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import LaneLoop, NotNow
-from streams.engine.lanes import LANES
+from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
 from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
@@ -32,7 +32,7 @@ from streams.engine.table import Table
 from streams.engine.timer_loop import TimerLoop
 from streams.engine.timers import TIMERS
 from streams.engine.unit_of_work import UnitOfWork
-from streams.engine.waiters import PositionWaiters
+from streams.engine.waiters import PositionWaiters, Wanted
 from streams.engine.watch import WATCH, Handling, boundary
 from streams.transport.base import Record, TransportError
 
@@ -75,7 +75,7 @@ class PartitionTask:
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.positions: dict[tuple[str, str], int] = {}  # by agent and topic, what the open unit of work has reached
         self.committed: dict[tuple[str, str], int] = {}  # by agent and topic, what readers may rely on
-        self.waiters = PositionWaiters(self.reached)
+        self.waiters = PositionWaiters(self.has_done)
         self.queued: Counter[str] = Counter()  # fetches per topic that agents have not finished
         self.held: Counter[str] = Counter()  # fetches per topic that wait for something else, and keep others away
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
@@ -530,7 +530,7 @@ class PartitionTask:
             if self.state is not TaskState.RUNNING:
                 self._timers.cancel()
         if LANES in work.rows:
-            self.lanes.committed(work.rows[LANES])
+            self.lanes.committed(work.rows[LANES], work.rows.get(WAITING, {}))
         context.metrics.commits += 1
         context.metrics.committed_records += records
         context.metrics.commit_seconds.observe(time.monotonic() - started)
@@ -559,6 +559,14 @@ class PartitionTask:
     def reached(self, agent: str, topic: str) -> int:
         """The offset before which everything of `topic` is handled by `agent` and committed."""
         return self.committed.get((agent, topic), 0)
+
+    def has_done(self, agent: str, topic: str, wanted: Wanted) -> bool:
+        """Whether `agent` has passed an offset, and nothing that is wanted waits in a lane."""
+        if self.reached(agent, topic) < wanted.offset:
+            return False
+        if wanted.is_exact and self.lanes.is_waiting(agent, wanted.offset - 1):
+            return False
+        return wanted.key is None or not self.lanes.has_waiting(agent, wanted.key)
 
     def store_size_bytes(self) -> int:
         """Bytes of the store on disk."""

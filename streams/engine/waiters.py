@@ -1,8 +1,9 @@
-"""Waiters: requests that wait until an agent has committed past an offset."""
+"""Waiters: requests that wait until an agent has committed past an offset, and what they need does not wait itself."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable
+from typing import NamedTuple
 
 WAITERS_MAX = 10_000
 
@@ -15,28 +16,50 @@ class PartitionLost(Exception):
     """The partition left this worker while a request waited; ask again, another worker has it or will."""
 
 
+class Wanted(NamedTuple):
+    """What a request waits for: that an agent has passed `offset`.
+
+    A position also passes records that have to wait in a lane (see lanes.py). With `is_exact` the very record before
+    `offset` must not be one of them; with `key` nothing of that key may be.
+    """
+
+    offset: int
+    is_exact: bool = False
+    key: bytes | None = None
+
+
 class PositionWaiters:
     """Wakes requests on commit; nothing polls. One heap is not needed: few agents, few distinct offsets at a time."""
 
-    def __init__(self, reached: Callable[[str, str], int]) -> None:
-        self._reached = reached
-        self._waiting: defaultdict[tuple[str, str], list[tuple[int, asyncio.Future[None]]]] = defaultdict(list)
+    def __init__(self, has_done: Callable[[str, str, Wanted], bool]) -> None:
+        self._has_done = has_done
+        self._waiting: defaultdict[tuple[str, str], list[tuple[Wanted, asyncio.Future[None]]]] = defaultdict(list)
         self._count = 0
         self.on_wait: Callable[[str, str], None] = lambda agent, topic: None
 
-    async def wait(self, agent: str, topic: str, offset: int, timeout_s: float) -> bool:
-        """Return True once `agent` has committed everything before `offset`, False after `timeout_s` seconds.
+    async def wait(
+        self,
+        agent: str,
+        topic: str,
+        offset: int,
+        timeout_s: float,
+        *,
+        is_exact: bool = False,
+        key: bytes | None = None,
+    ) -> bool:
+        """Return True once `agent` has committed what is wanted (see Wanted), False after `timeout_s` seconds.
 
         Raises PartitionLost when the partition goes away meanwhile, TooManyWaiters at the limit.
         """
-        if self._reached(agent, topic) >= offset:
+        wanted = Wanted(offset, is_exact, key)
+        if self._has_done(agent, topic, wanted):
             return True
         if timeout_s <= 0:
             return False
         if self._count >= WAITERS_MAX:
             raise TooManyWaiters(f"{WAITERS_MAX} requests wait already")
         future = asyncio.get_running_loop().create_future()
-        entry = offset, future
+        entry = wanted, future
         waiting = self._waiting[agent, topic]
         waiting.append(entry)
         self._count += 1
@@ -61,8 +84,7 @@ class PositionWaiters:
         for (agent, topic), waiting in self._waiting.items():
             if not waiting:
                 continue
-            reached = self._reached(agent, topic)
-            for entry in [entry for entry in waiting if entry[0] <= reached]:
+            for entry in [entry for entry in waiting if self._has_done(agent, topic, entry[0])]:
                 waiting.remove(entry)
                 if not entry[1].done():
                     entry[1].set_result(None)

@@ -18,6 +18,7 @@ import pytest_asyncio
 from streams import freshness
 from streams.app import OrdersApp, create_app
 from streams.engine.assignor import NumberAssignor
+from streams.engine.waiters import Wanted
 from streams.freshness import Hop
 from tables import analytics_views, gathering
 from tests.apps import TRANSPORTS, make_settings, running, stop, wait_until
@@ -273,9 +274,9 @@ async def test_a_view_of_all_partitions_waits_for_every_one_of_them(
     waited: list[tuple[str, int]] = []
     wait_at = freshness.wait_at
 
-    async def noting(request: Any, hop: Hop, number: int, offset: int, deadline: float) -> None:
+    async def noting(request: Any, hop: Hop, number: int, wanted: Wanted, deadline: float) -> None:
         waited.append((hop.agent, number))
-        await wait_at(request, hop, number, offset, deadline)
+        await wait_at(request, hop, number, wanted, deadline)
 
     monkeypatch.setattr(freshness, "wait_at", noting)
     token = await place(client, order(order_id="o-1"))

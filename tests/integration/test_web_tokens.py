@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from agents import customer_orders as project_customer_orders
+from agents import orders as decide_orders
 from streams.app import OrdersApp
 from streams.engine import waiters
+from streams.engine.handlers import Handlers
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.events.orders import OrderSummaryChanged, PlaceOrder
 from streams.tokens import encode_token
 from streams.transport.base import Position
-from tests.apps import make_settings, running, wait_until
+from tests.apps import HandlerFailed, make_settings, running, wait_until
 from tests.integration.web import (
     check_problem,
     check_unavailable,
@@ -90,3 +97,51 @@ async def test_a_worker_that_stops_lets_waiting_requests_go(tmp_path: Path) -> N
         await wait_until(lambda: app.engine.tasks[0].waiters._count == 1, "the request waits")
         await asyncio.wait_for(app.stop(), 10)
         check_unavailable(await waiting)
+
+
+# ---- records that are passed, and wait to be tried again
+
+
+def failing_once(handlers: Handlers, payload: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a handler fail the first time, after it has done its work."""
+    handle, failures = handlers._by_payload[payload], iter([HandlerFailed("the first time")])
+
+    def fail_once(message: Envelope[Any], work: UnitOfWork) -> None:
+        handle(message, work)
+        for failure in failures:
+            raise failure
+
+    monkeypatch.setitem(handlers._by_payload, payload, fail_once)
+
+
+@pytest.mark.parametrize(
+    ("handlers", "payload", "path"),
+    [
+        (decide_orders.handlers, PlaceOrder, "/orders/o-1"),
+        (decide_orders.handlers, PlaceOrder, "/customers/c-1/orders"),
+        (project_customer_orders.handlers, OrderSummaryChanged, "/customers/c-1/orders"),
+    ],
+)
+async def test_a_read_waits_for_what_is_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handlers: Handlers, payload: type, path: str
+) -> None:
+    failing_once(handlers, payload, monkeypatch)
+    settings = make_settings("memory://", tmp_path, partitions=2, retry_backoff=0.5, retry_jitter=0.0)
+    async with running(settings) as app, client_of(app) as client:
+        token = await place(client, order("c-1", "o-1"))
+        problem = check_problem(await client.get(path, params={"after": token, "timeout": "50ms"}), 504)
+        assert "try again" in problem["detail"]
+        found = await find(client, path, after=token, timeout="30s")
+        assert found.get("order_id") == "o-1" or [item["order_id"] for item in found["items"]] == ["o-1"]
+
+
+async def test_placing_with_wait_waits_for_what_is_to_be_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(decide_orders.handlers, PlaceOrder, monkeypatch)
+    settings = make_settings("memory://", tmp_path, partitions=2, retry_backoff=0.5, retry_jitter=0.0)
+    async with running(settings) as app, client_of(app) as client:
+        early = await client.post("/orders", json=order("c-1", "o-1"), params={"wait": "50ms"})
+        assert (early.status_code, early.json()["status"]) == (202, "processing")
+        again = await client.post("/orders", json=order("c-1", "o-1"), params={"wait": "30s"})
+        assert (again.status_code, again.json()["order_id"]) == (201, "o-1")

@@ -15,7 +15,9 @@ class Positions:
 
     def __init__(self) -> None:
         self.reached: dict[tuple[str, str], int] = {}
-        self.waiters = PositionWaiters(lambda agent, topic: self.reached.get((agent, topic), 0))
+        self.waiters = PositionWaiters(
+            lambda agent, topic, wanted: self.reached.get((agent, topic), 0) >= wanted.offset
+        )
 
     def commit(self, agent: str, topic: str, offset: int) -> None:
         self.reached[agent, topic] = offset
