@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +43,7 @@ class Failing(ABC):
 
     def __init__(self, inner: Workload, folder: Path) -> None:
         self._inner = inner
+        self._at_moments: list[Mapping[str, int]] = []
         self._mended = folder / "mended"
         self._operators = Operators(Mended(self._mended), self.may_discard)
 
@@ -76,6 +77,7 @@ class Failing(ABC):
 
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """See Workload."""
+        self._at_moments.append(count_failures(world))
         return problems_at_any_moment(world)
 
     async def look(self, world: World, urls: Urls) -> None:
@@ -85,8 +87,12 @@ class Failing(ABC):
     def judge(self, world: World) -> Verdict:
         """Where every record is; and then all that is judged without failures, for what was not discarded."""
         found, broken, figures = self.judge_others(world, Discarded(world))
-        operators = {"retries": self._operators.retries, "discards": self._operators.discards}
-        return problems_at_the_end(world) | found, broken, {**figures, **count_failures(world), **operators}
+        figures = {**figures, **count_failures(world)}
+        figures |= {"letters_retried": self._operators.retries, "letters_discarded": self._operators.discards}
+        figures |= {
+            f"{what}_at_moments": sum(found[what] for found in self._at_moments) for what in ("waiting", "open")
+        }
+        return problems_at_the_end(world) | found, broken, figures
 
     @abstractmethod
     def may_discard(self, letter: Letter) -> bool:

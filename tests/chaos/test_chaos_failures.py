@@ -63,5 +63,5 @@ def check(report: Report, moments: int) -> None:
     assert not report.problems, report.text()
     assert report.figures["moments"] == moments
     assert (report.figures["lost"], report.figures["duplicated"]) == (0, 0)
-    for what in ("resolved", "moved", "discarded"):
+    for what in ("resolved", "moved", "discarded", "waiting_at_moments", "open_at_moments"):
         assert report.figures[what] > 0, what
