@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import aiohttp
 from tests.kafka import KafkaBroker, _kill_when_we_die, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = ("-m", "agents.cli", "worker")
+WORKER: Sequence[str] = ("-m", "agents.cli", "worker")
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LOG_TAIL_LINES = 40
@@ -29,7 +29,7 @@ NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the
 
 PAUSE_S = (1.0, 6.0)  # between faults
 
-KILL, KILL_AND_WIPE, FREEZE, BROKER = "kill", "kill and wipe", "freeze", "broker"
+KILL, KILL_AND_WIPE, KILL_ALL, FREEZE, BROKER = "kill", "kill and wipe", "kill all", "freeze", "broker"
 
 
 class WorkerEnded(Exception):
@@ -39,13 +39,16 @@ class WorkerEnded(Exception):
 class Worker:
     """One worker process with a data folder, a web port and a log file of its own, which outlive the process."""
 
-    def __init__(self, name: str, folder: Path, broker: str, settings: Mapping[str, str]) -> None:
+    def __init__(
+        self, name: str, folder: Path, broker: str, settings: Mapping[str, str], command: Sequence[str] = WORKER
+    ) -> None:
         self.name = name
         self.folder = folder
         self.data_dir = folder / "data"
         self.log_path = folder / "worker.log"
         self.port = unused_port()
         self.frozen = False
+        self._command = command
         self._environment = {
             "PYTHONPATH": str(ROOT),
             "ORDERS_BROKER": broker,
@@ -66,7 +69,7 @@ class Worker:
         """Whether it was started and nobody has ended it; it may have ended by itself."""
         return self._process is not None
 
-    def start(self, command: Sequence[str] = WORKER, environment: Mapping[str, str] | None = None) -> None:
+    def start(self, command: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> None:
         """Start the process; what is given holds for this one life of it."""
         assert self._process is None
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,7 @@ class Worker:
             log.flush()
             # In its own folder no .env is found; in a session of its own Ctrl-C does not reach it.
             self._process = subprocess.Popen(
-                [sys.executable, *command],
+                [sys.executable, *(command or self._command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -211,7 +214,7 @@ class Fault:
 class Faults:
     """Carries out a schedule of kinds on random workers; freezes overlap with what follows them.
 
-    Pauses and lengths are seconds, drawn from the ranges given.
+    Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed.
     """
 
     seed: int
@@ -220,6 +223,7 @@ class Faults:
     pause_s: tuple[float, float] = PAUSE_S
     down_s: tuple[float, float] = (0.0, 2.0)
     freeze_s: tuple[float, float] = (5.0, 6.0)
+    look: Callable[[], Awaitable[None]] | None = None
     done: list[Fault] = field(default_factory=list)
 
     async def run(self, schedule: Iterable[str]) -> None:
@@ -232,6 +236,9 @@ class Faults:
                 self.check()
                 if kind == BROKER:
                     await self._lose_broker(rnd.uniform(*self.down_s))
+                    continue
+                if kind == KILL_ALL:
+                    await self._kill_all()
                     continue
                 while not (awake := [worker for worker in self.workers if not worker.frozen]):
                     frozen = {freeze for freeze in freezes if not freeze.done()}
@@ -275,6 +282,15 @@ class Faults:
             await asyncio.sleep(down_s)
             worker.start()
 
+    async def _kill_all(self) -> None:
+        with self._noted(KILL_ALL, "all workers"):
+            for worker in self.workers:
+                worker.kill()
+            if self.look is not None:
+                await self.look()
+            for worker in self.workers:
+                worker.start()
+
     async def _freeze(self, worker: Worker, freeze_s: float) -> None:
         with self._noted(FREEZE, worker.name):
             worker.freeze()
@@ -293,14 +309,20 @@ class Faults:
 
 def shuffled(seed: int, **counts: int) -> list[str]:
     """A schedule with so many faults of each kind, in random order."""
-    kinds = {"kills": KILL, "wipes": KILL_AND_WIPE, "freezes": FREEZE, "broker_restarts": BROKER}
+    kinds = {
+        "kills": KILL,
+        "wipes": KILL_AND_WIPE,
+        "kills_of_all": KILL_ALL,
+        "freezes": FREEZE,
+        "broker_restarts": BROKER,
+    }
     schedule = [kinds[name] for name, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
     return schedule
 
 
-def for_minutes(seed: int, minutes: float) -> Iterable[str]:
-    """Faults of all kinds at random until the time is over."""
+def for_minutes(seed: int, minutes: float, kills_of_all: bool = False) -> Iterable[str]:
+    """Faults of all kinds at random until the time is over; kills of all workers at once only if wanted."""
     rnd, until = random.Random(seed), time.monotonic() + minutes * 60
     while time.monotonic() < until:
-        yield rnd.choices((KILL, KILL_AND_WIPE, FREEZE, BROKER), (50, 20, 25, 5))[0]
+        yield rnd.choices((KILL, KILL_AND_WIPE, FREEZE, BROKER, KILL_ALL), (50, 20, 25, 5, 10 * kills_of_all))[0]

@@ -12,11 +12,13 @@ from typing import Any
 import aiohttp
 
 from tests.chaos.driver import Driver
+from tests.chaos.faults import WORKER
 from tests.chaos.gateway import UnsteadyGateway
 from tests.chaos.ledger import Ledger
 from tests.chaos.saga_verifier import count_outcomes, find_problems, is_settled
 from tests.chaos.scenario import Urls
 from tests.chaos.shop import PLENTY, SCARCE, Shop
+from tests.chaos.verify_balance import problems_at_any_moment
 from tests.chaos.verify_orders import count_broken
 from tests.chaos.world import World
 
@@ -40,6 +42,8 @@ class Sagas:
         self._shop: Shop | None = None
         self._views: dict[str, tuple[int, Any]] = {}
 
+    command: Sequence[str] = WORKER
+
     def settings(self, number: int) -> dict[str, str]:
         """See Workload."""
         style = STYLES[number % 2] if self._style == "mixed" else self._style
@@ -54,7 +58,7 @@ class Sagas:
             }
         return {"ORDERS_SAGA": style, **payment, **self._settings}
 
-    def around(self) -> AbstractAsyncContextManager[object]:
+    def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
         """See Workload."""
         return self._gateway_open()
 
@@ -63,9 +67,16 @@ class Sagas:
         self._shop = Shop(seed, urls, bootstrap, http_share, orders_per_s, self._gateway)
         return self._shop
 
+    def faults_are_over(self) -> None:
+        """Customers see through what they have begun, and the gateway stays."""
+
     def is_settled(self, world: World) -> bool:
         """See Workload."""
         return is_settled(world)
+
+    def judge_moment(self, world: World) -> dict[str, list[str]]:
+        """See Workload."""
+        return problems_at_any_moment(world)
 
     async def look(self, world: World, urls: Urls) -> None:
         """Ask for the views of some orders and all products."""

@@ -7,20 +7,22 @@ import shutil
 import statistics
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tests.chaos.driver import Driver
-from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_AND_WIPE, PAUSE_S, Fault, Faults, Worker
+from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_ALL, KILL_AND_WIPE, PAUSE_S, WORKER, Fault, Faults, Worker
 from tests.chaos.orders import Order
 from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
+from tests.chaos.verify_balance import id_in, problems_at_any_moment
 from tests.chaos.world import EmbeddedSource, KafkaSource, Rows, Source, World, store_rows
 from tests.kafka import KafkaBroker
 
 SETTLE_TIMEOUT_S = 60.0
+MARKERS_TIMEOUT_S = 5.0
 PROBLEMS_SHOWN = 10
 
 # As short as the broker allows, so that a freeze of seconds outlives the session.
@@ -32,17 +34,26 @@ Urls = Callable[[], Sequence[str]]
 class Workload(Protocol):
     """What is asked of the workers, and how what came of it is judged."""
 
+    command: Sequence[str]
+    """How a worker is started."""
+
     def settings(self, number: int) -> dict[str, str]:
         """Settings of the first, second... worker."""
 
-    def around(self) -> AbstractAsyncContextManager[object]:
+    def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
         """What has to run as long as workers do."""
 
     def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
         """The clients."""
 
+    def faults_are_over(self) -> None:
+        """There are no more faults from now on, and no new orders."""
+
     def is_settled(self, world: World) -> bool:
         """Whether nothing more will happen."""
+
+    def judge_moment(self, world: World) -> dict[str, list[str]]:
+        """Problems by check while all workers are killed, in the middle of everything."""
 
     async def look(self, world: World, urls: Urls) -> None:
         """Ask the running workers for what is to be compared with the topics."""
@@ -54,11 +65,13 @@ class Workload(Protocol):
 class Commands:
     """Orders without sagas: clients place, confirm and cancel."""
 
+    command: Sequence[str] = WORKER
+
     def settings(self, number: int) -> dict[str, str]:
         """See Workload."""
         return {"ORDERS_SAGA": "none"}
 
-    def around(self) -> AbstractAsyncContextManager[object]:
+    def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
         """See Workload."""
         return nullcontext()
 
@@ -66,9 +79,16 @@ class Commands:
         """See Workload."""
         return Driver(seed, urls, bootstrap, http_share, orders_per_s)
 
+    def faults_are_over(self) -> None:
+        """Clients see through what they have begun."""
+
     def is_settled(self, world: World) -> bool:
         """See Workload."""
         return is_processed(world)
+
+    def judge_moment(self, world: World) -> dict[str, list[str]]:
+        """See Workload."""
+        return problems_at_any_moment(world)
 
     async def look(self, world: World, urls: Urls) -> None:
         """Nothing: the tables say it all."""
@@ -76,6 +96,9 @@ class Commands:
     def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
         """See Workload."""
         return find_problems(world), count_broken(world), {}
+
+
+COMMANDS_ALONE: Final[Workload] = Commands()
 
 
 @dataclass
@@ -111,29 +134,37 @@ async def run_on_kafka(
     broker: KafkaBroker,
     workers: int,
     orders_per_s: float,
-    workload: Workload | None = None,
+    workload: Workload = COMMANDS_ALONE,
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> Report:
     """Drive workers on a broker of their own through faults; then compare topics, tables, views and stores."""
-    workload = workload or Commands()
     url = f"kafka://{broker.bootstrap}"
-    team = [Worker(f"w{n}", folder / f"w{n}", url, SETTINGS | workload.settings(n)) for n in range(1, workers + 1)]
+    team = [
+        Worker(f"w{n}", folder / f"w{n}", url, SETTINGS | workload.settings(n), workload.command)
+        for n in range(1, workers + 1)
+    ]
     faults = Faults(seed, team, broker, pause_s=pause_s)
     report = Report(seed, list(team), faults.done)
-    source = KafkaSource(broker.bootstrap)
+    source, world = KafkaSource(broker.bootstrap), World(())
+
+    async def read() -> World:
+        await world.update(source)
+        return world
+
+    faults.look = lambda: _look_at_moment(read, workload, report)
 
     def urls() -> Sequence[str]:
         return [worker.url for worker in team]
 
     try:
-        async with workload.around():
+        async with workload.around(urls):
             for worker in team:
                 worker.start()
             await asyncio.gather(*(worker.ready() for worker in team))
             driver = workload.driver(seed, urls, broker.bootstrap, 0.15, orders_per_s)
             async with driver:
-                await _under_faults(driver, faults, schedule, report)
-            world = World(driver.orders)
+                world.orders = driver.orders
+                await _under_faults(driver, faults, schedule, workload, report)
             began = time.monotonic()
             await settle(world, source, team, workload.is_settled)
             report.figures["seconds_to_settle"] = round(time.monotonic() - began, 1)
@@ -158,25 +189,29 @@ async def run_on_embedded_log(
     schedule: Iterable[str],
     folder: Path,
     orders_per_s: float,
-    workload: Workload | None = None,
+    workload: Workload = COMMANDS_ALONE,
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> Report:
     """Drive one worker on the embedded log through kills, everything over HTTP."""
-    workload = workload or Commands()
-    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS | workload.settings(1))
+    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS | workload.settings(1), workload.command)
     faults = Faults(seed, [worker], down_s=(0.0, 0.3), pause_s=pause_s)
     report = Report(seed, [worker], faults.done)
+    faults.look = lambda: _look_at_moment(lambda: World.read(EmbeddedSource(worker.data_dir), ()), workload, report)
+
+    def urls() -> Sequence[str]:
+        return [worker.url]
+
     try:
-        async with workload.around():
+        async with workload.around(urls):
             worker.start()
             await worker.ready()
-            driver = workload.driver(seed, lambda: [worker.url], None, 1.0, orders_per_s)
+            driver = workload.driver(seed, urls, None, 1.0, orders_per_s)
             async with driver:
-                await _under_faults(driver, faults, schedule, report)
+                await _under_faults(driver, faults, schedule, workload, report)
             world = await settled_embedded(worker, driver.orders, workload.is_settled)
             worker.start()
             await worker.ready()
-            await workload.look(world, lambda: [worker.url])
+            await workload.look(world, urls)
             await asyncio.to_thread(worker.stop)
             world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
             report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
@@ -225,7 +260,26 @@ async def settled_embedded(
         worker.start()
 
 
-async def _under_faults(driver: Driver, faults: Faults, schedule: Iterable[str], report: Report) -> None:
+async def _look_at_moment(read: Callable[[], Awaitable[World]], workload: Workload, report: Report) -> None:
+    """Judge what is in the topics while nothing runs.
+
+    A commit on Kafka becomes visible in one partition after the other, also when its worker is dead by then.
+    """
+    deadline = time.monotonic() + MARKERS_TIMEOUT_S
+    while True:
+        found = await asyncio.to_thread(workload.judge_moment, await read())
+        if not found or time.monotonic() > deadline:
+            break
+        await asyncio.sleep(0.2)
+    looks = int(report.figures.get("moments", 0)) + 1
+    report.figures["moments"] = looks
+    for name, problems in found.items():
+        report.note(f"{name} at moment {looks}", problems)
+
+
+async def _under_faults(
+    driver: Driver, faults: Faults, schedule: Iterable[str], workload: Workload, report: Report
+) -> None:
     """Load as long as there are faults, and until the clients have been answered after that."""
     over = asyncio.Event()
     began = time.monotonic()
@@ -236,6 +290,7 @@ async def _under_faults(driver: Driver, faults: Faults, schedule: Iterable[str],
         if disturbance.done():
             disturbance.result()
         over.set()
+        workload.faults_are_over()
         await load
         await disturbance
     finally:
@@ -256,7 +311,7 @@ def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, rep
         "orders": len(driver.orders),
         "commands": len(world.records("order-commands")),
         "client_retries": driver.retries,
-        "kills": faults.count(KILL, KILL_AND_WIPE),
+        "kills": faults.count(KILL, KILL_AND_WIPE, KILL_ALL),
         "freezes": faults.count(FREEZE),
         "broker_restarts": faults.count(BROKER),
         "lost": lost,
@@ -275,7 +330,7 @@ def _recovery_s(world: World, began_at: float) -> float | None:
     for record in world.records("order-commands"):
         if record.timestamp_ms >= began_at * 1000 and record.partition not in recovered_ms:
             # A repeated command took effect earlier.
-            recovered_ms[record.partition] = max(effects.get(record.body["eventId"], 0), record.timestamp_ms)
+            recovered_ms[record.partition] = max(effects.get(id_in(record), 0), record.timestamp_ms)
     return max(recovered_ms.values()) / 1000 - began_at if recovered_ms else None
 
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast
@@ -21,6 +21,8 @@ from tests.chaos.orders import Order
 READ_TIMEOUT_S = 60.0
 IDENTITY_KEY = b"\xffidentity"  # tells a changelog from a recreated one; not a row
 Rows = dict[bytes, bytes]
+Place = tuple[str, int, int]
+"""Topic, partition and offset of a record."""
 
 
 class Record(NamedTuple):
@@ -32,12 +34,18 @@ class Record(NamedTuple):
     timestamp_ms: int
     key: bytes
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def body(self) -> dict[str, Any]:
         """The JSON object, numbers with a point as decimals."""
         decoded: dict[str, Any] = json.loads(self.value or b"{}", parse_float=Decimal)
         return decoded
+
+    @property
+    def place(self) -> Place:
+        """Where it stands."""
+        return self.topic, self.partition, self.offset
 
 
 class Source(Protocol):
@@ -79,6 +87,13 @@ class World:
     def records(self, topic: str) -> Sequence[Record]:
         """All records of a topic; those of one partition are in order."""
         return self._records.get(topic, ())
+
+    def without(self, orders: Sequence[Order], dropped: Callable[[Record], bool]) -> World:
+        """The same world with other orders, and without some of its records."""
+        world = World(orders, self.app_id)
+        kept = (record for records in self._records.values() for record in records if not dropped(record))
+        world.add(kept, self.ends)
+        return world
 
     def last_offsets(self, topic: str) -> dict[int, int]:
         """The offset of the last record of each partition that has any."""
@@ -147,7 +162,10 @@ class KafkaSource:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not readable to the end: {sorted(behind)}")
             for tp, found in (await consumer.getmany(timeout_ms=200)).items():
-                records += [Record(tp.topic, tp.partition, r.offset, r.timestamp, r.key or b"", r.value) for r in found]
+                records += [
+                    Record(tp.topic, tp.partition, r.offset, r.timestamp, r.key or b"", r.value, tuple(r.headers))
+                    for r in found
+                ]
         return records, {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
     async def _partitions(self) -> list[TopicPartition]:
@@ -210,7 +228,8 @@ def _read_partition(log: Log, topic: str, partition: int) -> Iterable[Record]:
         if not found:
             return
         for r in found:
-            yield Record(topic, partition, r.offset, r.timestamp_ms, r.key or b"", r.value)
+            headers = tuple((name, value or b"") for name, value in r.headers)
+            yield Record(topic, partition, r.offset, r.timestamp_ms, r.key or b"", r.value, headers)
 
 
 def store_rows(data_dir: Path, partition: int, tables: Iterable[str]) -> dict[str, Rows]:

@@ -1,0 +1,125 @@
+"""A worker whose handlers fail at random but repeatably: `python -m tests.chaos.failing_worker`.
+
+What a record meets depends on its agent and its event id alone (see `trouble_of`): most succeed, some fail a few times,
+some until their bug is mended. The file FAILING_MENDED holds how many percent of all bugs are; while they are not all,
+the worker also writes records that no handler can take, FAILING_SPOILED_PER_S a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from agents import customer_orders, inventory, notifications, orders, payments, sagas
+from streams.app import create_app
+from streams.engine.handlers import Handler, Handlers
+from streams.engine.unit_of_work import UnitOfWork
+from streams.envelope import Envelope
+from streams.errors import NotRetryable
+from streams.settings import load_settings
+from streams.transport.base import Record
+from streams.worker import configure_logging, run_in_loop, serve
+from tests.chaos.mended import Mended
+from tests.chaos.spoiler import Spoiler
+
+FOR_GOOD = 1_000_000
+FAILING: Mapping[str, Handlers] = {
+    "decide-orders": orders.handlers,
+    "project-customer-orders": customer_orders.handlers,
+    "send-notifications": notifications.send_handlers,
+    "decide-stock": inventory.handlers,
+    "decide-payments": payments.handlers,
+    "take-replies": sagas.replies,
+}
+
+
+class Bug(Exception):
+    """A handler failed, as handlers do."""
+
+
+class Unmendable(NotRetryable):
+    """A handler failed in a way that trying again does not help."""
+
+
+class Outrage(BaseException):
+    """A handler raised what only the interpreter should."""
+
+
+class Trouble(NamedTuple):
+    """How often a record fails and with what; one that fails for good does so until `bug` percent are mended."""
+
+    error: type[BaseException]
+    times: int
+    bug: int
+
+    def strikes(self, retry_count: int, mended: Mended) -> bool:
+        """Whether it does so now."""
+        return retry_count < self.times and (self.times < FOR_GOOD or self.bug > mended.percent())
+
+
+# Per thousand, in the order of the dice.
+TROUBLES: tuple[tuple[int, type[BaseException], int], ...] = (
+    (60, Bug, 1),
+    (40, Bug, 2),
+    (40, Bug, FOR_GOOD),
+    (20, Unmendable, FOR_GOOD),
+    (5, SystemExit, 1),
+    (5, KeyboardInterrupt, 2),
+    (5, asyncio.CancelledError, 1),
+    (5, GeneratorExit, 2),
+    (10, Outrage, FOR_GOOD),
+)
+
+
+def trouble_of(agent: str, event_id: str) -> Trouble | None:
+    """What the handler of an agent meets with a record, the same in every process; None where all is well."""
+    dice = random.Random(zlib.crc32(f"{agent} {event_id}".encode()))
+    rolled = dice.randrange(1000)
+    for share, error, times in TROUBLES:
+        if rolled < share:
+            return Trouble(error, times, dice.randrange(1, 101))
+        rolled -= share
+    return None
+
+
+def fail_at_random(agent: str, handlers: Handlers, mended: Mended, handled: Callable[[Record], None] | None) -> None:
+    """Let the handlers of an agent do all of their work, and then fail where trouble is."""
+
+    def failing(handler: Handler) -> Handler:
+        def handle(envelope: Envelope[Any], work: UnitOfWork) -> None:
+            handler(envelope, work)
+            trouble = trouble_of(agent, envelope.event_id)
+            if trouble is not None and trouble.strikes(work.retry_count, mended):
+                raise trouble.error(f"{agent} has bug {trouble.bug}")
+            if handled is not None:
+                handled(work.record)
+
+        return handle
+
+    for payload, handler in handlers._by_payload.items():
+        handlers._by_payload[payload] = failing(handler)
+
+
+def main() -> None:
+    """Run the worker until it is killed or told to stop."""
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    mended = Mended(Path(os.environ["FAILING_MENDED"]))
+    spoiler = Spoiler(float(os.environ["FAILING_SPOILED_PER_S"]), lambda: mended.percent() < 100)
+    for agent, handlers in FAILING.items():
+        fail_at_random(agent, handlers, mended, spoiler.note if agent == "decide-orders" else None)
+
+    async def live() -> int:
+        app = create_app(settings)
+        return await serve(app, once_ready=lambda: spoiler.spoil(app))
+
+    raise SystemExit(run_in_loop(live()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""People who look after dead letters over HTTP: they mend bugs, retry most letters and discard some."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import zlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+from tests.chaos.driver import ANSWER_TIMEOUT_S, WrongAnswer
+from tests.chaos.mended import Mended
+from tests.chaos.spoiler import HOPELESS
+
+LOOK_S = 0.5
+LISTED_MAX = 200
+LOOKED_AT = 10
+RETRIES_MAX = 3  # of a letter, while bugs are still being mended
+MENDED_PER_LOOK = 2
+MENDED_MEANWHILE_MAX = 60
+DISCARD_PERCENT = 10
+RATE = 2000
+
+Letter = Mapping[str, Any]
+Urls = Callable[[], Sequence[str]]
+BELATED = 409  # the letter has changed since it was listed
+GONE = (None, 503, 504)
+
+
+class Operators:
+    """Work on letters as long as `working` lasts; `may_discard` says which letters nothing else depends on.
+
+    While there are faults they mend one bug after the other, and retry also what is not mended yet.
+    """
+
+    def __init__(self, mended: Mended, may_discard: Callable[[Letter], bool]) -> None:
+        self.retries = 0
+        self.discards = 0
+        self._mended = mended
+        self._may_discard = may_discard
+        self._random = random.Random(1)
+        self._retried: Counter[str] = Counter()
+
+    def mend_all(self) -> None:
+        """No handler has a bug any more."""
+        self._mended.mend(100)
+
+    @asynccontextmanager
+    async def working(self, urls: Urls) -> AsyncIterator[None]:
+        """Work while the block lasts; raises what went wrong."""
+        work = asyncio.create_task(self._work(urls))
+        try:
+            yield
+        finally:
+            if not work.done():
+                work.cancel()
+            await asyncio.wait([work])
+        if not work.cancelled():
+            work.result()
+
+    async def _work(self, urls: Urls) -> None:
+        timeout = aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                if self._mended.percent() < 100:
+                    self._mended.mend(min(self._mended.percent() + MENDED_PER_LOOK, MENDED_MEANWHILE_MAX))
+                    await self._look(http, self._random.choice(urls()))
+                else:
+                    await self._clear(http, self._random.choice(urls()))
+
+    async def _look(self, http: aiohttp.ClientSession, url: str) -> None:
+        """Decide about some letters, without any guarantee that it helps."""
+        letters = await self._open_letters(http, url)
+        for letter in self._random.sample(letters, min(LOOKED_AT, len(letters))):
+            if self._is_given_up(letter) and self._random.random() < 0.3:
+                await self._discard(http, url, letter)
+            elif self._retried[letter["id"]] < RETRIES_MAX:
+                self._retried[letter["id"]] += 1
+                await self._post(http, f"{url}/dead-letters/{letter['id']}/retry", {})
+                self.retries += 1
+
+    async def _clear(self, http: aiohttp.ClientSession, url: str) -> None:
+        """Discard what is hopeless, and some of the others; retry all that is left."""
+        letters = await self._open_letters(http, url)
+        for letter in letters:
+            if self._is_given_up(letter):
+                await self._discard(http, url, letter)
+        if any(letter["state"] == "open" and not self._is_given_up(letter) for letter in letters):
+            answer = await self._post(http, f"{url}/dead-letters/retry", {"limit": 1000, "rate": RATE})
+            self.retries += answer["retried"] if answer is not None else 0
+
+    def _is_given_up(self, letter: Letter) -> bool:
+        """Whether a letter is to be discarded, now or later."""
+        if letter["error_type"] in HOPELESS:
+            return True
+        return self._may_discard(letter) and zlib.crc32(letter["id"].encode()) % 100 < DISCARD_PERCENT
+
+    async def _discard(self, http: aiohttp.ClientSession, url: str, letter: Letter) -> None:
+        await self._post(http, f"{url}/dead-letters/{letter['id']}/discard", {"reason": "chaos"})
+        self.discards += 1
+
+    async def _open_letters(self, http: aiohttp.ClientSession, url: str) -> list[Letter]:
+        """The newest ones; none while nobody answers."""
+        status, found = await _ask(http, "GET", f"{url}/dead-letters?limit={LISTED_MAX}", None)
+        if status in GONE:
+            return []
+        if status != 200:
+            raise WrongAnswer(f"dead letters: {status} {found}")
+        return list(found["items"])
+
+    async def _post(self, http: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> Any:
+        status, found = await _ask(http, "POST", url, body)
+        if status not in (200, 202, BELATED, *GONE):
+            raise WrongAnswer(f"{url} {body}: {status} {found}")
+        return found if status in (200, 202) else None
+
+
+async def _ask(http: aiohttp.ClientSession, method: str, url: str, body: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Status and body; no status where nobody answers."""
+    try:
+        async with http.request(method, url, json=body) as answer:
+            return answer.status, await answer.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+        return None, None
