@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agents import dead_letters as service_of_letters
 from streams.engine.batch import Batches
 from streams.engine.partition_task import TaskState
 from streams.engine.table import Table
@@ -37,6 +38,7 @@ from tests.apps import (
     unique,
     wait_until,
 )
+from tests.letters import closed_letters, open_letters, retry
 
 KEY = "key"
 NEVER_MS = 10**13
@@ -259,3 +261,28 @@ async def _after(alarms: Alarms, delay_ms: int) -> None:
     ring: Callable[[], None] = fired.set
     loop.call_later(max(0.0, (alarms.base_ms + delay_ms + 20) / 1000 - time.time()), ring)
     await fired.wait()
+
+
+async def test_a_timer_that_fails_is_set_anew_and_a_dead_one_can_be_tried_again(tmp_path: Path) -> None:
+    alarms, tries = Alarms(), list[tuple[int, int]]()
+    failures = [HandlerFailed("out of order")] * 5
+
+    def moody(timer: Timer, work: UnitOfWork) -> None:
+        tries.append((work.retry_count, timer.due_ms))
+        alarms.ring(timer, work)
+        if failures:
+            raise failures.pop()
+
+    alarms.service.timers["moody"] = moody
+    async with running(make_settings("embedded://", tmp_path), [alarms.service, service_of_letters.service]) as app:
+        await publish(app, alarms.source, KEY, b"moody/late:-10")
+        await wait_until(lambda: open_letters(app), "it has failed for good")
+        ((letter_id, letter),) = open_letters(app).items()
+        assert (letter.agent, letter.topic, letter.retry_count, letter.lane) == ("timers", "timer moody", 3, None)
+        assert [count for count, _ in tries] == [0, 1, 2, 3]
+        await retry(app, letter_id)
+        await wait_until(lambda: closed_letters(app), "it has fired")
+        assert [count for count, _ in tries[4:]] == [0, 1]
+        assert len({due_ms for _, due_ms in tries}) == 1, "it still says when it was due at first"
+        await alarms.check(app, "late")
+        assert closed_letters(app)[letter_id].state == "resolved"
