@@ -6,12 +6,14 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as NotParsed
 
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
 from streams.transport.base import TOPIC_RECORD_BYTES_MAX
 
 ENV_PREFIX = "ORDERS_"
+RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
 TRANSPORTS = ("embedded", "memory", "kafka")
 
 
@@ -194,6 +196,8 @@ def load_settings(**overrides: Any) -> Settings:
     except ValidationError as error:
         lines = [_explain(problem["loc"], problem["input"], problem["msg"]) for problem in error.errors()]
         raise SettingsError("\n".join(lines)) from error
+    except NotParsed as error:  # only fields that are JSON can be so
+        raise SettingsError(f"{ENV_PREFIX}RETRY_TOPICS: must be JSON, like {RETRY_TOPICS_EXAMPLE}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the file .env cannot be read: {error}") from error
 
@@ -205,7 +209,8 @@ def _explain(location: tuple[int | str, ...], value: Any, message: str) -> str:
     name = str(location[0])
     is_secret = any(word in name for word in ("token", "password", "smtp_url", "payment_url"))
     shown = "" if is_secret else f"={value}"
-    return f"{ENV_PREFIX}{name.upper()}{shown}: {_allowed(name) or _plain(message)}"
+    inside = "".join(f"[{part!r}]" for part in location[1:])
+    return f"{ENV_PREFIX}{name.upper()}{inside}{shown}: {_allowed(name) or _plain(message)}"
 
 
 def _plain(message: str) -> str:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO, cast
 import faust
 
 from streams.app import OrdersApp
+from streams.engine.engine import Engine
 from streams.engine.watchdog import watching
 from streams.settings import Settings
 
@@ -132,7 +133,7 @@ async def serve(
     app.finalize()
     tune_garbage_collector()
     settings = app.engine.settings
-    if (problem := data_dir_problem(settings)) is not None:
+    if (problem := data_dir_problem(settings) or retry_topics_problem(app.engine)) is not None:
         log.critical("%s", problem)
         return 1
     if settings.transport == "kafka" and settings.handler_timeout >= settings.session_timeout:
@@ -225,6 +226,15 @@ def _signals_set(stop: asyncio.Event) -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
+
+
+def retry_topics_problem(engine: Engine) -> str | None:
+    """What is wrong with ORDERS_RETRY_TOPICS: a misspelt topic there would silently keep what is meant for all."""
+    unknown = sorted(engine.settings.retry_topics.keys() - engine.retried_topics())
+    if not unknown:
+        return None
+    known = ", ".join(sorted(engine.retried_topics()))
+    return f"ORDERS_RETRY_TOPICS names {', '.join(unknown)}, which no agent reads. It can have: {known}."
 
 
 def data_dir_problem(settings: Settings) -> str | None:

@@ -23,7 +23,7 @@ from streams.engine.lanes import LANES, WAITING
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
-from streams.engine.timers import TIMERS
+from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.unit_of_work import NO_REACTIONS, Reactions
 from streams.envelope import Envelope
 from streams.events.registry import EventRegistry
@@ -171,6 +171,10 @@ class Engine:
         """Hand a fetch that comes from the store to the agents of its topic."""
         if self._control is not None:
             self._control.deliver(fetched)
+
+    def retried_topics(self) -> set[str]:
+        """Topics whose records are tried again when they fail, and what stands for the topic of a timer."""
+        return {*(topic.name for topic in self.agents.values()), *map(timer_topic, self._timers)}
 
     def known_type(self, value: bytes | None) -> str:
         """The event type of a record for metrics: `unknown` for what is not registered or cannot be read."""

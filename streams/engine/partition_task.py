@@ -265,7 +265,7 @@ class PartitionTask:
             self.fail(error)
             raise StaleBatch(str(error)) from error
         finally:
-            if fetched.epoch == self.epoch and source not in self.stalled:
+            if fetched.epoch == self.epoch and not fetched.turns and source not in self.stalled:
                 self.oldest_ms.pop(source, None)
             self.busy_at = time.monotonic()
             self._finished(fetched)
