@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -61,9 +62,27 @@ class KafkaConsumer(FetchConsumer):
     async def on_start(self) -> None:
         """Reach the broker, create topics, connect."""
         await self.engine.start(self)
+        self._client = await self._connected()
+
+    async def _connected(self) -> AIOKafkaConsumer:
+        """A connected client, however long it takes: the broker may have gone away again since the topics were made."""
+        settings = self.engine.settings
+        backoff_s = settings.restart_backoff
+        while True:
+            client = self._new_client()
+            try:
+                await client.start()
+                return client
+            except KafkaError as error:
+                await client.stop()
+                log.error("the consumer cannot connect (%s); trying again in %.1f s", error, backoff_s)
+            await asyncio.sleep(backoff_s)
+            backoff_s = min(backoff_s * 2, settings.restart_backoff_max)
+
+    def _new_client(self) -> AIOKafkaConsumer:
         settings = self.engine.settings
         session_ms = int(settings.session_timeout * 1000)
-        client = AIOKafkaConsumer(
+        return AIOKafkaConsumer(
             **connection_options(settings),
             group_id=settings.app_id,
             partition_assignment_strategy=[self.app.assignor],
@@ -77,8 +96,6 @@ class KafkaConsumer(FetchConsumer):
             rebalance_timeout_ms=max(session_ms, 60_000),
             max_poll_interval_ms=600_000,
         )
-        await client.start()
-        self._client = client
 
     async def on_stop(self) -> None:
         """Leave the group."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaConnectionError
 
 from streams.app import OrdersApp, create_app
 from streams.settings import Settings
@@ -16,6 +18,7 @@ from tests.apps import (
     DURABLE_TRANSPORTS,
     Tally,
     broker_url,
+    caught_up,
     connected,
     make_settings,
     publish,
@@ -145,3 +148,25 @@ async def test_a_data_folder_that_another_worker_holds_ends_the_worker_with_what
             await second.start()
         await second.stop()
         assert second.engine.fatal is not None
+
+
+async def test_a_broker_that_goes_away_again_while_a_worker_starts_is_waited_for(
+    kafka_broker: KafkaBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was there when the topics were made, and is not when the consumer connects."""
+    tally, refusals = Tally(), 2
+    start = AIOKafkaConsumer.start
+
+    async def refuse_first(client: AIOKafkaConsumer) -> None:
+        nonlocal refusals
+        if refusals:
+            refusals -= 1
+            raise KafkaConnectionError("Unable to bootstrap")
+        await start(client)
+
+    monkeypatch.setattr(AIOKafkaConsumer, "start", refuse_first)
+    async with running(make_settings(f"kafka://{kafka_broker.bootstrap}", tmp_path), [tally.service]) as app:
+        assert refusals == 0
+        await publish(app, tally.source, "k", b"a")
+        await caught_up(app)
+        await tally.check(app, {"k": ["a"]})
