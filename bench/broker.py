@@ -20,8 +20,9 @@ def running_broker(bootstrap: str | None, work_dir: Path) -> Iterator[str]:
         return
     with (
         TemporaryDirectory(prefix="broker-", dir=work_dir) as folder,
-        # Not the options of short-lived test brokers: nothing measured may wait for a slow broker.
-        KafkaBroker(Path(folder), java_options=["-Xmx1g"]) as broker,
+        # Not the options of short-lived test brokers: nothing measured may wait for a slow broker. The heap is that of
+        # Kafka's own start script.
+        KafkaBroker(Path(folder), java_options=["-Xms1g", "-Xmx1g"]) as broker,
     ):
         yield broker.bootstrap
 

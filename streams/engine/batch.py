@@ -90,7 +90,7 @@ class Batch:
         """Handle every record as `process` does, but not at once on a busy partition; returns before that is done.
 
         For projections: they are handled together when nothing else has come for a moment, somebody waits for them, or
-        ORDERS_COMMIT_INTERVAL is over.
+        ORDERS_COMMIT_INTERVAL is over. When all agents of the topic do so, later fetches go to `handlers` past them.
         """
         await self._fetched.task.process_later(self._fetched, self.agent, handlers)
         self.done = True

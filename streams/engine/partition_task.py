@@ -214,6 +214,16 @@ class PartitionTask:
         """An agent was handed a fetch that is another agent's."""
         self._finished(fetched)
 
+    def linger(self, topic: str, records: Sequence[Record], next_offset: int) -> bool:
+        """Take a fetch that need not go to its agents, as all of them let it linger; False for any other."""
+        agents = self._context.agents_of(topic)
+        # Never past one that is still on its way to an agent: its records would lie before the agent's position.
+        if self.queued[topic] or not self._lingering.take(agents, Fetched(self, topic, records, next_offset)):
+            return False
+        for agent in agents:
+            self.oldest_ms.setdefault((agent, topic), records[0].timestamp_ms)
+        return True
+
     def ran_dry(self) -> None:
         """The transport has nothing more for this partition right now: commit as soon as the agents are through."""
         self._dry = True

@@ -85,7 +85,8 @@ class FetchConsumer(Consumer):
             position, records = self.position_of(tp), taken.get(tp)
             if records:
                 next_offset = max(records[-1].offset + 1, position or 0)
-                fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
+                if not task.linger(tp.topic, records, next_offset):
+                    fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
             elif position is not None and position != self._passed.get(tp):
                 task.passed(tp.topic, position)
             if position is not None and not task.is_busy_with(tp.topic):

@@ -138,3 +138,61 @@ async def test_a_record_that_fails_while_lingering_is_a_dead_letter_alone(tmp_pa
         assert pair.seen(app, "k") == (("a", "bad", "b"), ("a",))
         (letter,) = await dead_letters(app, pair.prompt.source)
         assert (letter.value, dict(letter.headers)["agent"]) == (b"bad", b"slow")
+
+
+class Alone:
+    """A service that is alone on its topic, and lets everything linger; its agent can be held up."""
+
+    def __init__(self) -> None:
+        self.tally = Tally("slow", "slow")
+        self.tally.service.agents["slow"] = self.tally.source, self._linger
+        self.batches = 0
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def _linger(self, batches: Batches) -> None:
+        async for batch in batches:
+            self.batches += 1
+            await self.may_go_on.wait()
+            await batch.process_later(self.tally.handle)
+
+    async def send(self, app: OrdersApp, value: str) -> None:
+        """Write a value, and wait until the transport has handed it on."""
+        await publish(app, self.tally.source, "k", value.encode())
+        task, topic = app.engine.task(app.engine.partition_for(b"k")), self.tally.source.name
+        await wait_until(lambda: task.is_busy_with(topic) or value in self.seen(app), f"{value} is here")
+
+    def seen(self, app: OrdersApp) -> tuple[str, ...]:
+        """What is committed."""
+        return (row(app, self.tally.table, "k") or Seen()).values
+
+
+async def test_later_fetches_go_past_an_agent_that_lets_all_of_them_linger(broker: str, tmp_path: Path) -> None:
+    alone = Alone()
+    async with running(make_settings(broker, tmp_path), [alone.tally.service]) as app:
+        for number in range(20):
+            await alone.send(app, str(number))
+            await caught_up(app)
+        assert alone.seen(app) == tuple(str(number) for number in range(20))
+        assert alone.batches == 1
+
+
+async def test_no_fetch_overtakes_one_that_its_agent_still_has(broker: str, tmp_path: Path) -> None:
+    alone = Alone()
+    async with running(make_settings(broker, tmp_path), [alone.tally.service]) as app:
+        alone.may_go_on.clear()
+        await alone.send(app, "a")
+        await wait_until(lambda: alone.batches == 1, "the agent has the first")
+        task, topic = app.engine.task(app.engine.partition_for(b"k")), alone.tally.source.name
+        await publish(app, alone.tally.source, "k", b"b")
+        await wait_until(lambda: task.queued[topic] == 2, "the second waits for the agent")
+        # One turn for the first: from now on the agent is known to let everything linger, and still has the second.
+        alone.may_go_on.set()
+        alone.may_go_on.clear()
+        await wait_until(lambda: alone.batches == 2, "the agent has the second")
+        await publish(app, alone.tally.source, "k", b"c")
+        await asyncio.sleep(0.3)
+        assert alone.seen(app) in ((), ("a",))
+        alone.may_go_on.set()
+        await caught_up(app)
+        assert alone.seen(app) == ("a", "b", "c")
