@@ -11,6 +11,7 @@ from streams.engine.lanes import LANES, WAITING, Lane, LaneKey, WaitingKey, Wait
 from streams.envelope import Metadata, encode_envelope, new_envelope
 from streams.events.dead_letters import DeadLetterCommand, DiscardDeadLetter, RetryDeadLetter
 from streams.topics import DEAD_LETTER_COMMANDS
+from streams.transport.base import Outgoing
 
 USER = "operator-1"
 
@@ -43,8 +44,8 @@ def waiting(app: OrdersApp) -> dict[WaitingKey, WaitingRecord]:
     return {key: record for task in app.engine.tasks.values() for key, record in task.scan(WAITING)}
 
 
-async def decide(app: OrdersApp, command: DeadLetterCommand, partition: int | None = None) -> None:
-    """Write a decision into the partition of its letter."""
+def decision(command: DeadLetterCommand) -> Outgoing:
+    """A decision as a record."""
     letter = command.dead_letter_id
     envelope = new_envelope(
         command,
@@ -53,10 +54,13 @@ async def decide(app: OrdersApp, command: DeadLetterCommand, partition: int | No
         timestamp=datetime.now(UTC),
         metadata=Metadata(user_id=USER),
     )
-    number = int(letter.partition("-")[0]) if partition is None else partition
-    await app.engine.broker.publish(
-        DEAD_LETTER_COMMANDS.name, number, [(letter.encode(), encode_envelope(envelope), ())]
-    )  # fmt: skip
+    return letter.encode(), encode_envelope(envelope), ()
+
+
+async def decide(app: OrdersApp, command: DeadLetterCommand, partition: int | None = None) -> None:
+    """Write a decision into the partition of its letter."""
+    number = int(command.dead_letter_id.partition("-")[0]) if partition is None else partition
+    await app.engine.broker.publish(DEAD_LETTER_COMMANDS.name, number, [decision(command)])
 
 
 async def retry(app: OrdersApp, *letters: str, value: str | None = None, not_before_ms: int = 0) -> None:

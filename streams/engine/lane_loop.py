@@ -174,9 +174,13 @@ class LaneLoop:
         """
         work.rollback()
         key = LaneKey(source[0], record.key or b"")
-        if record.key and (is_retryable(error) or parks(error)) and not self.index.has_room(key):
-            self._say_full(source, key, None)
-            raise NotNow
+        if record.key and (is_retryable(error) or parks(error)):
+            # A letter may have been put back in this very commit: the index does not know its lane yet.
+            if self.hold(work, source, record):
+                return "retry"
+            if not self.index.has_room(key):
+                self._say_full(source, key, None)
+                raise NotNow
         return self._fail(work, key, source[1], record, error, None)
 
     def _fail(

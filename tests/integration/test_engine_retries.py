@@ -11,11 +11,14 @@ import pytest
 
 from agents import dead_letters as service_of_letters
 from streams.app import OrdersApp
-from streams.engine.batch import Batches
-from streams.engine.dead_letters import DISCARDED, OPEN, RESOLVED, RETRYING
+from streams.engine.batch import Batch, Batches
+from streams.engine.dead_letters import DEAD_LETTERS, DISCARDED, OPEN, RESOLVED, RETRYING, letter_id
+from streams.engine.lanes import WAITING
 from streams.engine.unit_of_work import UnitOfWork
-from streams.errors import NotRetryable
+from streams.errors import NotRetryable, UndecodableRecord
+from streams.events.dead_letters import RetryDeadLetter
 from streams.settings import Settings, TopicRetries
+from streams.topics import DEAD_LETTER_COMMANDS
 from streams.transport.base import Record
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -27,6 +30,7 @@ from tests.apps import (
     caught_up,
     crash,
     dead_letters,
+    hand_fed,
     make_settings,
     publish,
     publish_keyed,
@@ -35,7 +39,7 @@ from tests.apps import (
     stop,
     wait_until,
 )
-from tests.letters import closed_letters, discard, lanes, open_letters, retry, waiting
+from tests.letters import closed_letters, decision, discard, lanes, open_letters, retry, waiting
 
 
 class Hopeless(NotRetryable):
@@ -301,6 +305,35 @@ async def test_a_record_that_cannot_be_read_parks_nothing_and_can_be_retried(set
             assert closed_letters(app)[letter_id].state == RESOLVED
     finally:
         del Hopeless.parks  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("is_retryable", [True, False], ids=["tried-again", "parked"])
+async def test_a_record_that_fails_in_the_commit_in_which_a_letter_is_retried_waits_behind_it(
+    tmp_path: Path, is_retryable: bool
+) -> None:
+    moody = Moody()
+    topic, agent, letters_agent = moody.source, "moody", "manage-dead-letters"
+    settings = make_settings("memory://", tmp_path, partitions=1, commit_interval=5.0, retry_backoff=60.0)
+    async with hand_fed(settings, moody.services) as fed:
+        task = fed.engine.tasks[0]
+        await fed.handle(0, topic, agent, cannot_read, (b"k", b"bad", ()))
+        ((number, _),) = task.current_work.rows[DEAD_LETTERS].items()
+        task.ran_dry()
+        await wait_until(lambda: task.reached(agent, topic.name) == 1, "the letter is committed")
+
+        asked = await fed.write(DEAD_LETTER_COMMANDS, 0, [decision(RetryDeadLetter(letter_id(0, number)))])
+        retry_it = Batch(fed.fetch(0, DEAD_LETTER_COMMANDS, asked), letters_agent)
+        await retry_it.process(service_of_letters.handlers)
+        moody.fails, moody.hopeless = ({b"a": 1}, set()) if is_retryable else ({}, {b"a"})
+        await fed.handle(0, topic, agent, moody.handle, (b"k", b"a", ()))
+        task.ran_dry()
+        await wait_until(lambda: task.reached(agent, topic.name) == 2, "both are committed")
+        waiting = [(key.number, record.value, record.letter) for key, record in task.scan(WAITING)]
+        assert waiting == [(1, b"bad", number), (2, b"a", None)]
+
+
+def cannot_read(record: Record, work: UnitOfWork) -> str:
+    raise UndecodableRecord("always")
 
 
 # ---- limits
