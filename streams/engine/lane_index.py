@@ -12,8 +12,8 @@ from streams.engine.lanes import Lane, LaneKey
 class LaneIndex:
     """Derived from the rows of LANES, and brought up to date after each change of one.
 
-    `blocked` may name keys whose lane has ended a moment ago, never the other way round: whether there is a lane is
-    decided by its row.
+    `blocked` may name keys whose lane has ended a moment ago, and lacks those whose lane has begun in the open unit of
+    work, by the retry of a dead letter that kept nothing waiting: whether there is a lane is decided by its row.
     """
 
     def __init__(self, per_lane_max: int, total_max: int) -> None:
