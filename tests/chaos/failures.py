@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tests.chaos.driver import Driver
 from tests.chaos.failure_books import HANDLED, FailureBooks, Place
-from tests.chaos.mended import Mended
 from tests.chaos.operators import Letter, Operators
 from tests.chaos.orders import COMMAND_TYPES, PLACE, Order
+from tests.chaos.releases import Releases
 from tests.chaos.sagas import Sagas
 from tests.chaos.scenario import Commands, Urls, Workload
 from tests.chaos.spoiler import HOPELESS
@@ -33,6 +33,7 @@ SETTINGS = {
     "ORDERS_WAITING_PER_AGGREGATE_MAX": "20",  # few, so that topics stand still now and then
     "ORDERS_REPLAYS_MAX": "50",
 }
+PATIENCE_S = 300.0  # orders wait for operators, who can do little while partitions move all the time
 Verdict = tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]
 
 
@@ -44,12 +45,12 @@ class Failing(ABC):
     def __init__(self, inner: Workload, folder: Path) -> None:
         self._inner = inner
         self._at_moments: list[Mapping[str, int]] = []
-        self._mended = folder / "mended"
-        self._operators = Operators(Mended(self._mended), self.may_discard)
+        self._release = folder / "release"
+        self._operators = Operators(Releases(self._release), self.may_discard)
 
     def settings(self, number: int) -> dict[str, str]:
         """See Workload."""
-        return self._inner.settings(number) | SETTINGS | {"FAILING_MENDED": str(self._mended)}
+        return self._inner.settings(number) | SETTINGS | {"FAILING_RELEASE": str(self._release)}
 
     def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
         """See Workload."""
@@ -63,7 +64,7 @@ class Failing(ABC):
     def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
         """See Workload."""
         driver = self._inner.driver(seed, urls, bootstrap, http_share, orders_per_s)
-        driver.bears_failures = True
+        driver.bears_failures, driver.patience_s = True, PATIENCE_S
         return driver
 
     def faults_are_over(self) -> None:

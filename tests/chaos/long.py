@@ -1,6 +1,8 @@
 """The long chaos run on a real Kafka of its own: `make chaos`, or `python -m tests.chaos.long --minutes 30 --seed 7`.
 
-Prints its seed first and one JSON line per figure at the end; exits with 1 when the verifier found a problem.
+Unless told otherwise, handlers fail at random too; then all workers are killed at once now and then, and every record
+must be applied, waiting, a dead letter or discarded at that moment. Prints its seed first and one JSON line per figure
+at the end; exits with 1 when the verifier found a problem.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.chaos.failures import FailingCommands, FailingSagas
 from tests.chaos.faults import for_minutes
 from tests.chaos.sagas import STYLES, Sagas
-from tests.chaos.scenario import Commands, Report, run_on_kafka
+from tests.chaos.scenario import Commands, Report, Workload, run_on_kafka
 from tests.kafka import KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
 
 
@@ -36,6 +39,12 @@ def main() -> None:
     parser.add_argument(
         "--payments", choices=("http", "simulator"), default="http", help="how sagas take money (default http)"
     )
+    parser.add_argument(
+        "--failures",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let handlers fail at random, clients send rubbish, operators retry and discard dead letters (default)",
+    )
     parser.add_argument("--dir", type=Path, help="where logs and data are kept (default: a new temporary folder)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.CRITICAL)  # clients of a broker that is away have much to say
@@ -45,14 +54,21 @@ def main() -> None:
         sys.exit(reason)
     try:
         with KafkaBroker(folder / "kafka") as broker:
-            schedule = for_minutes(options.seed, options.minutes)
-            workload = Commands() if options.saga == "none" else Sagas(options.saga, options.payments == "http")
+            schedule = for_minutes(options.seed, options.minutes, kills_of_all=options.failures)
+            workload = _workload(options, folder)
             run = run_on_kafka(options.seed, schedule, folder, broker, options.workers, options.orders_per_s, workload)
             report = asyncio.run(run)
     except (KafkaUnavailable, KafkaFailed) as error:
         sys.exit(str(error))
     _print(report)
     sys.exit(1 if report.problems else 0)
+
+
+def _workload(options: argparse.Namespace, folder: Path) -> Workload:
+    if options.saga == "none":
+        return FailingCommands(folder) if options.failures else Commands()
+    sagas = Sagas(options.saga, options.payments == "http")
+    return FailingSagas(sagas, folder) if options.failures else sagas
 
 
 def _print(report: Report) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import zlib
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 import aiohttp
 
 from tests.chaos.driver import ANSWER_TIMEOUT_S, WrongAnswer
-from tests.chaos.mended import Mended
+from tests.chaos.releases import Releases
 from tests.chaos.spoiler import HOPELESS
 
 LOOK_S = 0.5
 LISTED_MAX = 200
 LOOKED_AT = 10
-RETRIES_MAX = 3  # of a letter, while bugs are still being mended
-MENDED_PER_LOOK = 2
-MENDED_MEANWHILE_MAX = 60
+OLD = "5s"
 DISCARD_PERCENT = 10
 RATE = 2000
 
@@ -34,20 +31,19 @@ GONE = (None, 503, 504)
 class Operators:
     """Work on letters as long as `working` lasts; `may_discard` says which letters nothing else depends on.
 
-    While there are faults they mend one bug after the other, and retry also what is not mended yet.
+    While there are faults they bring out one release after the other, and retry also what is not mended yet.
     """
 
-    def __init__(self, mended: Mended, may_discard: Callable[[Letter], bool]) -> None:
+    def __init__(self, releases: Releases, may_discard: Callable[[Letter], bool]) -> None:
         self.retries = 0
         self.discards = 0
-        self._mended = mended
+        self._releases = releases
         self._may_discard = may_discard
         self._random = random.Random(1)
-        self._retried: Counter[str] = Counter()
 
     def mend_all(self) -> None:
         """No handler has a bug any more."""
-        self._mended.mend(100)
+        self._releases.last()
 
     @asynccontextmanager
     async def working(self, urls: Urls) -> AsyncIterator[None]:
@@ -67,22 +63,25 @@ class Operators:
         async with aiohttp.ClientSession(timeout=timeout) as http:
             while True:
                 await asyncio.sleep(LOOK_S)
-                if self._mended.percent() < 100:
-                    self._mended.mend(min(self._mended.percent() + MENDED_PER_LOOK, MENDED_MEANWHILE_MAX))
+                if not self._releases.is_sound:
+                    self._releases.next()
                     await self._look(http, self._random.choice(urls()))
                 else:
                     await self._clear(http, self._random.choice(urls()))
 
     async def _look(self, http: aiohttp.ClientSession, url: str) -> None:
-        """Decide about some letters, without any guarantee that it helps."""
+        """Decide about some new letters and all old ones, without any guarantee that it helps."""
         letters = await self._open_letters(http, url)
         for letter in self._random.sample(letters, min(LOOKED_AT, len(letters))):
             if self._is_given_up(letter) and self._random.random() < 0.3:
                 await self._discard(http, url, letter)
-            elif self._retried[letter["id"]] < RETRIES_MAX:
-                self._retried[letter["id"]] += 1
+            else:
                 await self._post(http, f"{url}/dead-letters/{letter['id']}/retry", {})
                 self.retries += 1
+        hopeless = {"error": self._random.choice(HOPELESS), "older_than": OLD, "reason": "chaos"}
+        answer = await self._post(http, f"{url}/dead-letters/discard", hopeless)
+        self.discards += answer["discarded"] if answer is not None else 0
+        await self._retry_many(http, url, {"older_than": OLD})
 
     async def _clear(self, http: aiohttp.ClientSession, url: str) -> None:
         """Discard what is hopeless, and some of the others; retry all that is left."""
@@ -91,8 +90,11 @@ class Operators:
             if self._is_given_up(letter):
                 await self._discard(http, url, letter)
         if any(letter["state"] == "open" and not self._is_given_up(letter) for letter in letters):
-            answer = await self._post(http, f"{url}/dead-letters/retry", {"limit": 1000, "rate": RATE})
-            self.retries += answer["retried"] if answer is not None else 0
+            await self._retry_many(http, url, {})
+
+    async def _retry_many(self, http: aiohttp.ClientSession, url: str, wanted: Mapping[str, str]) -> None:
+        answer = await self._post(http, f"{url}/dead-letters/retry", {"limit": 1000, "rate": RATE, **wanted})
+        self.retries += answer["retried"] if answer is not None else 0
 
     def _is_given_up(self, letter: Letter) -> bool:
         """Whether a letter is to be discarded, now or later."""

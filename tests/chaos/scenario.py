@@ -324,11 +324,17 @@ def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, rep
 
 
 def _recovery_s(world: World, began_at: float) -> float | None:
-    """Seconds from a moment until the first command after it had taken effect, in the slowest partition."""
+    """Seconds from a moment until the first command after it had taken effect, in the slowest partition.
+
+    Orders with dead letters do not count: they waited for people.
+    """
+    held_up = {record.key for record in world.records("dead-letters")}
     effects = {record.body["metadata"]["causationId"]: record.timestamp_ms for record in world.records("order-events")}
     recovered_ms: dict[int, int] = {}
     for record in world.records("order-commands"):
-        if record.timestamp_ms >= began_at * 1000 and record.partition not in recovered_ms:
+        if record.key in held_up or record.partition in recovered_ms:
+            continue
+        if record.timestamp_ms >= began_at * 1000:
             # A repeated command took effect earlier.
             recovered_ms[record.partition] = max(effects.get(id_in(record), 0), record.timestamp_ms)
     return max(recovered_ms.values()) / 1000 - began_at if recovered_ms else None
