@@ -224,7 +224,7 @@ async def test_a_command_that_cannot_be_read_is_a_dead_letter_and_the_next_one_g
     product_id = unique("p")
     command = new_envelope(
         AddStock(product_id, 5),
-        event_id="c-1",
+        event_id=unique("c"),
         aggregate_id=product_id,
         timestamp=datetime(2026, 11, 23, 10, tzinfo=UTC),
         metadata=Metadata(),
