@@ -1,7 +1,8 @@
 """Full order: orders with two lines go through their whole saga, from order.place to order.confirmed, exactly once.
 
-All services run in `orders worker` with its defaults (4 partitions), the payment gateway is the simulator without
-latency, and every order ends confirmed: stock reserved for both lines, money taken. A JSON line for each figure:
+All services run in `orders worker` with its defaults (4 partitions; `--partitions` for another number, on a broker of
+its own), the payment gateway is the simulator without latency, and every order ends confirmed: stock reserved for both
+lines, money taken. A JSON line for each figure:
 
 - `full-order` throughput: the workers are up, warm and share the partitions; they are stopped (SIGSTOP) while N
   commands are written, and go on. The time is from SIGCONT until a read_committed consumer in this process has the
@@ -92,6 +93,7 @@ class Throughput(msgspec.Struct, frozen=True):
 
     benchmark: str
     workers: int
+    partitions: int
     cores: int
     orders: int
     seconds: float
@@ -103,6 +105,7 @@ class Latency(msgspec.Struct, frozen=True):
     """One line of output; times are milliseconds, `first` and `last` the medians of the first and last quarter."""
 
     benchmark: str
+    partitions: int
     rate_per_s: int
     orders: int
     p50_ms: float
@@ -118,6 +121,15 @@ class Latency(msgspec.Struct, frozen=True):
 # ---- the benchmarks
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Where a benchmark runs: a folder for the workers' data, a broker, and how many partitions its topics have."""
+
+    folder: Path
+    bootstrap: str
+    partitions: int
+
+
 @dataclass
 class Workers:
     """Running workers of one group, and a meter of what they cost."""
@@ -127,15 +139,18 @@ class Workers:
 
 
 @asynccontextmanager
-async def workers(folder: Path, bootstrap: str, count: int) -> AsyncIterator[Workers]:
+async def workers(bench: Bench, count: int) -> AsyncIterator[Workers]:
     """Run that many workers of one group, each on a data folder of its own that outlives it."""
     async with AsyncExitStack() as stack:
-        environment = ENVIRONMENT | {"ORDERS_BROKER": f"kafka://{bootstrap}"}
+        environment = ENVIRONMENT | {
+            "ORDERS_BROKER": f"kafka://{bench.bootstrap}",
+            "ORDERS_PARTITIONS": str(bench.partitions),
+        }
         found = {}
         for number in range(count):
-            url, process = await stack.enter_async_context(running_worker(folder / f"data-{number}", environment))
+            url, process = await stack.enter_async_context(running_worker(bench.folder / f"data-{number}", environment))
             found[url] = process
-        yield Workers([*found.values()], Meter(bootstrap, {url: process.pid for url, process in found.items()}))
+        yield Workers([*found.values()], Meter(bench.bootstrap, {url: process.pid for url, process in found.items()}))
 
 
 async def warm_up(bootstrap: str, run: str, orders: int = WARM_UP_ORDERS) -> None:
@@ -144,20 +159,22 @@ async def warm_up(bootstrap: str, run: str, orders: int = WARM_UP_ORDERS) -> Non
     await wait_for_quiet(bootstrap, ORDER_EVENTS.name, 1)
 
 
-async def prepare(folder: Path, bootstrap: str) -> None:
+async def prepare(bench: Bench) -> None:
     """Create the topics, stock every product, and take enough orders through for the broker to be compiled."""
-    async with workers(folder, bootstrap, 1):
+    bootstrap = bench.bootstrap
+    async with workers(bench, 1):
         stock = [record(AddStock(f"p-{number}", 10_000_000), f"{RUN}-stock-{number}") for number in range(PRODUCTS)]
         await produce(bootstrap, INVENTORY_COMMANDS.name, stock)
         await warm_up(bootstrap, f"{RUN}-first", BROKER_WARM_UP_ORDERS)
         await steady(bootstrap, f"{RUN}-small", BROKER_WARM_UP_PER_S, WARM_UP_S)
 
 
-async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count: int, profile: Path | None) -> None:
+async def throughput(bench: Bench, run: str, orders: int, count: int, profile: Path | None) -> None:
     """Let `count` workers take the orders that were written while they were stopped."""
+    bootstrap = bench.bootstrap
     records = [order(run, number) for number in range(orders)]
     async with (
-        workers(folder, bootstrap, count) as running,
+        workers(bench, count) as running,
         reading(
             bootstrap, ORDER_EVENTS.name, auto_offset_reset="latest", max_partition_fetch_bytes=8 << 20
         ) as consumer,
@@ -179,23 +196,24 @@ async def throughput(folder: Path, bootstrap: str, run: str, orders: int, count:
         cost = await running.meter.cost(orders)
     await check(bootstrap, {run: orders})
     rate = round(orders / seconds)
-    show(Throughput("full-order", count, os.cpu_count() or 1, orders, round(seconds, 2), rate, cost))
+    show(Throughput("full-order", count, bench.partitions, os.cpu_count() or 1, orders, round(seconds, 2), rate, cost))
 
 
-async def latency(folder: Path, bootstrap: str, rate_per_s: int, seconds: float, profile: Path | None) -> None:
+async def latency(bench: Bench, rate_per_s: int, seconds: float, profile: Path | None) -> None:
     """Place orders at a steady rate and wait for each to be confirmed."""
+    bootstrap = bench.bootstrap
     run = f"{RUN}-at-{rate_per_s}"
-    async with workers(folder, bootstrap, 1) as running:
+    async with workers(bench, 1) as running:
         await steady(bootstrap, f"{run}-warm", rate_per_s, WARM_UP_S)
         await running.meter.start()
         async with profiling(running.processes[0].pid, profile, run):
             taken = await steady(bootstrap, run, rate_per_s, seconds)
         cost = await running.meter.cost(len(taken))
     await check(bootstrap, {run: len(taken)})
-    show(summary(rate_per_s, taken, cost))
+    show(summary(bench.partitions, rate_per_s, taken, cost))
 
 
-def summary(rate_per_s: int, taken: Sequence[float], cost: Cost) -> Latency:
+def summary(partitions: int, rate_per_s: int, taken: Sequence[float], cost: Cost) -> Latency:
     """The figures of a steady rate, from seconds in the order in which orders were placed.
 
     The rate is sustained when latencies neither grow (the median of the last quarter is at most twice that of the
@@ -208,6 +226,7 @@ def summary(rate_per_s: int, taken: Sequence[float], cost: Cost) -> Latency:
     sustained = cuts[98] <= SUSTAINED_P99_MS and last <= 2 * first + QUEUE_MS
     return Latency(
         "placed-to-confirmed",
+        partitions,
         rate_per_s,
         len(taken),
         p50_ms=round(cuts[49], 1),
@@ -258,9 +277,9 @@ async def steady(bootstrap: str, run: str, rate_per_s: int, seconds: float) -> l
     return [taken[key] for key, _ in orders]
 
 
-async def embedded(folder: Path, orders: int) -> None:
+async def embedded(folder: Path, orders: int, partitions: int) -> None:
     """Place orders over HTTP on the embedded log, and wait until no saga is left."""
-    environment = ENVIRONMENT | {"ORDERS_BROKER": "embedded://"}
+    environment = ENVIRONMENT | {"ORDERS_BROKER": "embedded://", "ORDERS_PARTITIONS": str(partitions)}
     async with running_worker(folder / "embedded", environment) as (url, _), aiohttp.ClientSession() as session:
         for number in range(PRODUCTS):
             async with session.put(f"{url}/inventory/p-{number}", json={"quantity": 10_000_000}) as answer:
@@ -276,7 +295,7 @@ async def embedded(folder: Path, orders: int) -> None:
             await asyncio.sleep(0.1)
         seconds = time.monotonic() - began
     rate = round(orders / seconds)
-    show(Throughput("full-order-embedded", 1, os.cpu_count() or 1, orders, round(seconds, 2), rate, Cost()))
+    show(Throughput("full-order-embedded", 1, partitions, os.cpu_count() or 1, orders, round(seconds, 2), rate, Cost()))
 
 
 def body(number: int) -> bytes:
@@ -298,21 +317,21 @@ async def run(arguments: argparse.Namespace, bootstrap: str) -> None:
     if unknown := only - {*FIGURES}:
         raise Refused(f"there is no {', '.join(sorted(unknown))}: choose from {', '.join(FIGURES)}")
     with tempfile.TemporaryDirectory(prefix="full-order-") as name:
-        folder = Path(name)
+        bench = Bench(Path(name), bootstrap, arguments.partitions)
         if only & {"throughput", "latency", "sustained", "scaling"}:
-            await prepare(folder, bootstrap)
+            await prepare(bench)
         profile = WORK_DIR / "profiles" if arguments.profile else None
         if "throughput" in only:
-            await throughput(folder, bootstrap, f"{RUN}-one", arguments.orders, 1, profile)
+            await throughput(bench, f"{RUN}-one", arguments.orders, 1, profile)
         if "latency" in only:
-            await latency(folder, bootstrap, arguments.rate, arguments.seconds, profile)
+            await latency(bench, arguments.rate, arguments.seconds, profile)
         if "sustained" in only:
-            await latency(folder, bootstrap, arguments.sustained_rate, arguments.seconds, profile)
+            await latency(bench, arguments.sustained_rate, arguments.seconds, profile)
         if "scaling" in only:
-            await throughput(folder, bootstrap, f"{RUN}-alone", arguments.orders, 1, profile)
-            await throughput(folder, bootstrap, f"{RUN}-both", arguments.orders, 2, profile)
+            await throughput(bench, f"{RUN}-alone", arguments.orders, 1, profile)
+            await throughput(bench, f"{RUN}-both", arguments.orders, 2, profile)
         if "embedded" in only:
-            await embedded(folder, arguments.orders)
+            await embedded(bench.folder, arguments.orders, bench.partitions)
 
 
 def show(result: msgspec.Struct) -> None:
@@ -327,6 +346,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=100)
     parser.add_argument("--sustained-rate", type=int, default=SUSTAINED_PER_S)
     parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--partitions", type=int, default=4)
     parser.add_argument("--only", default=",".join(FIGURES))
     parser.add_argument("--bootstrap")
     parser.add_argument("--profile", action="store_true", help="py-spy beside each figure; the figures suffer from it")

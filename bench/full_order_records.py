@@ -20,7 +20,6 @@ from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
 
 PRODUCTS = 1000
 CUSTOMERS = 10_000
-PARTITIONS = 4
 PIECES = 3
 TIMEOUT_S = 600.0
 PRICE = Money(Decimal("9.95"), "EUR")
@@ -73,7 +72,8 @@ async def reading(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[A
     consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", **options)
     await consumer.start()
     try:
-        consumer.assign([TopicPartition(topic, number) for number in range(PARTITIONS)])
+        await consumer.topics()
+        consumer.assign([TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)])
         yield consumer
     finally:
         await consumer.stop()
