@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from streams.envelope import Message, Metadata, encode_envelope, new_envelope
 from streams.events.money import Money
@@ -69,11 +69,10 @@ async def produce(bootstrap: str, topic: str, records: Sequence[tuple[bytes, byt
 @asynccontextmanager
 async def reading(bootstrap: str, topic: str, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
     """A read_committed consumer of all partitions of a topic."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level="read_committed", **options)
+    # Without a group, whose members share partitions, it is given all of them at once.
+    consumer = AIOKafkaConsumer(topic, bootstrap_servers=bootstrap, isolation_level="read_committed", **options)
     await consumer.start()
     try:
-        await consumer.topics()
-        consumer.assign([TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic)])
         yield consumer
     finally:
         await consumer.stop()
