@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from streams.engine.batch import Fetched
 from streams.engine.circuit import Circuit
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
+from streams.engine.loop_share import LoopShare
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import Reactions, UnitOfWork
@@ -23,6 +24,7 @@ class EngineContext(Protocol):
     settings: Settings
     broker: Broker
     metrics: Metrics
+    loop_share: LoopShare
     tables: Mapping[str, AnyTable]
     reactions: Reactions
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there

@@ -20,6 +20,7 @@ from streams.engine.failures import names_in
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
+from streams.engine.loop_share import LoopShare
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
@@ -89,6 +90,7 @@ class Engine:
         self.broker = broker
         self.registry = registry
         self.metrics = Metrics()
+        self.loop_share = LoopShare()
         self.topics = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
         self.agents = dict(agents)

@@ -42,7 +42,6 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 WAITING_TYPE = ""  # of a record that has to wait: it counts when it is handled
-SLICE_S = 0.005  # the loop is given back this often, so that heartbeats and HTTP stay alive
 COMMIT_TIMEOUT_S = 20.0
 _offset = attrgetter("offset")
 
@@ -395,7 +394,7 @@ class PartitionTask:
     def _run_slice(
         self, handle: RecordHandler, source: tuple[str, str], records: Sequence[Record], first: int
     ) -> tuple[int, bool]:
-        """Handle records from index `first` on for about 5 ms without a break.
+        """Handle records from index `first` on without a break, as long as there is a share of the loop's turn.
 
         Returns the index behind them, and False when the record there has to wait and finds no room.
         """
@@ -405,8 +404,9 @@ class PartitionTask:
         watch, watch.by = WATCH, Handling(*source, self.stuck)
         if self.stuck:
             handle = self.stuck.checking(handle, source)
-        now = clock()
-        deadline = now + SLICE_S
+        share = self._context.loop_share
+        began = now = clock()
+        deadline = now + share.next_s()
         last_type, observe = "", _nothing_to_observe
         index = first
         end = min(len(records), first + self._context.settings.commit_records_max - work.records)
@@ -439,6 +439,7 @@ class PartitionTask:
             observe(now - before)
             if now >= deadline:
                 break
+        share.used(now - began)
         return index, True
 
     def _take_back(

@@ -1,0 +1,52 @@
+"""LoopShare: all that handle records in one turn of the loop hold it for little longer than one of them may."""
+
+import asyncio
+
+import pytest
+
+from streams.engine.loop_share import LEAST_S, TURN_S, LoopShare
+
+
+async def test_the_first_of_a_turn_has_all_of_it() -> None:
+    assert LoopShare().next_s() == TURN_S
+
+
+async def test_later_ones_share_what_is_left_and_everybody_gets_something() -> None:
+    share = LoopShare()
+    share.used(TURN_S / 2)
+    assert share.next_s() == pytest.approx(TURN_S / 2)
+    share.used(TURN_S / 2)
+    assert share.next_s() == LEAST_S
+    share.used(1.0)
+    assert share.next_s() == LEAST_S
+
+
+async def test_the_next_turn_begins_anew_however_often_the_last_one_was_used() -> None:
+    share = LoopShare()
+    for _ in range(3):
+        share.used(TURN_S)
+        share.used(TURN_S)
+        await asyncio.sleep(0)
+        assert share.next_s() == TURN_S
+
+
+async def test_many_ready_tasks_hold_a_turn_for_little_longer_than_one() -> None:
+    share, turns, goes_on = LoopShare(), list[float](), True
+
+    async def handle() -> None:
+        while goes_on:
+            turns[-1] += (seconds := share.next_s())
+            share.used(seconds)
+            await asyncio.sleep(0)
+
+    async def count_turns() -> None:
+        for _ in range(20):
+            turns.append(0.0)
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count_turns())
+    handling = [asyncio.create_task(handle()) for _ in range(40)]
+    await counting
+    goes_on = False
+    await asyncio.gather(*handling)
+    assert max(turns) <= TURN_S + 40 * LEAST_S
