@@ -49,4 +49,4 @@ async def test_many_ready_tasks_hold_a_turn_for_little_longer_than_one() -> None
     await counting
     goes_on = False
     await asyncio.gather(*handling)
-    assert max(turns) <= TURN_S + 40 * LEAST_S
+    assert max(turns[:-1]) <= TURN_S + 40 * LEAST_S  # nobody counted where the last one ended
