@@ -31,7 +31,8 @@ from streams.topics import DEAD_LETTERS, Topic
 from streams.transport.base import Broker
 from streams.transport.embedded_broker import EmbeddedBroker
 from streams.transport.kafka_broker import KafkaBroker
-from streams.web import ENGINE, FAUST_APP, GAUGES, application_options
+from streams.web import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, answer_problems
+from streams.web_server import WebServer
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class OrdersApp(faust.App):
     services: Sequence[Service]
 
     def on_webserver_init(self, web: Any) -> None:
-        """Add the services' routes to Faust's own web server."""
+        """Add the services' routes to the web server, once it is known where it listens."""
+        web.web_app.middlewares.append(answer_problems(self.engine.settings, self.conf.web_bind))
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
         declared = [gauge for service in self.services for gauge in service.gauges]
         web.web_app[GAUGES] = Gauges(self.engine, declared)
@@ -64,6 +66,9 @@ class OrdersApp(faust.App):
         for service in self.services:
             for method, path, function in service.routes:
                 web.web_app.router.add_route(method, path, function)
+
+    def _new_web(self) -> Any:
+        return WebServer(self, self.engine.settings)
 
     def on_rebalance_return(self) -> None:
         """Nothing: partitions are restored in the background, so a rebalance ends before Faust notes its return."""
@@ -102,7 +107,7 @@ def create_app(
         web_port=settings.web_port,
         web_host=settings.web_host,
         canonical_url=settings.public_url,
-        web_application_options=application_options(settings),
+        web_application_options={"client_max_size": BODY_BYTES_MAX},
         topic_partitions=settings.partitions,
         topic_disable_leader=True,
         topic_allow_declare=False,

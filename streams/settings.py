@@ -1,16 +1,18 @@
 """Settings: environment variables with the prefix ORDERS_, or the same names in a `.env` file."""
 
+import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotParsed
 
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
 from streams.transport.base import TOPIC_RECORD_BYTES_MAX
+from streams.transport.tls import UnusableTlsFiles, tls_context
 
 ENV_PREFIX = "ORDERS_"
 RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
@@ -48,7 +50,11 @@ class Settings(BaseSettings):
     web_host: str = "127.0.0.1"
     web_port: Annotated[int, Field(ge=1, le=65535)] = 6066
     web_url: str = ""
-    api_token: str = ""
+    web_insecure: Annotated[
+        bool, Field(description="listen beyond this machine although anybody may change things")
+    ] = False
+    web_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    api_token: SecretStr = SecretStr("")
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     replication: Annotated[int, Field(ge=1, le=16)] = 1
     commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
@@ -97,10 +103,11 @@ class Settings(BaseSettings):
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     kafka_sasl_plain_username: str = ""
-    kafka_sasl_plain_password: str = ""
+    kafka_sasl_plain_password: SecretStr = SecretStr("")
     kafka_ssl_cafile: str = ""
     kafka_ssl_certfile: str = ""
     kafka_ssl_keyfile: str = ""
+    kafka_ssl_password: SecretStr = SecretStr("")
 
     @field_validator("broker")
     @classmethod
@@ -140,6 +147,49 @@ class Settings(BaseSettings):
             ) from error
         return value
 
+    @field_validator("web_host")
+    @classmethod
+    def _usable_host(cls, value: str) -> str:
+        if not _is_http_url(f"http://{in_url(value)}"):
+            raise ValueError("not an address to listen on; use 127.0.0.1, another address or name of this machine, "
+                             "or 0.0.0.0 for all of them")  # fmt: skip
+        return value
+
+    @field_validator("web_url")
+    @classmethod
+    def _reachable_worker(cls, value: str) -> str:
+        if value and not _is_http_url(value):
+            raise ValueError("not the address of a worker; use http(s)://host[:port] without ? and #")
+        return value
+
+    @field_validator("api_token")
+    @classmethod
+    def _fits_into_a_header(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not text.isascii() or not text.isprintable() or text != text.strip():
+            raise ValueError("a token is printable ASCII without spaces around it, for it travels in a header")
+        return value
+
+    @model_validator(mode="after")
+    def _complete_login(self) -> Self:
+        if self.transport != "kafka" or not self.kafka_security_protocol.startswith("SASL"):
+            return self
+        if not self.kafka_sasl_plain_username or not self.kafka_sasl_plain_password:
+            raise ValueError(
+                f"ORDERS_KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol} needs "
+                "ORDERS_KAFKA_SASL_PLAIN_USERNAME and ORDERS_KAFKA_SASL_PLAIN_PASSWORD"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _usable_tls_files(self) -> Self:
+        if self.transport == "kafka" and self.kafka_security_protocol.endswith("SSL"):
+            try:
+                self.kafka_tls_context()
+            except UnusableTlsFiles as error:
+                raise ValueError(str(error)) from error
+        return self
+
     @model_validator(mode="after")
     def _marks_outlive_replays(self) -> Self:
         if self.dedupe_window <= self.replay_max_age:
@@ -161,16 +211,30 @@ class Settings(BaseSettings):
         hosts = [host for host in urlsplit(self.broker).netloc.split(",") if host]
         return [host if ":" in host else f"{host}:9092" for host in hosts]
 
+    def kafka_tls_context(self) -> ssl.SSLContext:
+        """How TLS connections to Kafka are made; raises UnusableTlsFiles."""
+        return tls_context(
+            cafile=self.kafka_ssl_cafile,
+            certfile=self.kafka_ssl_certfile,
+            keyfile=self.kafka_ssl_keyfile,
+            password=self.kafka_ssl_password.get_secret_value(),
+        )
+
     @property
     def public_url(self) -> str:
         """Where other workers reach this one's web view."""
-        return self.web_url or f"http://{self.web_host}:{self.web_port}"
+        return self.web_url or f"http://{in_url(self.web_host)}:{self.web_port}"
 
     @property
     def local_url(self) -> str:
         """Where a program on this machine reaches a worker with these settings."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.web_host, self.web_host)
-        return self.web_url.rstrip("/") or f"http://{host}:{self.web_port}"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.web_host, self.web_host)
+        return self.web_url.rstrip("/") or f"http://{in_url(host)}:{self.web_port}"
+
+
+def in_url(host: str) -> str:
+    """A host as it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _is_http_url(value: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from streams.browsers import host_check, is_from_another_site
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.failures import InfrastructureError
 from streams.engine.waiters import PartitionLost, TooManyWaiters
@@ -28,6 +29,23 @@ GAUGES: web.AppKey[Gauges] = web.AppKey("gauges", Gauges)
 BODY_BYTES_MAX = 1 << 20
 TIMEOUT_S = 2.0
 TIMEOUT_MAX_S = 30.0
+
+# An answer is data: nothing in it is a page, runs, is framed or is kept. A page says what it needs itself.
+SECURITY_HEADERS = (
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+UNKNOWN_HOST = (
+    "this worker listens on its own machine only and is not known by the name in the header Host; "
+    "ask for localhost or 127.0.0.1, or set ORDERS_WEB_URL to the address of the proxy before it"
+)
+OTHER_SITE = (
+    "a page of another site may not change anything here; if the page is this worker's own, behind a proxy, "
+    "set ORDERS_WEB_URL to the address in the browser"
+)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Conditions that pass by themselves; the same request may succeed a moment later, or at another worker.
@@ -110,20 +128,35 @@ def duration_parameter(request: web.Request, name: str, default_s: float) -> flo
     return seconds
 
 
-def application_options(settings: Settings) -> dict[str, Any]:
-    """How the aiohttp application is made."""
-    return {"client_max_size": BODY_BYTES_MAX, "middlewares": [answer_problems(settings.api_token)]}
+def secure(response: web.StreamResponse) -> None:
+    """Add what keeps browsers from taking an answer for more than it is, unless its handler has said otherwise.
+
+    Every answer gets it; a handler that prepares a stream by itself has to call this before.
+    """
+    setdefault = response.headers.setdefault
+    for name, value in SECURITY_HEADERS:
+        setdefault(name, value)
 
 
-def answer_problems(api_token: str) -> Any:
-    """The middleware around every route: checks the token of changing requests and turns errors into problems."""
-    expected = f"Bearer {api_token}".encode() if api_token else b""
+def answer_problems(settings: Settings, bound_to: str) -> Any:
+    """The middleware around every route: checks who asks, turns errors into problems, and secures the answers.
+
+    `bound_to` is the address the worker listens on.
+    """
+    token = settings.api_token.get_secret_value()
+    expected = f"Bearer {token}".encode() if token else b""
+    is_ours = host_check(settings, bound_to)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if expected and request.method not in _SAFE_METHODS:
-                _check_token(request, expected)
+            if is_ours is not None and not is_ours(request.headers.get("Host", "localhost")):
+                raise Problem(421, UNKNOWN_HOST)
+            if request.method not in _SAFE_METHODS:
+                if is_from_another_site(request, settings.web_url):
+                    raise Problem(403, OTHER_SITE)
+                if expected:
+                    _check_token(request, expected)
             response = await handler(request)
         except Problem as problem:
             response = problem.response()
@@ -137,7 +170,7 @@ def answer_problems(api_token: str) -> Any:
             log.exception("%s %s failed", request.method, request.path)
             response = Problem(500, "an unexpected error; the worker's log has the details").response()
         if not response.prepared:
-            response.headers["X-Content-Type-Options"] = "nosniff"
+            secure(response)
         return response
 
     return middleware

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TextIO, cast
 import faust
 
 from streams.app import OrdersApp
+from streams.binding import binding_problem, token_warning
 from streams.engine.engine import Engine
 from streams.engine.watchdog import watching
 from streams.settings import Settings
@@ -133,9 +134,12 @@ async def serve(
     app.finalize()
     tune_garbage_collector()
     settings = app.engine.settings
-    if (problem := data_dir_problem(settings) or retry_topics_problem(app.engine)) is not None:
+    problem = address_problem(app) or data_dir_problem(settings) or retry_topics_problem(app.engine)
+    if problem is not None:
         log.critical("%s", problem)
         return 1
+    if (warning := token_warning(settings)) is not None:
+        log.warning("%s", warning)
     if settings.transport == "kafka" and settings.handler_timeout >= settings.session_timeout:
         log.warning("%s", SLOW_WATCHDOG)
     stop = stop or asyncio.Event()
@@ -226,6 +230,13 @@ def _signals_set(stop: asyncio.Event) -> Iterator[None]:
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
+
+
+def address_problem(app: OrdersApp) -> str | None:
+    """What keeps a worker from listening where it is told to: by its settings, or by Faust's own options."""
+    if not app.conf.web_enabled or app.conf.web_transport.scheme == "unix":
+        return None
+    return binding_problem(app.engine.settings, app.conf.web_bind or "")
 
 
 def retry_topics_problem(engine: Engine) -> str | None:

@@ -140,7 +140,7 @@ class WorkerClient:
 
 def client_for(settings: Settings, url: str | None, headers: Mapping[str, str] | None = None) -> WorkerClient:
     """The client of the worker at `url`, or of the one these settings describe; `headers` go with every request."""
-    return WorkerClient(url or settings.local_url, settings.api_token, headers)
+    return WorkerClient(url or settings.local_url, settings.api_token.get_secret_value(), headers)
 
 
 def path_of(*parts: str) -> str:

@@ -11,6 +11,7 @@ from streams.engine.loop_share import LoopShare
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import Reactions, UnitOfWork
+from streams.engine.waiters import WaitingRoom
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.transport.base import Broker
@@ -27,6 +28,7 @@ class EngineContext(Protocol):
     loop_share: LoopShare
     tables: Mapping[str, AnyTable]
     reactions: Reactions
+    waiting: WaitingRoom
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
 
     def agents_of(self, topic: str) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.unit_of_work import NO_REACTIONS, Reactions
+from streams.engine.waiters import WaitingRoom
 from streams.envelope import Envelope
 from streams.events.registry import EventRegistry
 from streams.metrics import Metrics
@@ -91,6 +92,7 @@ class Engine:
         self.registry = registry
         self.metrics = Metrics()
         self.loop_share = LoopShare()
+        self.waiting = WaitingRoom()
         self.topics = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
         self.agents = dict(agents)

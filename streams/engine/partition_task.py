@@ -74,7 +74,7 @@ class PartitionTask:
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self.positions: dict[tuple[str, str], int] = {}  # by agent and topic, what the open unit of work has reached
         self.committed: dict[tuple[str, str], int] = {}  # by agent and topic, what readers may rely on
-        self.waiters = PositionWaiters(self.has_done)
+        self.waiters = PositionWaiters(self.has_done, context.waiting)
         self.queued: Counter[str] = Counter()  # fetches per topic that agents have not finished
         self.held: Counter[str] = Counter()  # fetches per topic that wait for something else, and keep others away
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle

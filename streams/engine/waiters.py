@@ -9,7 +9,7 @@ WAITERS_MAX = 10_000
 
 
 class TooManyWaiters(Exception):
-    """So many requests wait already that another one would not be served; try again later."""
+    """So many requests wait at this worker already that another one would not be served; try again later."""
 
 
 class PartitionLost(Exception):
@@ -28,13 +28,20 @@ class Wanted(NamedTuple):
     key: bytes | None = None
 
 
+class WaitingRoom:
+    """Counts what waits in all partitions of a worker."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class PositionWaiters:
     """Wakes requests on commit; nothing polls. One heap is not needed: few agents, few distinct offsets at a time."""
 
-    def __init__(self, has_done: Callable[[str, str, Wanted], bool]) -> None:
+    def __init__(self, has_done: Callable[[str, str, Wanted], bool], room: WaitingRoom | None = None) -> None:
         self._has_done = has_done
+        self._room = room or WaitingRoom()
         self._waiting: defaultdict[tuple[str, str], list[tuple[Wanted, asyncio.Future[None]]]] = defaultdict(list)
-        self._count = 0
         self.on_wait: Callable[[str, str], None] = lambda agent, topic: None
 
     async def wait(
@@ -56,13 +63,13 @@ class PositionWaiters:
             return True
         if timeout_s <= 0:
             return False
-        if self._count >= WAITERS_MAX:
+        if self._room.count >= WAITERS_MAX:
             raise TooManyWaiters(f"{WAITERS_MAX} requests wait already")
         future = asyncio.get_running_loop().create_future()
         entry = wanted, future
         waiting = self._waiting[agent, topic]
         waiting.append(entry)
-        self._count += 1
+        self._room.count += 1
         self.on_wait(agent, topic)
         try:
             async with asyncio.timeout(timeout_s):
@@ -70,7 +77,7 @@ class PositionWaiters:
         except TimeoutError:
             return False
         finally:
-            self._count -= 1
+            self._room.count -= 1
             if entry in waiting:
                 waiting.remove(entry)
         return True

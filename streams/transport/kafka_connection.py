@@ -1,9 +1,6 @@
 """How every client of this project connects to Kafka."""
 
-import ssl
 from typing import Any
-
-from aiokafka.helpers import create_ssl_context
 
 from streams.settings import Settings
 from streams.transport import kafka_wire
@@ -25,16 +22,7 @@ def connection_options(settings: Settings) -> dict[str, Any]:
     if settings.kafka_security_protocol.startswith("SASL"):
         options["sasl_mechanism"] = settings.kafka_sasl_mechanism
         options["sasl_plain_username"] = settings.kafka_sasl_plain_username
-        options["sasl_plain_password"] = settings.kafka_sasl_plain_password
+        options["sasl_plain_password"] = settings.kafka_sasl_plain_password.get_secret_value()
     if settings.kafka_security_protocol.endswith("SSL"):
-        options["ssl_context"] = _ssl_context(settings)
+        options["ssl_context"] = settings.kafka_tls_context()
     return options
-
-
-def _ssl_context(settings: Settings) -> ssl.SSLContext:
-    context: ssl.SSLContext = create_ssl_context(
-        cafile=settings.kafka_ssl_cafile or None,
-        certfile=settings.kafka_ssl_certfile or None,
-        keyfile=settings.kafka_ssl_keyfile or None,
-    )
-    return context
