@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from streams.app import OrdersApp
-from streams.connections import Patience
+from streams.connections import Connection, Patience
 from streams.engine import waiters
 from streams.web import BODY_BYTES_MAX
 from streams.web_server import WebServer, within_open_files
@@ -60,10 +60,8 @@ class Raw:
 
     async def close(self) -> None:
         self._writer.close()
-        try:
+        with suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass
 
 
 @asynccontextmanager
@@ -99,16 +97,13 @@ async def test_one_connection_too_many_is_told_so_and_closed(tmp_path: Path) -> 
                 assert (await client.answer())[0] == 200
             async with raw(app) as refused:
                 await refused.send(head("GET /healthz"))
-                assert "too many" in await refused.problem(503) or True
+                assert "connections" in await refused.problem(503)
                 assert await refused.closed() == b""
             await one.send(head("GET /healthz"))  # those that are there go on
             assert (await one.answer())[0] == 200
-        async with client_of(app) as client:  # and when they are gone, others come
-            for _ in range(100):
-                if (answer := await client.get("/healthz")).status_code == 200:
-                    break
-                check_unavailable(answer)
-            assert answer.status_code == 200
+        await wait_until(lambda: not open_connections(app), "they are gone")
+        async with client_of(app) as another:
+            assert (await another.get("/healthz")).status_code == 200
 
 
 async def test_a_flood_of_connections_leaves_room_for_those_that_are_there(tmp_path: Path) -> None:
@@ -157,13 +152,20 @@ async def test_who_does_not_read_the_answers_is_cut_off(tmp_path: Path, monkeypa
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
             client.connect(("127.0.0.1", app.engine.settings.web_port))
             client.setblocking(False)
-            connections = app.web._connections.open
+            connections = open_connections(app)
             await wait_until(lambda: connections, "the client is connected")
-            loop, requests = asyncio.get_running_loop(), head("GET /metrics") * 1000
-            sending = asyncio.create_task(loop.sock_sendall(client, requests * 20))
+            sending = asyncio.create_task(
+                asyncio.get_running_loop().sock_sendall(client, head("GET /metrics") * 20_000)
+            )
             await wait_until(lambda: not connections, "the client is cut off", 10)
-            with pytest.raises(ConnectionError):
-                await sending
+            sending.cancel()
+
+
+def open_connections(app: OrdersApp) -> Mapping[Connection, asyncio.Transport]:
+    server = app.web
+    assert isinstance(server, WebServer)
+    assert server._connections is not None
+    return server._connections.open
 
 
 async def test_a_patient_request_and_an_idle_connection_are_left_alone(
@@ -255,9 +257,9 @@ async def test_one_waiting_request_too_many_is_told_to_come_again(
         async def read(index: int, timeout: str) -> httpx.Response:
             return await client.get(f"/orders/{ids[index]}", params={"after": tokens[index], "timeout": timeout})
 
-        waiting = [asyncio.create_task(read(index, "2s")) for index in range(3)]
+        waiting = [asyncio.create_task(read(index, "700ms")) for index in range(3)]
         await wait_until(lambda: app.engine.waiting.count == 3, "three requests wait")
-        problem = check_unavailable(await read(3, "2s"))
+        problem = check_unavailable(await read(3, "700ms"))
         assert "wait" in problem["detail"]
         assert [answer.status_code for answer in await asyncio.gather(*waiting)] == [504] * 3
         check_problem(await read(3, "10ms"), 504)

@@ -63,7 +63,7 @@ async def test_a_request_that_waits_is_told_when_its_partition_goes_away(
     number = app.engine.partition_for(b"o-1")
     waiting = asyncio.create_task(client.get("/orders/o-1", params={"after": token, "timeout": "30s"}))
     positions = app.engine.tasks[number].waiters
-    await wait_until(lambda: positions._count == 1, "the request waits")
+    await wait_until(lambda: positions._room.count == 1, "the request waits")
     positions.close()
     check_unavailable(await waiting)
 
@@ -94,7 +94,7 @@ async def test_a_worker_that_stops_lets_waiting_requests_go(tmp_path: Path) -> N
         await hold_up(app)
         token = await place(client, order(order_id="o-1"))
         waiting = asyncio.create_task(client.get("/orders/o-1", params={"after": token, "timeout": "30s"}))
-        await wait_until(lambda: app.engine.tasks[0].waiters._count == 1, "the request waits")
+        await wait_until(lambda: app.engine.tasks[0].waiters._room.count == 1, "the request waits")
         await asyncio.wait_for(app.stop(), 10)
         check_unavailable(await waiting)
 
