@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from typing import NoReturn
 import pytest
 
 from tests import kafka
+from tests.guarded_kafka import GuardedKafka
 
-KAFKA_FIXTURES = frozenset({"kafka_broker", "own_kafka", "private_kafka_broker"})
+KAFKA_FIXTURES = frozenset({"kafka_broker", "own_kafka", "private_kafka_broker", "guarded_kafka"})
 NO_KAFKA = "no Kafka here: "
 
 
@@ -48,6 +50,16 @@ def private_kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[k
     """Start a Kafka that belongs to one test, which may stop, kill and restart it."""
     with _start_broker(tmp_path_factory.mktemp("private-kafka")) as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
+    """Start a Kafka that wants TLS and logins, with a port for each way to connect."""
+    if shutil.which("openssl") is None:
+        _no_kafka("openssl is not installed, which makes its certificates")
+    guarded = GuardedKafka(tmp_path_factory.mktemp("guarded-kafka"))
+    with _start_broker(guarded.folder, guarded.extras()):
+        yield guarded
 
 
 @pytest.fixture
@@ -97,14 +109,14 @@ def _why_no_own_broker() -> str | None:
     return kafka.missing_tools()
 
 
-def _start_broker(folder: Path) -> kafka.KafkaBroker:
+def _start_broker(folder: Path, extras: kafka.Extras | None = None) -> kafka.KafkaBroker:
     if (reason := _why_no_own_broker()) is not None:
         _no_kafka(reason)
     try:
         kafka.resolve_jars()
     except kafka.KafkaUnavailable as error:
         _no_kafka(str(error))
-    return kafka.KafkaBroker(folder)
+    return kafka.KafkaBroker(folder, extras=extras)
 
 
 def _no_kafka(reason: str) -> NoReturn:

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 from types import FrameType
@@ -128,6 +129,23 @@ def port_is_free(port: int) -> bool:
     return True
 
 
+@dataclass(frozen=True)
+class Extras:
+    """What a node has beside its plain listener: others on ports of their own, properties, and options of `format`."""
+
+    listeners: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # by name: security protocol and port
+    properties: Mapping[str, str] = field(default_factory=dict)
+    format_options: Sequence[str] = ()
+
+    def placeholders(self) -> Mapping[str, str]:
+        """What takes their places in server.properties."""
+        return {
+            "listeners": "".join(f",{name}://127.0.0.1:{port}" for name, (_, port) in self.listeners.items()),
+            "protocols": "".join(f",{name}:{protocol}" for name, (protocol, _) in self.listeners.items()),
+            "properties": "".join(f"{name}={value}\n" for name, value in self.properties.items()),
+        }
+
+
 class KafkaBroker:
     """One Kafka node on loopback that ends with this process, even if this process is killed.
 
@@ -135,8 +153,16 @@ class KafkaBroker:
     them through `asyncio.to_thread`.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, java_options: Sequence[str] = SHORT_LIVED) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        java_options: Sequence[str] = SHORT_LIVED,
+        extras: Extras | None = None,
+    ) -> None:
+        """Say where it lives; `extras` add to what every node has."""
         self.folder = folder.absolute()
+        self.extras = extras or Extras()
         self.port = port or unused_port(also_next=True)
         self.java_options = tuple(java_options)
         self.log_path = self.folder / "kafka.log"
@@ -177,7 +203,8 @@ class KafkaBroker:
         data.mkdir(parents=True, exist_ok=True)
         properties = self.folder / "server.properties"
         template = Template((OPS / "server.properties").read_text())
-        properties.write_text(template.substitute(port=self.port, controller_port=self.port + 1, data_dir=data))
+        ports = {"port": self.port, "controller_port": self.port + 1, "data_dir": data}
+        properties.write_text(template.substitute(ports, **self.extras.placeholders()))
         with self.log_path.open("ab") as log:
             if not (data / "meta.properties").exists():
                 self._format(jars, properties, log)
@@ -224,7 +251,15 @@ class KafkaBroker:
         return _tail(self.log_path.read_text(errors="replace"))
 
     def _format(self, jars: Path, properties: Path, log: IO[bytes]) -> None:
-        arguments = ["kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(properties)]
+        arguments = [
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            CLUSTER_ID,
+            "-c",
+            str(properties),
+            *self.extras.format_options,
+        ]
         if self._java(jars, arguments, log).wait(START_TIMEOUT_S) != 0:
             raise KafkaFailed(f"the data folder could not be formatted:\n{self.log_tail()}")
 

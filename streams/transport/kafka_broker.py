@@ -20,6 +20,7 @@ from streams.transport.base import (
     TransportError,
 )
 from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
+from streams.transport.kafka_diagnosis import diagnose
 from streams.transport.kafka_producer import KafkaTransactions, build_batches
 from streams.transport.kafka_reader import KafkaReader
 
@@ -58,10 +59,7 @@ class KafkaBroker(Broker):
         except KafkaError as error:
             await producer.stop()
             await consumer.stop()
-            raise TransportError(
-                f"cannot reach Kafka at {', '.join(self.settings.bootstrap_servers)} ({error}); "
-                "is it running, and is ORDERS_BROKER right?"
-            ) from error
+            raise await diagnose(self.settings, self.options, error) from error
         self._producer, self._consumer = producer, consumer
 
     async def stop(self) -> None:
@@ -74,8 +72,8 @@ class KafkaBroker(Broker):
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Create what is missing and compare the sizes of what is there."""
         admin = AIOKafkaAdminClient(**self.options)
-        await admin.start()
         try:
+            await admin.start()
             existing = await self.topics()
             missing = [self._new_topic(topic) for topic in topics if topic.name not in existing]
             if missing:
@@ -168,8 +166,8 @@ class KafkaBroker(Broker):
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets."""
         admin = AIOKafkaAdminClient(**self.options)
-        await admin.start()
         try:
+            await admin.start()
             tps = [TopicPartition(topic, number) for topic, number in offsets]
             found = await self._group_offsets(admin, tps)
         except KafkaError as error:

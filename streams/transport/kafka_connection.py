@@ -1,5 +1,6 @@
 """How every client of this project connects to Kafka."""
 
+import logging
 from typing import Any
 
 from streams.settings import Settings
@@ -10,6 +11,15 @@ PRODUCE_BATCH_BYTES = 1 << 20
 REQUEST_TIMEOUT_MS = 20_000
 
 kafka_wire.install()
+
+
+def _shows_no_password(record: logging.LogRecord) -> bool:
+    """Leave out what aiokafka logs of a login at DEBUG: with PLAIN the password is in it."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(argument).__name__.startswith("SaslAuthenticateRequest") for argument in arguments)
+
+
+logging.getLogger("aiokafka.conn").addFilter(_shows_no_password)
 
 
 def connection_options(settings: Settings) -> dict[str, Any]:

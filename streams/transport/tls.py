@@ -58,6 +58,11 @@ def _show(context: ssl.SSLContext, certfile: str, keyfile: str, password: str) -
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        reason = (error.reason or "not PEM").lower().replace("_", " ")
-        return {"no certificate or crl found": "no certificate is in it", "pem lib": "not PEM"}.get(reason, reason)
+        reason = (error.reason or "").lower().replace("_", " ")
+        known = {
+            "no certificate or crl found": "no certificate is in it",
+            "pem lib": "it is not PEM",
+            "": "it is not PEM",
+        }
+        return known.get(reason, reason)
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
