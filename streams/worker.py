@@ -21,6 +21,7 @@ from streams.app import OrdersApp
 from streams.binding import binding_problem, token_warning
 from streams.engine.engine import Engine
 from streams.engine.watchdog import watching
+from streams.plain_text import plain, plain_line
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,18 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+class _PlainFormatter(logging.Formatter):
+    """Keeps data in messages and errors from beginning lines of its own, or moving a terminal's cursor."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """The line of a record."""
+        return plain_line(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        """The lines of an error."""
+        return plain(super().formatException(ei))
 
 
 class _NotEveryTime(logging.Filter):
@@ -76,7 +89,7 @@ def _is_worth_reading(record: logging.LogRecord) -> bool:
 def configure_logging(own_level: str, others_level: str = "WARNING") -> None:
     """Log to stderr: this project at `own_level`, Faust, aiokafka and all others at `others_level`."""
     handler = _CurrentStderr()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
     if own_level != "DEBUG" and others_level == "WARNING":
         handler.addFilter(_is_worth_reading)
         handler.addFilter(_NotEveryTime())

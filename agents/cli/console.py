@@ -12,9 +12,11 @@ from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
 import click
+import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from streams.plain_text import plain, plain_line
 from streams.settings import Settings, SettingsError, load_settings
 
 T = TypeVar("T")
@@ -23,6 +25,20 @@ PLAIN_INTERVAL_S = 5.0
 
 class Failure(click.ClickException):
     """A command that cannot do what it was asked for; the message says why and what to do. Exit status 1."""
+
+    def format_message(self) -> str:
+        """The message, in which there may be data."""
+        return plain(super().format_message())
+
+
+def echo(text: str = "", err: bool = False) -> None:
+    """Print what may have data in it, which the terminal does not obey."""
+    click.echo(plain(text), err=err)
+
+
+def echo_json(value: Any) -> None:
+    """Print JSON for people and programs."""
+    echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 def example(*lines: str) -> str:
@@ -54,6 +70,7 @@ def run_until_interrupted(main: Coroutine[Any, Any, T]) -> T | None:
 
 def columns(lines: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """Lines whose cells stand below each other, two spaces apart; those of the columns `right` end there."""
+    lines = [[plain_line(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return [
         "  ".join(

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from agents.cli.client import Refused, WorkerClient, client_for, path_of
-from agents.cli.console import Failure, example, run_until_interrupted, settings_from
+from agents.cli.console import Failure, echo, echo_json, example, run_until_interrupted, settings_from
 from agents.cli.letter_text import group_table, letter_table, letter_text
 from agents.cli.waiting import wait_for_token
 
@@ -80,11 +80,11 @@ def list_letters(state: str, limit: int, as_json: bool, url: str | None, **filte
     """List dead letters, newest first."""
     found = _run(url, lambda client: _list(client, {**_given(filters), "state": state}, limit))
     if as_json:
-        _print_json(found)
+        echo_json(found)
         return
     _print_lines(letter_table(found["items"]) if found["items"] else ["no dead letters"])
     if found["next_cursor"] is not None:
-        click.echo("There are more: see --limit, or `orders dead-letters groups`.", err=True)
+        echo("There are more: see --limit, or `orders dead-letters groups`.", err=True)
 
 
 async def _list(client: WorkerClient, query: Mapping[str, str], limit: int) -> Any:
@@ -109,7 +109,7 @@ def groups(state: str, limit: int, as_json: bool, url: str | None, **filters: st
     """Show what failed alike, most first."""
     found = _run(url, lambda client: client.get("/dead-letters/groups", **_given(filters), state=state, limit=limit))
     if as_json:
-        _print_json(found)
+        echo_json(found)
     else:
         _print_lines(group_table(found["items"]) if found["items"] else ["no dead letters"])
 
@@ -122,7 +122,7 @@ def show(id: str, as_json: bool, url: str | None) -> None:
     """Show one dead letter: record, error, what was done, what waits behind it and what happened before."""
     found = _run(url, lambda client: client.get(path_of("dead-letters", id)))
     if as_json:
-        _print_json(found)
+        echo_json(found)
     else:
         _print_lines(letter_text(found))
 
@@ -253,15 +253,15 @@ async def _each(ids: Sequence[str], change: Callable[[str], Any], as_json: bool)
         except Refused as refused:
             failed = True
             results.append({"id": id, "state": None, "problem": refused.problem})
-            click.echo(f"{id}: {refused.message}", err=True)
+            echo(f"{id}: {refused.message}", err=True)
             continue
         results.append({"id": id, "state": letter["state"]})
         failed_again = letter["state"] == "open"
         failed = failed or failed_again
         if not as_json:
-            click.echo(f"{id}: " + (f"failed again: {letter['error']}" if failed_again else letter["state"]))
+            echo(f"{id}: " + (f"failed again: {letter['error']}" if failed_again else letter["state"]))
     if as_json:
-        _print_json(results)
+        echo_json(results)
     if failed:
         raise SystemExit(1)
 
@@ -289,9 +289,9 @@ async def _change_many(
         click.confirm(f"{_summary(tried, done, 'can be ')}. {verb.capitalize()} {tried[done]}?", abort=True, err=True)
     answer = (await client.post(path, body))[1] if tried[done] else tried
     if as_json:
-        _print_json(answer)
+        echo_json(answer)
         return
-    click.echo(_summary(answer, done, ""))
+    echo(_summary(answer, done, ""))
     _print_lines([f"  {skipped['id']}: {skipped['reason']}" for skipped in answer["skipped"]])
 
 
@@ -343,10 +343,6 @@ def _edit(letter: Mapping[str, Any]) -> Mapping[str, Any]:
         raise Failure(f"what was edited is not JSON: {error}") from error
 
 
-def _print_json(found: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
-
-
 def _print_lines(lines: Iterable[str], err: bool = False) -> None:
     for line in lines:
-        click.echo(line, err=err)
+        echo(line, err=err)

@@ -11,7 +11,7 @@ import click
 import msgspec
 
 from agents.cli.client import Refused, WorkerClient, client_for
-from agents.cli.console import Failure, example, quiet_logging, run_until_interrupted, settings_from
+from agents.cli.console import Failure, echo, example, quiet_logging, run_until_interrupted, settings_from
 from agents.cli.records import open_broker
 from streams.settings import ENV_PREFIX, Settings
 
@@ -35,9 +35,9 @@ def doctor(url: str | None) -> None:
         raise Failure("interrupted")
     for check in checks:
         for line in lines_of(check):
-            click.echo(line)
+            echo(line)
     problems = sum(not check.ok for check in checks)
-    click.echo("Everything is fine." if not problems else f"To be solved: {problems}.")
+    echo("Everything is fine." if not problems else f"To be solved: {problems}.")
     if problems:
         raise SystemExit(1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from agents.cli.client import WorkerClient, client_for
-from agents.cli.console import Failure, Steps, example, run_until_interrupted, settings_from, steps
+from agents.cli.console import Failure, Steps, echo, example, run_until_interrupted, settings_from, steps
 from agents.cli.history import HistoryImport
 from agents.cli.report import ImportReport
 from agents.cli.sums import reconcile
@@ -29,7 +29,7 @@ def import_file(file: Path, url: str | None) -> None:
     report = run_until_interrupted(_import(file, url))
     if report is None:
         raise Failure("interrupted: the orders that were sent stay; the same command again brings the rest")
-    click.echo(report.text())
+    echo(report.text())
     if not report.is_complete():
         raise SystemExit(1)
 

@@ -8,10 +8,9 @@ from decimal import Decimal
 from typing import Any
 
 import click
-import msgspec
 
 from agents.cli.client import client_for, path_of
-from agents.cli.console import example, run_until_interrupted, settings_from
+from agents.cli.console import echo, echo_json, example, run_until_interrupted, settings_from
 
 CURRENCY = "GBP"
 _ITEM = re.compile(
@@ -75,8 +74,8 @@ async def _place(url: str | None, wait: str, body: dict[str, Any]) -> None:
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     async with client_for(settings_from(), url, headers) as client:
         status, found = await client.post("/orders", body, wait=wait)
-    click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2).decode())
+    echo_json(found)
     if status == 202:
-        click.echo(
+        echo(
             f"accepted, but not decided within {wait}: GET {client.url}{path_of('orders', found['order_id'])}", err=True
         )

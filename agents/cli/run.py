@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from agents.cli.client import WorkerClient, client_for, path_of
-from agents.cli.console import Failure, example, settings_from, steps
+from agents.cli.console import Failure, echo, example, settings_from, steps
 from agents.cli.importing import stream_history
 from agents.cli.worker import worker_options
 from agents.domain.order_history import OrderHistory
@@ -33,14 +33,14 @@ def run(file: Path, **options: Any) -> None:
     from streams.worker import configure_logging, run_in_loop
 
     configure_logging(settings.log_level)
-    click.echo(f"Starting a worker on {settings.broker}" + _where(settings) + " ...", err=True)
+    echo(f"Starting a worker on {settings.broker}" + _where(settings) + " ...", err=True)
     if settings.payment_decline and not settings.payment_url and settings.saga != "none":
         share = f"{settings.payment_decline:.2%}".replace(".00%", "%")
-        click.echo(f"The simulated payment gateway declines {share} of all cards (ORDERS_PAYMENT_DECLINE).", err=True)
+        echo(f"The simulated payment gateway declines {share} of all cards (ORDERS_PAYMENT_DECLINE).", err=True)
     status = run_in_loop(_run(settings, file))
     if status == 0:
         kept = "" if settings.transport == "memory" else " The data is kept; the next start finds it."
-        click.echo(f"Goodbye.{kept}", err=True)
+        echo(f"Goodbye.{kept}", err=True)
     raise SystemExit(status)
 
 
@@ -73,8 +73,8 @@ async def _run(settings: Settings, file: Path) -> int:
             failures.append(failure)
             stop.set()
             return
-        click.echo(f"\n{report.text()}\n\n{addresses(settings.local_url, history, refunded)}\n")
-        click.echo("The worker stays up; Ctrl-C ends it.", err=True)
+        echo(f"\n{report.text()}\n\n{addresses(settings.local_url, history, refunded)}\n")
+        echo("The worker stays up; Ctrl-C ends it.", err=True)
 
     status = await serve(create_app(settings), stop=stop, once_ready=stream_sample)
     for failure in failures:

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from agents.cli.client import NoWorker, client_for
-from agents.cli.console import Failure, columns, example, quiet_logging, run_until_interrupted, settings_from
+from agents.cli.console import Failure, columns, echo, example, quiet_logging, run_until_interrupted, settings_from
 from agents.cli.records import TopicRecords, open_broker, open_records
 from streams.records import bounds
 from streams.settings import Settings
@@ -62,7 +62,7 @@ async def _print_new(records: TopicRecords, positions: dict[int, int], records_m
         for record in found:
             if printed == records_max:
                 return printed
-            click.echo(msgspec.json.encode(record))
+            echo(msgspec.json.encode(record).decode())
             printed += 1
     return printed
 
@@ -76,7 +76,7 @@ def topics(url: str | None) -> None:
     """
     quiet_logging()
     for line in table(run_until_interrupted(_topics(settings_from(), url)) or ()):
-        click.echo(line)
+        echo(line)
 
 
 async def _topics(settings: Settings, url: str | None) -> list[TopicRow]:
