@@ -10,7 +10,8 @@ from http import HTTPStatus
 from typing import Any
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from streams.browsers import host_check, is_from_another_site
 from streams.engine.engine import Engine, PartitionNotHere
@@ -31,12 +32,15 @@ TIMEOUT_S = 2.0
 TIMEOUT_MAX_S = 30.0
 
 # An answer is data: nothing in it is a page, runs, is framed or is kept. A page says what it needs itself.
-SECURITY_HEADERS = (
-    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
+SECURITY_HEADERS = tuple(
+    (istr(name), value)  # istr: a name that has not to be compared letter by letter with each answer
+    for name, value in (
+        ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Cross-Origin-Resource-Policy", "same-origin"),
+        ("Cache-Control", "no-store"),
+    )
 )
 UNKNOWN_HOST = (
     "this worker listens on its own machine only and is not known by the name in the header Host; "
@@ -150,7 +154,7 @@ def answer_problems(settings: Settings, bound_to: str) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if is_ours is not None and not is_ours(request.headers.get("Host", "localhost")):
+            if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
                 raise Problem(421, UNKNOWN_HOST)
             if request.method not in _SAFE_METHODS:
                 if is_from_another_site(request, settings.web_url):
