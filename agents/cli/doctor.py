@@ -13,6 +13,7 @@ import msgspec
 from agents.cli.client import Refused, WorkerClient, client_for
 from agents.cli.console import Failure, echo, example, quiet_logging, run_until_interrupted, settings_from
 from agents.cli.records import open_broker
+from streams.binding import binding_problem
 from streams.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
@@ -75,6 +76,9 @@ def check_address(settings: Settings) -> Check:
     """No worker answers: could one listen there?"""
     from streams.doctor import Check
 
+    if (problem := binding_problem(settings, settings.web_host)) is not None:
+        detail, _, advice = problem.partition(". ")
+        return Check("worker", False, f"none answers, and {detail}", advice)
     where = f"{settings.web_host}:{settings.web_port}"
     with socket.socket(socket.AF_INET6 if ":" in settings.web_host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -14,9 +14,11 @@ import pytest_asyncio
 
 from streams.app import OrdersApp
 from streams.doctor import examine
+from streams.routing import ROUTER
 from streams.topics import ORDER_COMMANDS
+from streams.web_server import WebServer
 from tests.apps import caught_up, make_settings, publish, running, unique
-from tests.integration.web import check_problem, client_of, order
+from tests.integration.web import check_problem, check_unavailable, client_of, order
 
 TOKEN = "correct-horse-battery-staple"
 HEADERS = {
@@ -211,3 +213,23 @@ async def test_every_changing_route_wants_the_token(tmp_path: Path) -> None:
             answer = await client.request(method, path.replace("{", "").replace("}", ""), content=b"{}")
             check_problem(answer, 401)
         assert not {path for method, path in routes if path.startswith("/internal")}
+
+
+async def test_a_forwarded_request_keeps_its_token_and_goes_no_further(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (make_settings("memory://", tmp_path, api_token=TOKEN) for _ in range(2))
+    async with running(one) as asked, running(other) as owner, client_of(asked) as client:
+        for app, url in ((asked, other.public_url), (owner, one.public_url)):  # each believes the other owns everything
+            server = app.web
+            assert isinstance(server, WebServer)
+            router = server.web_app[ROUTER]
+            monkeypatch.setattr(router, "_owner_url", lambda number, url=url: url)
+            if app is asked:
+                monkeypatch.setattr(router, "here", lambda number: None)
+        retry = "/dead-letters/0-1/retry"
+        check_problem(await client.post(retry), 401)
+        found = await client.post(retry, headers={"Authorization": f"Bearer {TOKEN}"})
+        assert "no dead letter" in check_problem(found, 404)["detail"]  # the owner has looked
+        monkeypatch.setattr(router, "here", lambda number: None)
+        check_unavailable(await client.get("/orders/nobody"))
