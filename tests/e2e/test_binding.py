@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from tests.kafka import unused_port
 
 
 def test_no_way_of_starting_a_worker_opens_it_to_the_network(tmp_path: Path) -> None:
-    ways = (
+    ways: tuple[tuple[Sequence[str], Sequence[str], Mapping[str, str]], ...] = (
         (ORDERS, ("worker",), {"ORDERS_WEB_HOST": "0.0.0.0"}),
         (ORDERS, ("worker", "--web-host", "::"), {}),
         (ORDERS, ("run",), {"ORDERS_WEB_HOST": "192.0.2.1"}),
