@@ -79,11 +79,11 @@ class Connection(web.RequestHandler):
             transport.abort()  # not close, which would wait for the client to read what is left
 
     def _awaits(self, transport: asyncio.Transport) -> tuple[str, int] | None:
-        """Which part of which request the client owes us: a field of Patience and the request's number."""
+        """What the client owes us, a field of Patience, and for which request if it matters."""
         unread_bytes, before = transport.get_write_buffer_size(), self._unread_bytes
         self._unread_bytes = unread_bytes
         if unread_bytes and unread_bytes >= before > 0:
-            return "unread", self._request_count
+            return "unread", 0
         request = self._current_request
         if request is not None and not request.content.is_eof():
             return "body", self._request_count

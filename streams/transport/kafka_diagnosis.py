@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from typing import Any
 
-from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts
 from aiokafka.errors import (
     AuthenticationFailedError,
     IllegalSaslStateError,
@@ -20,6 +20,7 @@ from streams.settings import Settings
 from streams.transport.base import TransportError, TransportUnusable
 
 TIMEOUT_MS = 5_000
+CLOSE_TIMEOUT_S = 1.0
 
 _PROTOCOL = "ORDERS_KAFKA_SECURITY_PROTOCOL"
 _CAFILE = "ORDERS_KAFKA_SSL_CAFILE"
@@ -50,12 +51,15 @@ async def diagnose(settings: Settings, options: dict[str, Any], failure: Excepti
 async def _try(host: str, port: int, options: dict[str, Any]) -> None:
     """Connect, log in and ask for the cluster's metadata, as every client does first."""
     given = {name: value for name, value in options.items() if name not in ("bootstrap_servers", "request_timeout_ms")}
-    connection: AIOKafkaConnection = await create_conn(host, port, **given, request_timeout_ms=TIMEOUT_MS)
+    connection = AIOKafkaConnection(host, port, **given, request_timeout_ms=TIMEOUT_MS)
     try:
+        await connection.connect()
         async with asyncio.timeout(TIMEOUT_MS / 1000):
             await connection.send(MetadataRequest([]))
     finally:
-        connection.close()
+        closed = connection.close()
+        if connection._protocol is not None:  # it came as far as that there is something to close
+            await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
 
 
 def _explain(settings: Settings, where: str, error: BaseException) -> TransportError | None:
