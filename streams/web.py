@@ -6,6 +6,7 @@ import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -108,6 +109,18 @@ def duration_parameter(request: web.Request, name: str, default_s: float) -> flo
     if not 0 <= seconds <= TIMEOUT_MAX_S:
         raise invalid(name, f"a time like 2s or 500ms, at most {TIMEOUT_MAX_S:.0f}s")
     return seconds
+
+
+def time_of(name: str, text: str) -> datetime:
+    """The time that a parameter's text says; raises a 422 problem when it is none or has no zone."""
+    try:
+        # A plus sign in a query is a space, unless it is encoded.
+        time = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError as error:
+        raise invalid(name, "a time such as 2026-11-23T10:00:00Z") from error
+    if time.utcoffset() is None:
+        raise invalid(name, "a time with its zone, such as 2026-11-23T10:00:00Z")
+    return time
 
 
 def application_options(settings: Settings) -> dict[str, Any]:
