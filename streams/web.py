@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -35,6 +36,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
 _encode = msgspec.json.Encoder().encode
+_changes: set[asyncio.Future[web.StreamResponse]] = set()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -135,9 +137,10 @@ def answer_problems(api_token: str) -> Any:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            if expected and request.method not in _SAFE_METHODS:
+            is_change = request.method not in _SAFE_METHODS
+            if expected and is_change:
                 _check_token(request, expected)
-            response = await handler(request)
+            response = await (_to_its_end(handler(request)) if is_change else handler(request))
         except Problem as problem:
             response = problem.response()
         except web.HTTPException as error:
@@ -154,6 +157,14 @@ def answer_problems(api_token: str) -> Any:
         return response
 
     return middleware
+
+
+async def _to_its_end(change: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """A change goes on although its client goes away; a read, and what waits for its sake, is cancelled with it."""
+    going_on = asyncio.ensure_future(change)
+    _changes.add(going_on)  # the loop itself would let go of it
+    going_on.add_done_callback(_changes.discard)
+    return await asyncio.shield(going_on)
 
 
 def _check_token(request: web.Request, expected: bytes) -> None:

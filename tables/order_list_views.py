@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from aiohttp import web
@@ -18,7 +18,14 @@ from tables.gathering import every_partition, own_partition
 from tables.order_lists import LIMIT_MAX, OrderPage, OrderQuery, customer_page, merged, partition_page
 from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
 from tables.places import PLACE_BYTES_MIN, decode_place
-from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, InvalidCursor, decode_cursor, encode_cursor
+from tables.queries import (
+    CUSTOMER_ORDERS_PATH,
+    ORDER_INDEX_PATH,
+    InvalidCursor,
+    OrderSummaryView,
+    decode_cursor,
+    encode_cursor,
+)
 
 STATUSES: Final = (PENDING, CONFIRMED, CANCELLED, REJECTED)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -26,6 +33,13 @@ _LAST_OF_DAY = timedelta(days=1) - timedelta(microseconds=1)
 _decode_query = msgspec.json.Decoder(OrderQuery).decode
 
 service = Service("order-list-views")
+
+
+class OrderList(msgspec.Struct, frozen=True):
+    """A page of orders, newest first; without a `next_cursor` it is the last one."""
+
+    items: list[OrderSummaryView]
+    next_cursor: str | None
 
 
 @service.route("GET", "/orders")
@@ -114,8 +128,5 @@ def _after(request: web.Request) -> bytes:
 
 
 def _answer(page: OrderPage) -> web.Response:
-    answer: dict[str, Any] = {
-        "items": [item for _, item in page.items],
-        "next_cursor": None if page.end is None else encode_cursor(page.end),
-    }
-    return json_response(answer)
+    next_cursor = None if page.end is None else encode_cursor(page.end)
+    return json_response(OrderList([item for _, item in page.items], next_cursor))

@@ -95,8 +95,8 @@ def test_whoever_follows_the_cursors_sees_each_order_that_is_meant_once_newest_f
         return seen
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(order_lists, "ROWS_READ_MAX", 4)
-        patch.setattr(order_lists, "ROWS_PER_SLICE", 3)
+        patch.setattr(order_lists, "ROWS_READ_MAX", 2)
+        patch.setattr(order_lists, "ROWS_PER_SLICE", 1)
         seen = asyncio.run(follow())
     assert [order_id for order_id in seen if order_id.startswith("o-")] == [
         order_id for _, order_id in sorted(expected)
@@ -110,6 +110,21 @@ def test_a_list_that_ends_with_its_page_has_no_further_one() -> None:
         partitions[n % PARTITIONS].place(f"o-{n}", NOON + timedelta(seconds=n), "pending")
     assert asyncio.run(pages_of(partitions, OrderQuery(6))).end is None
     assert asyncio.run(pages_of(partitions, OrderQuery(5))).end is not None
+
+
+def test_nothing_is_shown_behind_the_place_where_a_partition_stopped_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(order_lists, "ROWS_READ_MAX", 2)
+    dense, sparse = Partition(), Partition()
+    for n in range(3):
+        dense.place(f"dense-{n}", NOON - timedelta(minutes=n), "pending")
+    dense.place("rare", NOON - timedelta(minutes=9), "cancelled")
+    sparse.place("older", NOON - timedelta(minutes=10), "cancelled")
+    query = OrderQuery(5, statuses=frozenset({"cancelled"}))
+    first = asyncio.run(pages_of([dense, sparse], query))
+    assert first == OrderPage([], encode_place(NOON - timedelta(minutes=1), "dense-1"))
+    assert first.end is not None
+    rest = asyncio.run(pages_of([dense, sparse], msgspec.structs.replace(query, after=first.end)))
+    assert ([item.order_id for _, item in rest.items], rest.end) == (["rare", "older"], None)
 
 
 @given(at=st.datetimes(timezones=st.just(UTC)), order_id=st.text(min_size=1, max_size=20), other=st.text(max_size=9))
