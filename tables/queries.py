@@ -17,7 +17,7 @@ from streams.envelope import Envelope, format_timestamp
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.freshness import Hop, Path
-from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS
+from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS
 from tables.customer_orders import CustomerOrder
 from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
 
@@ -25,6 +25,8 @@ from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
 # with the agent that writes the view and the topic it reads. A test compares every hop with the agents there are.
 ORDER_PATH: Final[Path] = (Hop("decide-orders", ORDER_COMMANDS),)
 CUSTOMER_ORDERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customer-orders", CUSTOMER_ORDER_EVENTS))
+# A saga begins in the unit of work that places its order.
+SAGA_PATH: Final[Path] = (*ORDER_PATH, Hop("resume-sagas", SAGA_COMMANDS))
 ORDER_INDEX_PATH: Final[Path] = (*ORDER_PATH, Hop("index-orders", ORDER_EVENTS))
 
 _decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
