@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable
 from itertools import islice
@@ -87,7 +88,7 @@ async def list_stories(request: web.Request) -> web.StreamResponse:
     decode = request.app[ENGINE].registry.decode
 
     async def here(task: PartitionTask) -> list[Story]:
-        return stories_of(task, decode, correlation_id, after, limit + 1)
+        return await stories_of(task, decode, correlation_id, after, limit + 1)
 
     asked = {"correlation": correlation_id, "after": after, "limit": str(limit + 1)}
     pages = await every_partition(request, here, "/internal/stories", asked, list[Story])
@@ -102,16 +103,21 @@ async def get_partition_stories(request: web.Request) -> web.StreamResponse:
     task, query = own_partition(request), request.query
     limit = int_parameter(request, "limit", 20, 1, STORIES_MAX + 1)
     decode = request.app[ENGINE].registry.decode
-    return json_response(stories_of(task, decode, query.get("correlation", ""), query.get("after", ""), limit))
+    return json_response(await stories_of(task, decode, query.get("correlation", ""), query.get("after", ""), limit))
 
 
-def stories_of(task: PartitionTask, decode: Decode, correlation_id: str, after: str, limit: int) -> list[Story]:
-    """The first stories of a correlation behind the order `after`."""
+async def stories_of(task: PartitionTask, decode: Decode, correlation_id: str, after: str, limit: int) -> list[Story]:
+    """The first stories of a correlation behind the order `after`; gives the loop back in between."""
     prefix = encode_prefix(correlation_id)
     start = prefix + after.encode() + b"\0" if after else b""
     keys = [key for key, _ in islice(task.scan(ORDERS_BY_CORRELATION, prefix, start), limit)]
-    found = (find_story(task, decode, key.order_id) for key in keys)
-    return [one for one in found if one is not None]
+    stories = []
+    for key in keys:
+        found = find_story(task, decode, key.order_id)
+        if found is not None:
+            stories.append(found)
+        await asyncio.sleep(0)
+    return stories
 
 
 def find_story(task: PartitionTask, decode: Decode, order_id: str) -> Story | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from streams.app import SERVICE_PACKAGES, OrdersApp, discover
 from streams.tokens import encode_token
@@ -27,6 +28,14 @@ from tests.integration.web import (
     place,
     too_expensive,
 )
+
+
+@pytest_asyncio.fixture
+async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+    """Run the whole application in memory: what is tested here is the same on every log."""
+    async with running(make_settings("memory://", tmp_path)) as app:
+        yield app
+
 
 TIMES = [f"2010-12-{1 + n // 4:02}T0{n % 4}:00:00Z" for n in range(40)]
 """When the orders of `history` were placed; two customers take turns."""
@@ -153,30 +162,30 @@ async def test_an_order_that_was_refused_is_listed_once_where_it_was_refused(cli
     ]
 
 
-@pytest.mark.parametrize("path", ["/orders", "/customers/c-1/orders"])
-@pytest.mark.parametrize(
-    ("query", "field"),
-    [
-        ("limit=0", "limit"),
-        ("limit=1001", "limit"),
-        ("status=open", "status"),
-        ("status=", "status"),
-        ("status=pending,,", "status"),
-        ("from=yesterday", "from"),
-        ("from=2010-02-30", "from"),
-        ("to=2010-12-01T00:00:00", "to"),
-        ("from=2010-12-02&to=2010-12-01", "to"),
-        ("cursor=x", "cursor"),
-        ("cursor=!", "cursor"),
-        ("cursor=AAAA", "cursor"),
-        ("cursor=AAAAAAAAAAAA", "cursor"),
-        ("after=x", "after"),
-        ("timeout=x&after=gQGh", "after"),
-    ],
+UNUSABLE = (
+    ("limit=0", "limit"),
+    ("limit=1001", "limit"),
+    ("status=open", "status"),
+    ("status=", "status"),
+    ("status=pending,,", "status"),
+    ("from=yesterday", "from"),
+    ("from=2010-02-30", "from"),
+    ("to=2010-12-01T00:00:00", "to"),
+    ("from=2010-12-02&to=2010-12-01", "to"),
+    ("cursor=x", "cursor"),
+    ("cursor=!", "cursor"),
+    ("cursor=AAAA", "cursor"),
+    ("cursor=AAAAAAAAAAAA", "cursor"),
+    ("after=x", "after"),
+    ("timeout=x&after=gQGh", "after"),
 )
-async def test_what_cannot_be_used_is_named(client: httpx.AsyncClient, path: str, query: str, field: str) -> None:
-    problem = check_problem(await client.get(f"{path}?{query}"), 422)
-    assert [error["field"] for error in problem["errors"]] == [field]
+
+
+@pytest.mark.parametrize("path", ["/orders", "/customers/c-1/orders"])
+async def test_what_cannot_be_used_is_named(client: httpx.AsyncClient, path: str) -> None:
+    for query, field in UNUSABLE:
+        problem = check_problem(await client.get(f"{path}?{query}"), 422)
+        assert [error["field"] for error in problem["errors"]] == [field], query
 
 
 async def test_a_partition_that_moves_makes_the_list_unavailable_and_never_shorter(

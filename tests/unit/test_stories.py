@@ -238,6 +238,7 @@ def test_a_long_chain_is_told_in_parts() -> None:
     world = world_of("orchestration", many_lines)
     trees = told(world)
     assert len(trees) > 1
+    assert msgspec.json.decode(msgspec.json.encode(trees), type=list[Node]) == trees
     assert facts(trees) == recorded(world)
     assert all(depth(tree) <= stories.DEPTH_MAX for tree in trees)
     ids = {node.id for node in every_node(trees)}
