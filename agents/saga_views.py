@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -12,18 +12,14 @@ from aiohttp import web
 from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import Message, format_timestamp
-from streams.freshness import Hop, Path, by_key
+from streams.freshness import by_key
 from streams.service import Service
 from streams.settings import Settings
-from streams.topics import SAGA_COMMANDS
 from streams.web import ENGINE, Problem, json_response
 from tables.choreography import DEADLINES, Deadline
 from tables.orders import ORDERS, Order
-from tables.queries import ORDER_PATH
+from tables.queries import SAGA_PATH
 from tables.sagas import RUNNING, SAGAS, Saga, StepRun
-
-# A saga begins in the unit of work that places its order.
-SAGA_PATH: Final[Path] = (*ORDER_PATH, Hop("resume-sagas", SAGA_COMMANDS))
 
 service = Service("saga-views")
 

@@ -4,7 +4,7 @@ A saga lives in the partition of its order, and what it asks of the order itself
 the answer that allows it. In the choreographed style it asks for nothing and only keeps the record of what happens.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -127,6 +127,8 @@ def _move(before: Saga | None, saga: Saga, cause_id: str, work: UnitOfWork) -> N
     policy = _policy(saga, work)
     saga, asked = advance(saga, _order(saga, work), work.now_ms, policy)
     saga = _set_timer(saga, wakes_at(saga, policy), work)
+    if before is not None and saga.style == "orchestration":
+        saga = _with_causes(saga, asked, cause_id)
     _count(before, saga, work)
     _list_failed(before, saga, work)
     # Before anything is asked: the order answers at once, and its answer must find the saga as it is now.
@@ -134,6 +136,12 @@ def _move(before: Saga | None, saga: Saga, cause_id: str, work: UnitOfWork) -> N
     if saga.style == "orchestration":
         for command in asked:
             _ask(saga, command, cause_id, work)
+
+
+def _with_causes(saga: Saga, asked: Sequence[Command], cause_id: str) -> Saga:
+    """The saga with what its commands followed from, for those who want to know; the order's own events tell theirs."""
+    causes = {command.step: cause_id for command in asked if command.topic is not None}
+    return replace(saga, causes={**saga.causes, **causes}) if causes else saga
 
 
 def _ask(saga: Saga, command: Command, cause_id: str, work: UnitOfWork) -> None:

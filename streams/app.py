@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import faust
+from aiohttp.web import AppRunner
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
@@ -62,6 +63,8 @@ class OrdersApp(faust.App):
         web.web_app[GAUGES] = Gauges(self.engine, declared)
         # Faust asks its CORS library at every answer; nothing here may be read from other origins.
         web.web_app.on_response_prepare.clear()
+        # Faust's own runner lets requests go on whose clients have gone away; see streams/web.py for those that do.
+        web._runner = AppRunner(web.web_app, access_log=None, handler_cancellation=True)
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
             for method, path, function in service.routes:

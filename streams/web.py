@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -57,6 +59,7 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
 _encode = msgspec.json.Encoder().encode
+_changes: set[asyncio.Future[web.StreamResponse]] = set()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -148,6 +151,18 @@ def secure(response: web.StreamResponse) -> None:
             headers.setdefault(name, value)
 
 
+def time_of(name: str, text: str) -> datetime:
+    """The time that a parameter's text says; raises a 422 problem when it is none or has no zone."""
+    try:
+        # A plus sign in a query is a space, unless it is encoded.
+        time = datetime.fromisoformat(text.replace(" ", "+"))
+    except ValueError as error:
+        raise invalid(name, "a time such as 2026-11-23T10:00:00Z") from error
+    if time.utcoffset() is None:
+        raise invalid(name, "a time with its zone, such as 2026-11-23T10:00:00Z")
+    return time
+
+
 def answer_problems(settings: Settings, bound_to: str) -> Any:
     """The middleware around every route: checks who asks, turns errors into problems, and secures the answers.
 
@@ -162,12 +177,13 @@ def answer_problems(settings: Settings, bound_to: str) -> Any:
         try:
             if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
                 raise Problem(421, UNKNOWN_HOST)
-            if request.method not in _SAFE_METHODS:
+            is_change = request.method not in _SAFE_METHODS
+            if is_change:
                 if is_from_another_site(request, settings.web_url):
                     raise Problem(403, OTHER_SITE)
                 if expected:
                     _check_token(request, expected)
-            response = await handler(request)
+            response = await (_to_its_end(handler(request)) if is_change else handler(request))
         except Problem as problem:
             response = problem.response()
         except web.HTTPException as error:
@@ -184,6 +200,14 @@ def answer_problems(settings: Settings, bound_to: str) -> Any:
         return response
 
     return middleware
+
+
+async def _to_its_end(change: Awaitable[web.StreamResponse]) -> web.StreamResponse:
+    """A change goes on although its client goes away; a read, and what waits for its sake, is cancelled with it."""
+    going_on = asyncio.ensure_future(change)
+    _changes.add(going_on)  # the loop itself would let go of it
+    going_on.add_done_callback(_changes.discard)
+    return await asyncio.shield(going_on)
 
 
 def _check_token(request: web.Request, expected: bytes) -> None:

@@ -1,17 +1,14 @@
 """The orders of each customer, newest first."""
 
 import struct
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 
 from streams.engine.table import KeyCodec, Table, encode_prefix
 from streams.events.money import Money
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_NEWEST = 1 << 63
+from tables.places import PLACE_BYTES_MIN, decode_place, encode_place
 
 
 class CustomerOrderKey(NamedTuple):
@@ -37,14 +34,13 @@ class CustomerOrder(msgspec.Struct, frozen=True, gc=False):
 
 
 def _encode(key: CustomerOrderKey) -> bytes:
-    age = _NEWEST - (key.created_at - _EPOCH) // _MICROSECOND
-    return encode_prefix(key.customer_id) + struct.pack(">Q", age) + key.order_id.encode()
+    return encode_prefix(key.customer_id) + encode_place(key.created_at, key.order_id)
 
 
 def _decode(raw: bytes) -> CustomerOrderKey:
     start = 2 + struct.unpack(">H", raw[:2])[0]
-    micros = _NEWEST - struct.unpack(">Q", raw[start : start + 8])[0]
-    return CustomerOrderKey(raw[2:start].decode(), _EPOCH + micros * _MICROSECOND, raw[start + 8 :].decode())
+    place = raw[start:]
+    return CustomerOrderKey(raw[2:start].decode(), decode_place(place), place[PLACE_BYTES_MIN:].decode())
 
 
 CUSTOMER_ORDERS: Table[CustomerOrderKey, CustomerOrder] = Table(

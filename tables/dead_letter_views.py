@@ -11,7 +11,7 @@ from aiohttp import web
 
 from streams.engine.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
 from streams.engine.partition_task import PartitionTask
-from streams.freshness import Hop, Path, by_partition
+from streams.freshness import Hop, Path, by_partition, catch_up
 from streams.service import Service
 from streams.topics import DEAD_LETTER_COMMANDS
 from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
@@ -35,8 +35,9 @@ async def list_letters(request: web.Request) -> web.StreamResponse:
     type, or a part of its text in whatever case; ages are like 90s, 15m, 2h or 3d. `?state=` is `open` (retrying ones
     included), `retrying`, `resolved`, `discarded` or `all`. `?limit=` is 20, at most 1000.
     """
-    limit = int_parameter(request, "limit", 20, 1, 1000)
-    found = await newest_letters(request, filter_of(request), limit + 1, _place(request))
+    limit, wanted, place = int_parameter(request, "limit", 20, 1, 1000), filter_of(request), _place(request)
+    await catch_up(request, LETTER_PATH, None)
+    found = await newest_letters(request, wanted, limit + 1, place)
     items = found[:limit]
     return json_response({"items": items, "next_cursor": _cursor(items[-1]) if len(found) > limit else None})
 
@@ -48,8 +49,9 @@ async def list_groups(request: web.Request) -> web.StreamResponse:
     An item is `{fingerprint, count, waiting, topic, agent, error_type, error, first_failed_at, last_failed_at,
     example_id}`; `error` and the example are the newest one's.
     """
-    limit = int_parameter(request, "limit", 20, 1, 1000)
-    groups = await letter_groups(request, filter_of(request))
+    limit, wanted = int_parameter(request, "limit", 20, 1, 1000), filter_of(request)
+    await catch_up(request, LETTER_PATH, None)
+    groups = await letter_groups(request, wanted)
     return json_response({"items": [_group_view(group) for group in groups[:limit]]})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -15,7 +15,7 @@ from streams.engine.engine import PartitionNotHere
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import TEXT_KEY, Table
 from streams.routing import ROUTER, task_here
-from streams.web import ENGINE
+from streams.web import ENGINE, Problem
 from tables.analytics import Sums, add_up
 from tables.queries import decode_cursor, encode_cursor
 
@@ -25,6 +25,7 @@ ASK_TIMEOUT_S = 5.0
 K = TypeVar("K")
 V = TypeVar("V")
 S = TypeVar("S", bound=Sums)
+P = TypeVar("P")
 
 
 class TableRow(msgspec.Struct, frozen=True):
@@ -70,6 +71,38 @@ async def every_row(request: web.Request, table: Table[K, V]) -> AsyncIterator[V
         async for rows in _slices(request, table, number, b""):
             for _, row in rows:
                 yield row
+
+
+async def every_partition(
+    request: web.Request,
+    here: Callable[[PartitionTask], Awaitable[P]],
+    path: str,
+    asked: Mapping[str, str],
+    answer: type[P],
+) -> list[P]:
+    """What every partition answers: here by a function, elsewhere by the route `path/{number}` and the query `asked`.
+
+    Raises PartitionNotHere (503) when a partition cannot be read now: nothing is left out silently.
+    """
+
+    async def of(number: int) -> P:
+        task = task_here(request, number)
+        if task is not None:
+            return await here(task)
+        body = await ask_owner(request, number, f"{path}/{number}?{urlencode(asked)}")
+        if body is None:
+            raise PartitionNotHere(f"partition {number} is at a worker of another version; try again")
+        return msgspec.json.decode(body, type=answer)
+
+    return await asyncio.gather(*(of(number) for number in range(request.app[ENGINE].settings.partitions)))
+
+
+def own_partition(request: web.Request) -> PartitionTask:
+    """The task of the partition `{number}` in the path; raises a problem where it is none, or not here."""
+    number = request.match_info["number"]
+    if not (number.isascii() and number.isdecimal()):
+        raise Problem(404, f"there is no partition {number}")
+    return request.app[ENGINE].task(int(number))
 
 
 async def ask_owner(request: web.Request, number: int, path: str) -> bytes | None:

@@ -7,7 +7,6 @@ import binascii
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -18,14 +17,17 @@ from streams.envelope import Envelope, format_timestamp
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.freshness import Hop, Path
-from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
+from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS
+from tables.customer_orders import CustomerOrder
 from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
 
 # How commands reach each view, for tokens. A new projection adds its path here: the path of what feeds it, plus one hop
 # with the agent that writes the view and the topic it reads. A test compares every hop with the agents there are.
 ORDER_PATH: Final[Path] = (Hop("decide-orders", ORDER_COMMANDS),)
 CUSTOMER_ORDERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customer-orders", CUSTOMER_ORDER_EVENTS))
+# A saga begins in the unit of work that places its order.
+SAGA_PATH: Final[Path] = (*ORDER_PATH, Hop("resume-sagas", SAGA_COMMANDS))
+ORDER_INDEX_PATH: Final[Path] = (*ORDER_PATH, Hop("index-orders", ORDER_EVENTS))
 
 _decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
 _decode_rejected = msgspec.json.Decoder(OrderRejected).decode
@@ -123,24 +125,8 @@ def snake_case(value: Any) -> Any:
     return value
 
 
-def customer_orders(
-    task: PartitionTask, customer_id: str, limit: int, cursor: str | None
-) -> tuple[list[OrderSummaryView], str | None]:
-    """At most `limit` orders of a customer, newest first, and the cursor of the next page if there is one.
-
-    A cursor is the place of the last order shown, so that orders which come or go meanwhile neither repeat nor hide
-    others. Raises InvalidCursor.
-    """
-    prefix = encode_prefix(customer_id)
-    start = prefix + decode_cursor(cursor) + b"\0" if cursor else b""
-    found = list(islice(task.scan(CUSTOMER_ORDERS, prefix, start), limit + 1))
-    next_cursor = None
-    if len(found) > limit:
-        next_cursor = encode_cursor(CUSTOMER_ORDERS.key.encode(found[limit - 1][0])[len(prefix) :])
-    return [_summary_view(row) for _, row in found[:limit]], next_cursor
-
-
-def _summary_view(row: CustomerOrder) -> OrderSummaryView:
+def summary_view(row: Order | CustomerOrder) -> OrderSummaryView:
+    """An order as lists show it."""
     return OrderSummaryView(
         row.order_id,
         row.customer_id,

@@ -42,7 +42,9 @@ class Saga(msgspec.Struct, frozen=True, gc=False):
     """The saga of one order, in the steps of definition `version`.
 
     `reason` says why it is being undone. `placed_id` is the event it began with, `placed_at` its business time.
-    `started_ms`, `ended_ms` and `timer_ms`, when its timer wakes it, are production time, epoch ms.
+    `started_ms`, `ended_ms` and `timer_ms`, when its timer wakes it, are production time, epoch ms. `causes` are the
+    records that later commands of a coordinated saga followed from, by what makes the command's id; those it began with
+    followed from `placed_id`.
     """
 
     order_id: str
@@ -58,6 +60,7 @@ class Saga(msgspec.Struct, frozen=True, gc=False):
     ended_ms: int | None
     timer_ms: int | None
     steps: tuple[StepRun, ...]
+    causes: dict[str, str] = {}
 
 
 class SagaCount(msgspec.Struct, frozen=True, gc=False):

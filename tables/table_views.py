@@ -16,7 +16,7 @@ from streams.engine.table import TEXT_KEY, AnyTable
 from streams.routing import partition_of, task_here
 from streams.service import Service
 from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
-from tables.gathering import TablePage, TableRow, ask_owner
+from tables.gathering import TablePage, TableRow, ask_owner, own_partition
 from tables.queries import InvalidCursor, decode_cursor, encode_cursor
 
 ROWS_COUNTED_MAX = 10_000
@@ -120,7 +120,7 @@ async def get_row(request: web.Request) -> web.StreamResponse:
 @service.route("GET", "/internal/partitions/{number}")
 async def get_partition(request: web.Request) -> web.StreamResponse:
     """For other workers: rows by table and bytes of an owned partition."""
-    return json_response(await _describe(request, _owned(request)))
+    return json_response(await _describe(request, own_partition(request)))
 
 
 @service.route("GET", "/internal/tables/{name}/{number}")
@@ -129,14 +129,14 @@ async def get_page(request: web.Request) -> web.StreamResponse:
     table = _table(request)
     limit = int_parameter(request, "limit", 20, 1, 1000)
     start = decode_cursor(request.query.get("start", ""))
-    return json_response(table_page(_owned(request), table, start, limit))
+    return json_response(table_page(own_partition(request), table, start, limit))
 
 
 @service.route("GET", "/internal/tables/{name}/{number}/{key}")
 async def get_row_here(request: web.Request) -> web.StreamResponse:
     """For other workers: a row of an owned partition."""
     table, key = _table(request), request.match_info["key"]
-    row = table_row(_owned(request), table, key)
+    row = table_row(own_partition(request), table, key)
     if row is None:
         raise Problem(404, f"table {table.name} has no row {key} in this partition")
     return web.Response(body=row, content_type="application/json")
@@ -216,13 +216,6 @@ async def _row(request: web.Request, table: AnyTable, number: int, key: str) -> 
         return table_row(task, table, key)
     path = f"/internal/tables/{quote(table.name, safe='')}/{number}/{quote(key, safe='')}"
     return await ask_owner(request, number, path)
-
-
-def _owned(request: web.Request) -> PartitionTask:
-    number = request.match_info["number"]
-    if not (number.isascii() and number.isdecimal()):
-        raise Problem(404, f"there is no partition {number}")
-    return request.app[ENGINE].task(int(number))
 
 
 def _table(request: web.Request) -> AnyTable:

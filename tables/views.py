@@ -1,4 +1,4 @@
-"""The web view of orders and customers, and what workers ask each other."""
+"""The web view of orders, and what workers ask each other."""
 
 from aiohttp import web
 
@@ -12,14 +12,10 @@ from streams.web import (
     Problem,
     duration_parameter,
     int_parameter,
-    invalid,
     json_response,
 )
 from tables.queries import (
-    CUSTOMER_ORDERS_PATH,
     ORDER_PATH,
-    InvalidCursor,
-    customer_orders,
     event_views,
     find_order,
     order_history,
@@ -49,19 +45,6 @@ async def get_order_events(request: web.Request, task: PartitionTask) -> web.Str
     if not history:
         raise no_order(order_id)
     return json_response({"order_id": order_id, "items": event_views(history)})
-
-
-@service.route("GET", "/customers/{customer_id}/orders")
-@by_key("customer_id", CUSTOMER_ORDERS_PATH)
-async def get_customer_orders(request: web.Request, task: PartitionTask) -> web.StreamResponse:
-    """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none."""
-    customer_id = request.match_info["customer_id"]
-    limit = int_parameter(request, "limit", 20, 1, 1000)
-    try:
-        items, next_cursor = customer_orders(task, customer_id, limit, request.query.get("cursor"))
-    except InvalidCursor as error:
-        raise invalid("cursor", str(error)) from error
-    return json_response({"items": items, "next_cursor": next_cursor})
 
 
 @service.route("GET", "/internal/positions/{topic}/{number}")

@@ -8,9 +8,11 @@ from aiohttp import web
 
 from streams.engine.dead_letters import letter_id
 from streams.engine.lanes import LANES
+from streams.freshness import catch_up
 from streams.service import Service
 from streams.web import json_response
 from tables.dead_letter_queries import format_ms, text_of
+from tables.dead_letter_views import LETTER_PATH
 from tables.gathering import TableRow, key_of
 from tables.table_views import rows_of
 
@@ -25,6 +27,7 @@ async def list_waiting(request: web.Request) -> web.StreamResponse:
     records behind the one that failed; that one is tried again at `next_retry_at`, or is the dead letter, and the
     other of the two is null. `?limit=` is 20, at most 1000. 503 when a partition cannot be read now.
     """
+    await catch_up(request, LETTER_PATH, None)
     items, next_cursor = await rows_of(request, LANES)
     return json_response({"items": [_waiting_view(item) for item in items], "next_cursor": next_cursor})
 

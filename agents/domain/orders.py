@@ -40,6 +40,10 @@ _STATUS_REFUSALS: Final[dict[OrderStatus, tuple[str, str]]] = {
 }
 
 
+_TAKEN: Final = frozenset((_STATUS_REFUSALS[PENDING][0], _STATUS_REFUSALS[REJECTED][0]))
+"""Why placing is refused where there is an order already."""
+
+
 class InvalidOrderState(Exception):
     """A command that the order's state or the business rules refuse.
 
@@ -83,6 +87,13 @@ def check_requested(order: Order | None, command: OrderCommand) -> None:
     """Refuse what others may not ask for: an order with a saga is confirmed by it, once stock and money are there."""
     if isinstance(command, ConfirmOrder) and order is not None and order.saga is not None and order.status == PENDING:
         raise InvalidOrderState("saga_running", "the order is confirmed by itself once stock and money are there")
+
+
+def begins_order(event: OrderEvent) -> bool:
+    """Whether there is an order since this event: it was placed, or placing it was refused for good."""
+    if isinstance(event, OrderRejected):
+        return event.command == PlaceOrder.event_type and event.reason not in _TAKEN
+    return isinstance(event, OrderPlaced)
 
 
 def refusal(command: OrderCommand, error: InvalidOrderState) -> OrderRejected:

@@ -5,7 +5,7 @@ step is one more entry, in a new version of the definition; running sagas keep t
 here is pure: a saga is a row, and time comes from the records.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -49,6 +49,7 @@ Answer = Literal["done", "failed", "undone", "undo_failed"]
 
 TIMED_OUT: Final = "timed_out"
 NO_ANSWER: Final = "no_answer"
+_UNDO: Final = "undo"
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,7 @@ def _backward(saga: Saga, order: Order, now_ms: int, policy: Policy) -> tuple[Sa
         return saga, []
     saga = replace(saga, steps=_with(saga.steps, index, replace(run, state="undoing", undo_asked_ms=now_ms)))
     step = step_of(saga, run)
-    name = f"{step.name}:undo:{run.undo_attempts}:{now_ms}"
+    name = f"{step.name}:{_UNDO}:{run.undo_attempts}:{now_ms}"
     return saga, [_command(step, step.compensation, saga, order, run.line, name)]
 
 
@@ -361,6 +362,19 @@ def _last_to_undo(saga: Saga) -> int | None:
         if run.state in ("done", "undoing", "undo_failed") and step_of(saga, run).compensation is not None:
             return index
     return None
+
+
+def command_step(name: str, line: int) -> str:
+    """What makes the id of a command: the name of what is asked, and the line where it is about one."""
+    return f"{name}:{line}" if line else name
+
+
+def undos_of(saga: Saga, run: StepRun) -> Iterator[tuple[str, int]]:
+    """What makes the ids of the commands that were to undo a step, oldest first, and when each was asked."""
+    for asked in saga.causes:
+        name, *rest = asked.split(":")
+        if name == run.name and rest[:1] == [_UNDO] and (int(rest[3]) if len(rest) > 3 else 0) == run.line:
+            yield asked, int(rest[2])
 
 
 def step_of(saga: Saga, run: StepRun) -> Step:
@@ -405,7 +419,7 @@ def _command(step: Step, make: CommandMaker | None, saga: Saga, order: Order, li
     payload = make(order, line, saga)
     field = payload.aggregate_id_field
     assert field is not None, "a command names its aggregate"
-    return Command(step.topic, getattr(payload, field), payload, f"{name}:{line}" if line else name)
+    return Command(step.topic, getattr(payload, field), payload, command_step(name, line))
 
 
 def _with(steps: tuple[StepRun, ...], index: int, run: StepRun) -> tuple[StepRun, ...]:

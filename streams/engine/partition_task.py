@@ -557,9 +557,9 @@ class PartitionTask:
 
     # ---- reads
 
-    def read(self, table: Table[K, V], key: K) -> V | None:
-        """The committed row of `key`, None where there is none."""
-        return self._open_rows.read(table, key)
+    def read(self, table: Table[K, V], key: K, *, keep: bool = True) -> V | None:
+        """The committed row of `key`, None where there is none; not kept in the cache without `keep`."""
+        return self._open_rows.read(table, key, keep)
 
     def scan(
         self, table: Table[K, V], prefix: bytes = b"", start: bytes = b"", reverse: bool = False

@@ -47,8 +47,8 @@ class Rows:
                 return row  # type: ignore[no-any-return]
         return self.read(table, key)
 
-    def read(self, table: Table[K, V], key: K) -> V | None:
-        """The committed row of `key`, None where there is none."""
+    def read(self, table: Table[K, V], key: K, keep: bool = True) -> V | None:
+        """The committed row of `key`, None where there is none; one read for a list need not be kept in the cache."""
         cache = self._cache(table)
         row: Any = cache.get(key)
         if row is not ABSENT:
@@ -57,7 +57,7 @@ class Rows:
         self._metrics.cache_misses += 1
         raw = self.store.get(table.storage_key(key))
         row = None if raw is None else table.decode_row(raw)
-        if table.cached:
+        if table.cached and keep:
             cache.put(key, row)
         return row  # type: ignore[no-any-return]
 

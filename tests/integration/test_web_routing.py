@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,11 +20,16 @@ from streams.app import OrdersApp, create_app
 from streams.engine.assignor import NumberAssignor
 from streams.routing import FORWARDED
 from streams.service import Service
+from streams.tokens import encode_token
+from streams.transport.base import Position
 from tests.apps import make_settings, running, stop, wait_until
+from tests.chaos.faults import Worker
 from tests.integration.web import check_problem, check_unavailable, client_of, find, order, place, too_expensive, writes
 from tests.kafka import KafkaBroker, unused_port
 
 PARTITIONS = 6
+SESSION_TIMEOUT_S = 6.0
+MARGIN_S = 10.0  # for heartbeats, the rebalance and restoring, on a busy machine
 
 
 def new_worker(
@@ -31,7 +37,12 @@ def new_worker(
 ) -> OrdersApp:
     """Make a worker with a data folder of its own, as on another machine; of all services unless some are given."""
     settings = make_settings(
-        f"kafka://{broker.bootstrap}", folder, app_id="orders", partitions=PARTITIONS, session_timeout=6.0, **changes
+        f"kafka://{broker.bootstrap}",
+        folder,
+        app_id="orders",
+        partitions=PARTITIONS,
+        session_timeout=SESSION_TIMEOUT_S,
+        **changes,
     )
     app = create_app(settings, services=services)
     app.finalize()
@@ -81,6 +92,8 @@ async def test_every_worker_answers_for_every_key(private_kafka_broker: KafkaBro
                 assert len({(answer.status_code, answer.text) for answer in answers}) == 1
                 assert {answer.status_code for answer in answers} == {404 if path == "/orders/nobody" else 200}
         check_problem(await clients[0].get("/orders/nobody"), 404)
+        await check_lists(clients)
+        await check_that_nobody_waits_for_clients_that_are_gone(apps, clients)
 
         for n, client in enumerate(clients):
             for key in range(6):
@@ -129,6 +142,53 @@ async def test_every_worker_answers_for_every_key(private_kafka_broker: KafkaBro
             assert [check for check in await find(client, "/doctor") if not check["ok"]] == []
 
 
+async def check_lists(clients: Sequence[httpx.AsyncClient]) -> None:
+    """Whoever is asked shows the same lists, and goes on where another one has stopped."""
+    paths = (
+        "/orders?limit=1000",
+        "/orders?limit=9&status=cancelled",
+        "/orders?from=2099-01-01",
+        "/orders/load-7/story",
+    )
+    story = await find(clients[0], "/orders/load-7/story")
+    for path in (*paths, f"/stories/{story['correlation_id']}", "/customers/c-1/orders?status=cancelled&limit=3"):
+        answers = [await client.get(path) for client in clients]
+        assert {answer.status_code for answer in answers} == {200}, path
+        assert len({answer.text for answer in answers}) == 1, path
+    listed = (await find(clients[0], "/orders", limit=1000))["items"]
+    assert {item["order_id"] for item in listed} == {f"load-{n}" for n in range(100)}
+    seen: list[Any] = []
+    cursor: str | None = ""
+    turn = 0
+    while cursor is not None:
+        page = await find(clients[turn % 3], "/orders", limit=7, cursor=cursor)
+        seen += page["items"]
+        cursor, turn = page["next_cursor"], turn + 1
+    assert seen == listed
+    assert (await find(clients[1], f"/stories/{story['correlation_id']}"))["items"] == [story]
+
+
+async def check_that_nobody_waits_for_clients_that_are_gone(
+    apps: Sequence[OrdersApp], clients: Sequence[httpx.AsyncClient]
+) -> None:
+    """A client that goes away takes along what waits for its sake, at the owner too."""
+
+    def waiting() -> int:
+        return sum(task.waiters._room.count for app in apps for task in app.engine.tasks.values())
+
+    never = encode_token(Position("order-commands", number, 1_000_000) for number in range(PARTITIONS))
+    paths = [f"/orders/load-{n}" for n in range(10)] + ["/orders"]
+    asked = [
+        asyncio.create_task(client.get(path, params={"after": never, "timeout": "30s"}))
+        for client in clients
+        for path in paths
+    ]
+    await wait_until(lambda: waiting() == 3 * (10 + PARTITIONS), "all requests wait at the owners")
+    for request in asked:
+        request.cancel()
+    await wait_until(lambda: not waiting(), "nobody waits", 10)
+
+
 async def _all_rows(client: httpx.AsyncClient, table: str) -> list[str]:
     rows: list[str] = []
     cursor = ""
@@ -147,7 +207,9 @@ async def test_while_partitions_move_nothing_is_missing(private_kafka_broker: Ka
     async def read_on(client: httpx.AsyncClient) -> None:
         choice = random.Random(3)
         while moving:
-            path = choice.choice(("/orders/o-{}", "/orders/o-{}/events", "/tables/orders/o-{}"))
+            # A list asks everybody, and so is seldom asked for.
+            ways = ("/orders/o-{}", "/orders/o-{}/events", "/tables/orders/o-{}", "/orders?limit=1000")
+            (path,) = choice.choices(ways, (10, 10, 10, 1))
             try:
                 answer = await client.get(path.format(choice.randrange(200)))
             except httpx.TransportError:  # this worker has stopped
@@ -156,12 +218,15 @@ async def test_while_partitions_move_nothing_is_missing(private_kafka_broker: Ka
             if answer.status_code != 200:
                 check_unavailable(answer)
                 await asyncio.sleep(0.01)
+            elif "?" in path:
+                assert len(answer.json()["items"]) == 200, "a list is complete, or unavailable"
 
     async with three_workers(private_kafka_broker, tmp_path) as (apps, clients):
         lines = "\n".join(json.dumps(order(f"c-{n % 7}", f"o-{n}")) for n in range(200))
         token = (await clients[0].post("/orders/batch", content=lines)).json()["token"]
         await find(clients[0], "/customers/c-0/orders", after=token, timeout="30s")
         await find(clients[0], "/orders/o-0", after=token)
+        await find(clients[0], "/orders", after=token, timeout="30s")
         readers = [asyncio.create_task(read_on(client)) for client in clients]
         await stop(apps[2])
         await settled(apps[:2])
@@ -177,6 +242,51 @@ async def test_while_partitions_move_nothing_is_missing(private_kafka_broker: Ka
         await stop(newcomer)
     assert set(statuses) <= {200, 503}
     assert statuses[200] > 100
+
+
+async def test_a_worker_that_is_killed_is_noticed_within_the_session_timeout(
+    private_kafka_broker: KafkaBroker, tmp_path: Path
+) -> None:
+    apps = [new_worker(private_kafka_broker, tmp_path / str(index)) for index in range(2)]
+    settings = {"ORDERS_PARTITIONS": str(PARTITIONS), "ORDERS_SESSION_TIMEOUT": str(SESSION_TIMEOUT_S)}
+    broker = f"kafka://{private_kafka_broker.bootstrap}"
+    killed = Worker("killed", tmp_path / "killed", broker, settings | {"ORDERS_SAGA": "none"})
+    async with AsyncExitStack() as stack:
+        stack.callback(killed.kill)
+        killed.start()
+        for app in apps:
+            stack.push_async_callback(stop, app)
+        await asyncio.gather(*(app.start() for app in apps))
+        await wait_until(lambda: _share(apps, killed.url), "all three have partitions", 90)
+        clients = [await stack.enter_async_context(client_of(app)) for app in apps]
+        lines = "\n".join(json.dumps(order(f"c-{n % 7}", f"o-{n}")) for n in range(60))
+        token = (await clients[0].post("/orders/batch", content=lines)).json()["token"]
+        await _all_answer(clients, token)
+
+        killed.kill()
+        began = time.monotonic()
+        await wait_until(lambda: not _share(apps, killed.url), "the others know", SESSION_TIMEOUT_S + MARGIN_S)
+        await settled(apps)
+        await _all_answer(clients, token)
+        assert time.monotonic() - began < SESSION_TIMEOUT_S + 2 * MARGIN_S
+        token = (await clients[1].post("/orders/batch", content=lines.replace("o-", "p-"))).json()["token"]
+        assert len((await find(clients[0], "/orders", after=token, timeout="30s", limit=1000))["items"]) == 120
+
+
+def _share(apps: Sequence[OrdersApp], url: str) -> bool:
+    """Whether these workers believe that they share the partitions with another one."""
+    everyone = {url, *(app.engine.settings.public_url for app in apps)}
+    return all(set(assignor(app).external_topic_distribution) == everyone for app in apps)
+
+
+async def _all_answer(clients: Sequence[httpx.AsyncClient], token: str) -> None:
+    """Wait until each worker answers for every order; before, an order is unavailable, and never missing."""
+    for client in clients:
+        for n in range(60):
+            path = f"/orders/o-{n}?after={token}&timeout=20s"
+            while (answer := await client.get(path)).status_code != 200:
+                check_unavailable(answer)
+                await asyncio.sleep(0.05)
 
 
 # ---- a broker that does not answer

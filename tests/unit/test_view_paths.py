@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 
-from agents.saga_views import SAGA_PATH
 from streams.app import SERVICE_PACKAGES, discover
 from streams.freshness import Path
 from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
@@ -17,10 +16,11 @@ from tables.inventory import STOCK
 from tables.inventory_views import INVENTORY_PATH
 from tables.notification_views import NOTIFICATIONS_PATH
 from tables.notifications import NOTIFICATIONS
+from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME
 from tables.orders import ORDERS
 from tables.payment_views import PAYMENT_PATH
 from tables.payments import PAYMENTS
-from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_PATH
+from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, ORDER_PATH, SAGA_PATH
 from tables.sagas import SAGAS
 
 SERVICES = discover(SERVICE_PACKAGES)
@@ -35,6 +35,8 @@ REACTIONS = {topic for service in SERVICES if service.reactions for topic in ser
         (ORDER_PATH, ORDERS),
         (CUSTOMER_ORDERS_PATH, CUSTOMER_ORDERS),
         (CUSTOMERS_PATH, CUSTOMERS),
+        (ORDER_INDEX_PATH, ORDERS_BY_TIME),
+        (ORDER_INDEX_PATH, ORDERS_BY_CORRELATION),
         (ANALYTICS_PATH, ANALYTICS_TOTALS),
         (ANALYTICS_PATH, ANALYTICS_DAYS),
         (ANALYTICS_PATH, ANALYTICS_PRODUCTS),

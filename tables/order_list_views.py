@@ -1,0 +1,132 @@
+"""The web view of lists of orders: of one customer, and of all partitions, whoever owns them."""
+
+from __future__ import annotations
+
+import re
+import struct
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from streams.engine.partition_task import PartitionTask
+from streams.freshness import by_key, catch_up
+from streams.service import Service
+from streams.web import int_parameter, invalid, json_response, time_of
+from tables.gathering import every_partition, own_partition
+from tables.order_lists import LIMIT_MAX, OrderPage, OrderQuery, customer_page, merged, partition_page
+from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
+from tables.places import PLACE_BYTES_MIN, decode_place
+from tables.queries import (
+    CUSTOMER_ORDERS_PATH,
+    ORDER_INDEX_PATH,
+    InvalidCursor,
+    OrderSummaryView,
+    decode_cursor,
+    encode_cursor,
+)
+
+STATUSES: Final = (PENDING, CONFIRMED, CANCELLED, REJECTED)
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_LAST_OF_DAY = timedelta(days=1) - timedelta(microseconds=1)
+_decode_query = msgspec.json.Decoder(OrderQuery).decode
+
+service = Service("order-list-views")
+
+
+class OrderList(msgspec.Struct, frozen=True):
+    """A page of orders, newest first; without a `next_cursor` it is the last one."""
+
+    items: list[OrderSummaryView]
+    next_cursor: str | None
+
+
+@service.route("GET", "/orders")
+async def list_orders(request: web.Request) -> web.StreamResponse:
+    """All orders, newest first: `{items, next_cursor}`, items as in a customer's list; 503 when a partition moves.
+
+    `?status=` is one status or several with commas between; `?from=` and `?to=` are times or days (UTC), both included:
+    when the order was placed, or placing it was refused, by business time. `?limit=` is 20, at most 1000. A request
+    reads at most 1000 rows of each partition: a page of a filter that seldom matches may have fewer items, or none, and
+    still a `next_cursor`. Only a page without one is the last. An order keeps its place, so that going on at a cursor
+    shows it once, whatever happens meanwhile; what is placed behind the reader is on the first page of the next look.
+    """
+    query = query_of(request)
+    await catch_up(request, ORDER_INDEX_PATH, None)
+    asked = {"query": msgspec.json.encode(query).decode()}
+    pages = await every_partition(
+        request, lambda task: partition_page(task, query), "/internal/orders", asked, OrderPage
+    )
+    return _answer(merged(pages, query.limit))
+
+
+@service.route("GET", "/customers/{customer_id}/orders")
+@by_key("customer_id", CUSTOMER_ORDERS_PATH)
+async def get_customer_orders(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+    """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none.
+
+    Filters, limit and cursor as for the list of all orders. Rejected orders are in that one only.
+    """
+    return _answer(await customer_page(task, request.match_info["customer_id"], query_of(request)))
+
+
+@service.route("GET", "/internal/orders/{number}")
+async def get_partition_page(request: web.Request) -> web.StreamResponse:
+    """For other workers: a page of an owned partition; `?query=` is an OrderQuery as JSON."""
+    task = own_partition(request)
+    try:
+        query = _decode_query(request.query.get("query", ""))
+    except msgspec.DecodeError as error:
+        raise invalid("query", str(error)) from error
+    return json_response(await partition_page(task, query))
+
+
+def query_of(request: web.Request) -> OrderQuery:
+    """The part of a list that a request asks for; raises a 422 problem."""
+    since, until = _bound(request, "from", timedelta()), _bound(request, "to", _LAST_OF_DAY)
+    if since is not None and until is not None and until < since:
+        raise invalid("to", "a time not before from")
+    limit = int_parameter(request, "limit", 20, 1, LIMIT_MAX)
+    return OrderQuery(limit, _after(request), _statuses(request), since, until)
+
+
+def _statuses(request: web.Request) -> frozenset[str]:
+    text = request.query.get("status")
+    if text is None:
+        return frozenset()
+    statuses = frozenset(text.split(","))
+    if not statuses <= frozenset(STATUSES):
+        raise invalid("status", f"one or several of {', '.join(STATUSES)}, with commas between")
+    return statuses
+
+
+def _bound(request: web.Request, name: str, into_day: timedelta) -> datetime | None:
+    """A time, or a day of which `into_day` says which moment is meant."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if _DAY.fullmatch(text) is None:
+        return time_of(name, text)
+    try:
+        return datetime.combine(date.fromisoformat(text), time(tzinfo=UTC)) + into_day
+    except ValueError as error:
+        raise invalid(name, "a day such as 2026-11-23, or a time such as 2026-11-23T10:00:00Z") from error
+
+
+def _after(request: web.Request) -> bytes:
+    cursor = request.query.get("cursor")
+    if not cursor:
+        return b""
+    try:
+        place = decode_cursor(cursor)
+        decode_place(place)
+        place[PLACE_BYTES_MIN:].decode()
+    except (InvalidCursor, ValueError, OverflowError, struct.error) as error:
+        raise invalid("cursor", "not a cursor of this list") from error
+    return place
+
+
+def _answer(page: OrderPage) -> web.Response:
+    next_cursor = None if page.end is None else encode_cursor(page.end)
+    return json_response(OrderList([item for _, item in page.items], next_cursor))
