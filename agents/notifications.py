@@ -1,11 +1,14 @@
 """The notification service: tells customers by mail what happened to their orders, once per order and kind."""
 
+import logging
 from collections.abc import Coroutine
 from typing import Any
 
 from agents.domain.notifications import notification_of_order, notification_of_payment
+from streams.engine.about import about
 from streams.engine.batch import Batches
 from streams.engine.handlers import Handlers
+from streams.engine.quiet import Quiet
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, follow_up
 from streams.events.notifications import NOTIFICATION_TYPES, SendNotification
@@ -29,6 +32,9 @@ service = Service(
 order_handlers = Handlers()
 payment_handlers = Handlers()
 send_handlers = Handlers()
+
+log = logging.getLogger(__name__)
+_quiet = Quiet()
 
 
 @service.agent(ORDER_EVENTS)
@@ -121,6 +127,20 @@ def keep_outcome(command: Envelope[SendNotification], work: UnitOfWork) -> None:
         delivery.detail,
     )
     work.put(NOTIFICATIONS, _key(notification), row)
+    if delivery.state == "undeliverable":
+        _say_undeliverable(notification)
+
+
+def _say_undeliverable(notification: SendNotification) -> None:
+    """Say that a customer is not told; of many, only some. Why is not for the log: it may repeat the address."""
+    suppressed = _quiet.may_speak(notification.kind)
+    if suppressed is not None:
+        log.warning(
+            "the mail %s of an order is undeliverable: GET /orders/ORDER/notifications says why%s",
+            notification.kind,
+            f" (and {suppressed:,} alike before)" if suppressed else "",
+            extra=about(order_id=notification.order_id),
+        )
 
 
 def _key(notification: SendNotification) -> NotificationKey:

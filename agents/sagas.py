@@ -4,6 +4,7 @@ A saga lives in the partition of its order, and what it asks of the order itself
 the answer that allows it. In the choreographed style it asks for nothing and only keeps the record of what happens.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,11 @@ from agents.domain.sagas import (
     stuck_at,
     wakes_at,
 )
+from streams.engine.about import about
 from streams.engine.batch import Batches
 from streams.engine.handlers import Handlers
 from streams.engine.partition_task import PartitionTask
+from streams.engine.quiet import Quiet
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, Message, Metadata, derived_id, new_envelope
@@ -58,6 +61,9 @@ service = Service(
 )
 replies = Handlers()
 commands = Handlers()
+
+log = logging.getLogger(__name__)
+_quiet = Quiet()
 
 
 @service.agent(SAGA_REPLIES)
@@ -183,8 +189,22 @@ def _list_failed(before: Saga | None, saga: Saga, work: UnitOfWork) -> None:
         if stuck is not None:
             failed = FailedSaga(stuck.name, stuck.line, stuck.undo_error, stuck.undo_answered_ms or work.now_ms)
             work.put(FAILED_SAGAS, saga.order_id, failed)
+            if before is None or before.state != COMPENSATION_FAILED:
+                _say_failed(saga, stuck.name)
     elif before is not None and before.state == COMPENSATION_FAILED:
         work.delete(FAILED_SAGAS, saga.order_id)
+
+
+def _say_failed(saga: Saga, step: str) -> None:
+    """Say that somebody has to look at a saga; of many that fail alike, only some."""
+    suppressed = _quiet.may_speak(step)
+    if suppressed is not None:
+        log.warning(
+            "a saga cannot undo %s and stands as compensation_failed: POST /sagas/ORDER/resume tries again%s",
+            step,
+            f" (and {suppressed:,} alike before)" if suppressed else "",
+            extra=about(order_id=saga.order_id, correlation_id=saga.correlation_id),
+        )
 
 
 def _order(saga: Saga, work: UnitOfWork) -> Order:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import pkgutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import faust
 from aiohttp.web import AppRunner
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
+from streams.engine.about import about
 from streams.engine.assignor import NumberAssignor
 from streams.engine.batch import Batch, Batches, StaleBatch
 from streams.engine.engine import Engine
@@ -29,11 +31,15 @@ from streams.routing import install as install_routing
 from streams.service import AgentFunction, Service
 from streams.settings import Settings, SettingsError, load_settings
 from streams.topics import DEAD_LETTERS, Topic
+from streams.tracing import environment
 from streams.transport.base import Broker
 from streams.transport.embedded_broker import EmbeddedBroker
 from streams.transport.kafka_broker import KafkaBroker
 from streams.web import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, answer_problems
 from streams.web_server import WebServer
+
+if TYPE_CHECKING:
+    from streams.tracing.sdk import Spans
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +60,24 @@ class OrdersApp(faust.App):
 
     engine: Engine
     services: Sequence[Service]
+    spans: Spans | None = None
+
+    async def on_first_start(self) -> None:
+        """Before anything is bound: with tracing on, what is bound makes spans."""
+        await super().on_first_start()
+        if environment.is_on(os.environ):
+            # Not imported otherwise: what is off costs no start-up time and no memory.
+            from streams.tracing.records import TracedRecords
+            from streams.tracing.sdk import Spans
+
+            self.spans = Spans(self.engine.settings)
+            self.engine.tracing = TracedRecords(self.spans)
+
+    async def on_shutdown(self) -> None:
+        """Send the last spans, once everything has ended that makes any."""
+        await super().on_shutdown()
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
 
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to the web server, once it is known where it listens."""
@@ -65,6 +89,10 @@ class OrdersApp(faust.App):
         web.web_app.on_response_prepare.clear()
         # Faust's own runner lets requests go on whose clients have gone away; see streams/web.py for those that do.
         web._runner = AppRunner(web.web_app, access_log=None, handler_cancellation=True)
+        if self.spans is not None:
+            from streams.tracing.requests import trace_requests
+
+            web.web_app.middlewares.insert(0, trace_requests(self.spans))
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
             for method, path, function in service.routes:
@@ -171,7 +199,7 @@ def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction
                 feed.fail(error)
                 app.engine.drop_calls(name, error)
                 if not feed.begun:  # what it opens for itself is not to be had: that must not hold up everything else
-                    log.error("agent %s cannot begin; tried again", name, exc_info=error)
+                    log.error("agent %s cannot begin; tried again", name, exc_info=error, extra=about(agent=name))
                     await asyncio.sleep(app.engine.settings.restart_backoff_max)
 
     agent.__name__ = agent.__qualname__ = name.replace("-", "_")
@@ -208,7 +236,8 @@ class _Feed(Batches):
         if isinstance(error, StaleBatch):
             log.info("%s", error)
             return
-        log.error("agent %s failed on %s/%d", self._agent, batch.topic, batch.partition, exc_info=error)
+        place = about(agent=self._agent, topic=batch.topic, partition=batch.partition)
+        log.error("agent %s failed on %s/%d", self._agent, batch.topic, batch.partition, exc_info=error, extra=place)
         batch.task.fail(error)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import aiohttp
 from aiohttp import web
@@ -11,11 +12,12 @@ from yarl import URL
 
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.partition_task import PartitionTask
+from streams.tracing.current import HTTP_HEADERS, Attributes, answered, calling
 from streams.web import ENGINE, TIMEOUT_MAX_S
 
 FORWARDED = "X-Orders-Forwarded"
 CONNECT_TIMEOUT_S = 2.0
-_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Correlation-Id", "Accept")
+_REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Correlation-Id", "Accept", *HTTP_HEADERS)
 _ANSWER_HEADERS = ("Content-Type", "Location", "Retry-After", "Allow", "WWW-Authenticate")
 # A frozen worker holds its connections open: what it has not answered by then, it will not answer.
 _TIMEOUT = aiohttp.ClientTimeout(total=TIMEOUT_MAX_S + 5, sock_connect=CONNECT_TIMEOUT_S)
@@ -51,9 +53,10 @@ class Router:
         """
         timeout = aiohttp.ClientTimeout(total=timeout_s + CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
         url = URL(self.owner(number) + path_and_query, encoded=True)
-        headers = {**(headers or {}), FORWARDED: "1"}
-        with _unreachable_is_not_here(number):
+        with _unreachable_is_not_here(number), _asking("GET", url) as trace:
+            headers = {**(headers or {}), **trace, FORWARDED: "1"}
             async with self._http().get(url, headers=headers, timeout=timeout) as answer:
+                answered(answer.status)
                 return answer.status, await answer.read()
 
     async def forward(self, request: web.Request, number: int) -> web.Response:
@@ -68,10 +71,11 @@ class Router:
         headers[FORWARDED] = "1"
         # Not can_read_body: that is over once a handler has read the body; `read` remembers it.
         body = await request.read() if request.body_exists else None
-        with _unreachable_is_not_here(number):
+        with _unreachable_is_not_here(number), _asking(request.method, url) as trace:
             async with self._http().request(
-                request.method, url, headers=headers, data=body, timeout=_TIMEOUT, allow_redirects=False
+                request.method, url, headers={**headers, **trace}, data=body, timeout=_TIMEOUT, allow_redirects=False
             ) as answer:
+                answered(answer.status)
                 kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
 
@@ -96,6 +100,16 @@ def _unreachable_is_not_here(number: int) -> Iterator[None]:
         yield
     except (aiohttp.ClientError, OSError) as error:  # a timeout is an OSError
         raise PartitionNotHere(f"the worker that owns partition {number} cannot be reached; try again") from error
+
+
+def _asking(method: str, url: URL) -> AbstractContextManager[Mapping[str, str]]:
+    """Another worker is asked; gives the headers of the trace that it goes on with."""
+    address: Attributes = {
+        "http.request.method": method,
+        "server.address": url.host or "",
+        "server.port": url.port or 0,
+    }
+    return calling(f"{method} worker", address)
 
 
 def install(application: web.Application, engine: Engine, owner_url: Callable[[int], str | None]) -> None:

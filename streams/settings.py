@@ -99,6 +99,7 @@ class Settings(BaseSettings):
     restart_backoff_max: Annotated[float, Field(gt=0)] = 5.0
     delete_retention: Annotated[float, Field(gt=0)] = 86_400.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
 
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"

@@ -16,8 +16,9 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
 from streams.browsers import host_check, is_from_another_site
+from streams.engine.about import about
 from streams.engine.engine import Engine, PartitionNotHere
-from streams.engine.failures import InfrastructureError
+from streams.engine.failures import NAME_CHARACTERS_MAX, InfrastructureError
 from streams.engine.waiters import PartitionLost, TooManyWaiters
 from streams.gauges import Gauges
 from streams.settings import Settings
@@ -193,7 +194,7 @@ def answer_problems(settings: Settings, bound_to: str) -> Any:
         except PASSING as error:
             response = unavailable(str(error)).response()
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
+            _log_failure(request)
             response = Problem(500, "an unexpected error; the worker's log has the details").response()
         if not response.prepared:
             secure(response)
@@ -208,6 +209,18 @@ async def _to_its_end(change: Awaitable[web.StreamResponse]) -> web.StreamRespon
     _changes.add(going_on)  # the loop itself would let go of it
     going_on.add_done_callback(_changes.discard)
     return await asyncio.shield(going_on)
+
+
+def _log_failure(request: web.Request) -> None:
+    """Say that a route failed; not on which path, in which a customer's id may be."""
+    resource = request.match_info.route.resource
+    correlation_id = request.headers.get("X-Correlation-Id", "")[:NAME_CHARACTERS_MAX]
+    log.exception(
+        "%s %s failed",
+        request.method,
+        resource.canonical if resource is not None else "",
+        extra=about(correlation_id=correlation_id or None),
+    )
 
 
 def _check_token(request: web.Request, expected: bytes) -> None:

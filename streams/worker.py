@@ -1,4 +1,4 @@
-"""The process of a worker: its log, its signals, and an exit status that says how it ended."""
+"""The process of a worker: its signals, and an exit status that says how it ended."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn, TextIO, cast
+from typing import Any, NoReturn, cast
 
 import faust
 
@@ -21,14 +20,13 @@ from streams.app import OrdersApp
 from streams.binding import binding_problem, token_warning
 from streams.engine.engine import Engine
 from streams.engine.watchdog import watching
-from streams.plain_text import plain, plain_line
+from streams.logs import configure_logging
 from streams.settings import Settings
+from streams.tracing import environment
 
 log = logging.getLogger(__name__)
 
-OWN_PACKAGES = ("streams", "tables", "agents")
 READY_POLL_S = 0.05
-REPEAT_PAUSE_S = 1.0
 # Below the 10 s after which whoever sent SIGTERM may kill us.
 STOP_TIMEOUT_S = 9.0
 SLOW_WATCHDOG = (
@@ -38,73 +36,13 @@ SLOW_WATCHDOG = (
 _BIND_ERRORS = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES))
 
 
-class _CurrentStderr(logging.StreamHandler[TextIO]):
-    """Writes to what stderr is at the moment: a progress bar may have put itself in its place."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
-
-
-class _PlainFormatter(logging.Formatter):
-    """Keeps data in messages and errors from beginning lines of its own, or moving a terminal's cursor."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        """The line of a record."""
-        return plain_line(super().formatMessage(record))
-
-    def formatException(self, ei: Any) -> str:
-        """The lines of an error."""
-        return plain(super().formatException(ei))
-
-
-class _NotEveryTime(logging.Filter):
-    """Lets the same message of another library through once a second: aiokafka repeats one for every attempt."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: dict[tuple[str, str], float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the message was not seen within the last second; ours always pass."""
-        if record.name.partition(".")[0] in OWN_PACKAGES:
-            return True
-        message, now = (record.name, str(record.msg)), time.monotonic()
-        if now - self._last.get(message, -REPEAT_PAUSE_S) < REPEAT_PAUSE_S:
-            return False
-        self._last[message] = now
-        return True
-
-
-def _is_worth_reading(record: logging.LogRecord) -> bool:
-    """Leave out what Faust says about starting and stopping its parts, and about a sensor we do not use."""
-    message = str(record.msg)
-    mundane = record.levelno < logging.WARNING and message.startswith("[^")
-    return not mundane and "Missing sensor state" not in message
-
-
-def configure_logging(own_level: str, others_level: str = "WARNING") -> None:
-    """Log to stderr: this project at `own_level`, Faust, aiokafka and all others at `others_level`."""
-    handler = _CurrentStderr()
-    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)-8s %(message)s", "%H:%M:%S"))
-    if own_level != "DEBUG" and others_level == "WARNING":
-        handler.addFilter(_is_worth_reading)
-        handler.addFilter(_NotEveryTime())
-    logging.basicConfig(level=others_level, handlers=[handler], force=True)
-    for package in OWN_PACKAGES:
-        logging.getLogger(package).setLevel(own_level)
-
-
 class OrdersWorker(faust.Worker):
     """What `faust -A streams.app worker` runs: the same process as `orders worker`."""
 
     def execute_from_commandline(self) -> NoReturn:
         """Run until a signal or a failure; exit with a status that tells them apart."""
         app = cast(OrdersApp, self.app)
-        configure_logging(app.engine.settings.log_level, _level_name(self.loglevel))
+        configure_logging(app.engine.settings, _level_name(self.loglevel))
         raise SystemExit(self.loop.run_until_complete(serve(app)))
 
 
@@ -147,7 +85,12 @@ async def serve(
     app.finalize()
     tune_garbage_collector()
     settings = app.engine.settings
-    problem = address_problem(app) or data_dir_problem(settings) or retry_topics_problem(app.engine)
+    problem = (
+        address_problem(app)
+        or data_dir_problem(settings)
+        or retry_topics_problem(app.engine)
+        or environment.problem(os.environ)
+    )
     if problem is not None:
         log.critical("%s", problem)
         return 1
@@ -178,6 +121,8 @@ async def serve(
 async def _live(app: OrdersApp, once_ready: Callable[[], Awaitable[None]] | None) -> None:
     settings, began = app.engine.settings, time.monotonic()
     log.info("worker %s starts on %s", settings.app_id, settings.broker)
+    if environment.is_on(os.environ):
+        log.info("tracing is on")
     await app.start()
     while not app.engine.is_ready():
         await asyncio.sleep(READY_POLL_S)

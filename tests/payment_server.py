@@ -33,6 +33,7 @@ class PaymentServer:
     def __init__(self) -> None:
         self.port = unused_port()
         self.requests: list[Request] = []
+        self.traceparents: list[str] = []
         self.answers: list[web.Response] = []
         self.declined: set[str] = set()
         self.refunds_declined: set[str] = set()
@@ -81,6 +82,7 @@ class PaymentServer:
     async def _handle(self, request: web.Request, do: Any) -> web.Response:
         key, body = request.headers["Idempotency-Key"], await request.json()
         assert request.content_type == "application/json"
+        self.traceparents += request.headers.getall("traceparent", [])
         self.requests.append(Request(request.path.removeprefix("/v1"), key, body))
         if self.answers:
             return self.answers.pop(0)

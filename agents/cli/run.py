@@ -30,9 +30,10 @@ def run(file: Path, **options: Any) -> None:
     """
     options["log_level"] = options["log_level"] or "WARNING"  # the progress bar and the summary are what is to be seen
     settings = with_declined_payments(settings_from(**options))
-    from streams.worker import configure_logging, run_in_loop
+    from streams.logs import configure_logging
+    from streams.worker import run_in_loop
 
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     echo(f"Starting a worker on {settings.broker}" + _where(settings) + " ...", err=True)
     if settings.payment_decline and not settings.payment_url and settings.saga != "none":
         share = f"{settings.payment_decline:.2%}".replace(".00%", "%")

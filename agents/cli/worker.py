@@ -41,9 +41,10 @@ def worker(**options: Any) -> None:
     settings = settings_from(**options)
     # Faust takes half a second to import, which other commands need not wait for.
     from streams.app import create_app
-    from streams.worker import configure_logging, run_in_loop, serve
+    from streams.logs import configure_logging
+    from streams.worker import run_in_loop, serve
 
-    configure_logging(settings.log_level)
+    configure_logging(settings)
 
     async def main() -> int:
         return await serve(create_app(settings))

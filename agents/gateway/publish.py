@@ -12,7 +12,8 @@ from aiohttp import web
 
 from streams.envelope import Envelope, Message, Metadata, new_envelope
 from streams.topics import Topic
-from streams.transport.base import Headers, Outgoing, Position, TransportError
+from streams.tracing.current import annotate, publishing
+from streams.transport.base import Broker, Headers, Outgoing, Position, TransportError
 from streams.web import ENGINE, Problem, invalid, unavailable
 
 C = TypeVar("C", bound=Message)
@@ -31,7 +32,9 @@ def id_header(request: web.Request, name: str) -> str | None:
 
 def metadata(request: web.Request, user_id: str | None = None) -> Metadata:
     """Where the request's commands come from; without `X-Correlation-Id` the request starts a correlation."""
-    return Metadata(correlation_id=id_header(request, "X-Correlation-Id") or str(uuid.uuid4()), user_id=user_id)
+    correlation_id = id_header(request, "X-Correlation-Id") or str(uuid.uuid4())
+    annotate("orders.correlation_id", correlation_id)
+    return Metadata(correlation_id=correlation_id, user_id=user_id)
 
 
 def envelope(command: C, command_id: str, occurred_at: datetime | None, origin: Metadata) -> Envelope[C]:
@@ -74,7 +77,17 @@ async def publish_commands(request: web.Request, topic: Topic, commands: Sequenc
 
 async def publish_to(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
     """Write records into these partitions, in the order given; where the last of each is. Raises as `publish` does."""
-    broker = request.app[ENGINE].broker
+    with publishing(topic.name, sum(map(len, grouped.values()))) as trace:
+        if trace:
+            grouped = {number: _with_headers(records, trace) for number, records in grouped.items()}
+        return await _write(request.app[ENGINE].broker, topic, grouped)
+
+
+def _with_headers(records: Sequence[Outgoing], more: Headers) -> list[Outgoing]:
+    return [(key, value, (*headers, *more)) for key, value, headers in records]
+
+
+async def _write(broker: Broker, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
     writing = asyncio.gather(*(broker.publish(topic.name, number, records) for number, records in grouped.items()))
     # Not cancelled when it takes too long: the broker may have the records by now, which no cancellation undoes.
     await asyncio.wait([writing], timeout=PUBLISH_TIMEOUT_S)

@@ -30,8 +30,8 @@ class Failed(NamedTuple):
     lane: int | None
 
 
-def bury(work: UnitOfWork, failed: Failed) -> tuple[int, str]:
-    """Make a record a dead letter, in the unit of work that moves past it; the letter's number, and what is said of it.
+def bury(work: UnitOfWork, failed: Failed) -> int:
+    """Make a record a dead letter, in the unit of work that moves past it; returns the letter's number.
 
     One that was a dead letter before is the same letter again.
     """
@@ -51,7 +51,7 @@ def bury(work: UnitOfWork, failed: Failed) -> tuple[int, str]:
         failed.topic, work.partition, failed.agent, failed.record, failure, failed.retry_count, text
     )  # fmt: skip
     work.send_here(DEAD_LETTERS_TOPIC, failed.record.key, failed.record.value, headers)
-    return number, f"dead letter {text}: {failure.error_type}: {failure.error}"
+    return number
 
 
 def _new_letter(work: UnitOfWork, failed: Failed, failure: Failure) -> DeadLetter:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from streams.engine.about import about, told
 from streams.engine.failures import text_of
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,8 @@ class Circuit:
                 self.agent,
                 pause_s,
                 self._pause_max_s,
-                self._reason,
+                " ".join(told(error).split())[:REASON_LENGTH_MAX],
+                extra=about(agent=self.agent),
             )
         self._enter(CircuitState.OPEN)
         self._pause_s = min(self._pause_max_s, 2 * self._pause_s)
@@ -163,7 +165,12 @@ class Circuit:
         self._wake_all()
 
     def _close(self) -> None:
-        log.info("calls of %s go on after a pause of %.1f s", self.agent, self._clock() - self._since)
+        log.info(
+            "calls of %s go on after a pause of %.1f s",
+            self.agent,
+            self._clock() - self._since,
+            extra=about(agent=self.agent),
+        )
         self._pause_s = self._pause_first_s
         self._enter(CircuitState.CLOSED)
         self._wake_all()

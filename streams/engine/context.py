@@ -10,6 +10,7 @@ from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.loop_share import LoopShare
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
+from streams.engine.tracing import Untraced
 from streams.engine.unit_of_work import Reactions, UnitOfWork
 from streams.engine.waiters import WaitingRoom
 from streams.metrics import Metrics
@@ -29,13 +30,14 @@ class EngineContext(Protocol):
     tables: Mapping[str, AnyTable]
     reactions: Reactions
     waiting: WaitingRoom
+    tracing: Untraced
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
 
     def agents_of(self, topic: str) -> tuple[str, ...]:
         """Names of the agents that consume `topic`."""
 
     def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
-        """The function that handles one record of `topic`."""
+        """The function that handles one record of `topic`; no span is made for it."""
 
     def accept(self, topic: str) -> Acceptance:
         """The function that checks and decodes a record of `topic`."""

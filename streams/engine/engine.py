@@ -25,6 +25,7 @@ from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
+from streams.engine.tracing import Untraced
 from streams.engine.unit_of_work import NO_REACTIONS, Reactions
 from streams.engine.waiters import WaitingRoom
 from streams.envelope import Envelope
@@ -103,6 +104,7 @@ class Engine:
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
+        self.tracing = Untraced()
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._control: TransportControl | None = None
@@ -138,7 +140,7 @@ class Engine:
             known = acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
             if (agents := len(self.agents_of(topic))) > 1:
                 known = SharedAcceptance(known, agents)
-            self._acceptances[topic] = known
+            known = self._acceptances[topic] = self.tracing.accept(known)
         return known
 
     def circuit(self, agent: str) -> Circuit:
@@ -160,7 +162,7 @@ class Engine:
 
     def timer_handler(self, kind: str) -> TimerHandler:
         """The handler of timers of `kind`."""
-        return self._timers[kind]
+        return self.tracing.timer_handler(self._timers[kind], kind)
 
     def store_path(self, number: int) -> Path:
         """Folder of the store of partition `number`."""

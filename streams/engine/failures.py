@@ -87,7 +87,7 @@ def describe(agent: str, topic: str, error: BaseException) -> Failure:
     """Words for an error; the fingerprint is the same for what fails in the same way in the same place."""
     error_type, text = type(error).__name__[:NAME_CHARACTERS_MAX], _bounded(text_of(error), ERROR_BYTES_MAX)
     trace = _bounded(format_trace(error), TRACE_BYTES_MAX)
-    place = _place(error)
+    place = place_of(error)
     same = "\n".join((agent, topic, error_type, _VARYING.sub("?", text), place))
     return Failure(error_type, text, trace, hashlib.sha256(same.encode()).hexdigest()[:16])
 
@@ -147,7 +147,7 @@ def _name(text: object) -> str | None:
     return text[:NAME_CHARACTERS_MAX] if isinstance(text, str) and text else None
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
     """The function in which the error was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from streams.engine.about import about
 from streams.engine.partition_task import PartitionTask
 from streams.transport.base import ProducerFenced
 
@@ -33,7 +34,7 @@ class PartitionKeeper:
         await asyncio.wait([self._life])
 
     async def _live(self) -> None:
-        settings = self._engine.settings
+        settings, said = self._engine.settings, about(partition=self._number)
         pause_s = settings.restart_backoff
         while not self._stopped.is_set():
             task = self._engine.new_task(self._number)
@@ -46,10 +47,12 @@ class PartitionKeeper:
                 return
             if isinstance(error, ProducerFenced) and self._engine.request_rejoin():
                 # Starting again at once would fence the new owner, which would fence us, and so on for ever.
-                log.warning("partition %d was fenced: another worker owns it; joining the group anew", self._number)
+                log.warning(
+                    "partition %d was fenced: another worker owns it; joining the group anew", self._number, extra=said
+                )
                 return
             pause_s = settings.restart_backoff if started else min(pause_s * 2, settings.restart_backoff_max)
-            log.error("partition %d starts again in %.1f s: %s", self._number, pause_s, _describe(error))
+            log.error("partition %d starts again in %.1f s: %s", self._number, pause_s, _describe(error), extra=said)
             await self._sleep(pause_s)
 
     async def _live_once(self, task: PartitionTask) -> tuple[bool, BaseException | None]:
@@ -61,7 +64,12 @@ class PartitionKeeper:
             return False, None
         if (error := starting.exception()) is not None:
             return False, error
-        log.info("partition %d is restored (%d records)", self._number, task.progress.applied)
+        log.info(
+            "partition %d is restored (%d records)",
+            self._number,
+            task.progress.applied,
+            extra=about(partition=self._number),
+        )
         self._engine.resume(task)
         if not await self._unless_stopped(task.failed):
             return True, None

@@ -12,8 +12,9 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from streams.engine.about import about_record, told
 from streams.engine.batch import Fetched
 from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
@@ -24,7 +25,6 @@ from streams.engine.failures import (
     RetryPolicy,
     is_retryable,
     parks,
-    text_of,
 )
 from streams.engine.handlers import RecordHandler
 from streams.engine.lane_index import LaneIndex
@@ -161,7 +161,7 @@ class LaneLoop:
         if lane is None:
             return False
         if not self.index.has_room(key):
-            self._say_full(source, key, lane)
+            self._say_full(source, record, lane)
             raise NotNow
         append(work, key, source[1], waiting_record(record), work.now_ms)
         self._note(key, work.get(LANES, key))
@@ -179,7 +179,7 @@ class LaneLoop:
             if self.hold(work, source, record):
                 return "retry"
             if not self.index.has_room(key):
-                self._say_full(source, key, None)
+                self._say_full(source, record, None)
                 raise NotNow
         return self._fail(work, key, source[1], record, error, None)
 
@@ -203,9 +203,7 @@ class LaneLoop:
             ended = "retry"
             self._context.metrics.retries[key.agent] += 1
             said = f"failed, {retry_count + 1}. retry of {policy.retries} in {pause_ms / 1000:.1f} s"
-            self._say(
-                f"{_where(topic, self._task.number, record)} {said}: {type(error).__name__}: {text_of(error)}", error
-            )
+            self._say(work, key.agent, topic, record, f"{said}: {told(error)}", error, retry_count=retry_count + 1)
         else:
             self._bury(work, key, topic, record, error, waiting)
             ended = "dead_letter"
@@ -230,13 +228,15 @@ class LaneLoop:
         if record.key and parks(error):
             lane = work.get(LANES, key)
             place = lane.first if lane is not None else 1
-        number, said = bury(work, Failed(key.agent, topic, record, error, retry_count, letter, place))
+        number = bury(work, Failed(key.agent, topic, record, error, retry_count, letter, place))
         if place is not None:
             park(work, key, topic, number)
         elif waiting is not None:
             advance(work, key)
         self._context.metrics.dead_letters += 1
-        self._say(f"{_where(topic, self._task.number, record)} is {said}", error)
+        letter_text = letter_id(self._task.number, number)
+        said = f"is dead letter {letter_text}: {told(error)}"
+        self._say(work, key.agent, topic, record, said, error, dead_letter_id=letter_text, retry_count=retry_count)
 
     # ---- turns
 
@@ -350,35 +350,44 @@ class LaneLoop:
 
     # ---- words
 
-    def _say(self, text: str, error: BaseException) -> None:
+    def _say(
+        self, work: UnitOfWork, agent: str, topic: str, record: Record, said: str, error: BaseException, **more: Any
+    ) -> None:
         """Say what failed; of many that fail alike, only some."""
         suppressed = self._quiet.may_speak(type(error).__name__)
-        if suppressed is not None:
-            log.warning("%s%s", text, f" (and {suppressed:,} alike before)" if suppressed else "")
+        if suppressed is None:
+            return
+        number, name = self._task.number, type(error).__name__
+        more |= {"agent": agent, "error_type": name, "trace_id": work.trace_id}
+        log.warning(
+            "%s/%d@%d %s%s",
+            topic,
+            number,
+            record.offset,
+            said,
+            f" (and {suppressed:,} alike before)" if suppressed else "",
+            extra=about_record(topic, number, record, **more),
+        )
 
-    def _say_full(self, source: tuple[str, str], key: LaneKey, lane: Lane | None) -> None:
+    def _say_full(self, source: tuple[str, str], record: Record, lane: Lane | None) -> None:
         if self._quiet.may_speak(f"full {source}") is None:
             return
         behind = ""
         if lane is not None and lane.parked is not None:
             behind = f" behind dead letter {letter_id(self._task.number, lane.parked)}: retry or discard it"
         log.error(
-            "%s/%d stands still for %s: %d records wait, %d of aggregate %s%s. "
+            "%s/%d stands still for %s: %d records wait, %d of the next one's aggregate%s. "
             "See `orders dead-letters list`, ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
             source[1],
             self._task.number,
             source[0],
             self.index.total,
             len(lane) if lane is not None else 0,
-            key.key.decode(errors="replace"),
             behind,
+            extra=about_record(source[1], self._task.number, record, agent=source[0]),
         )
 
 
 def is_given_up(work: UnitOfWork, waiting: WaitingRecord) -> bool:
     """Whether the dead letter that is tried again with this record was discarded meanwhile."""
     return waiting.letter is not None and work.get(DEAD_LETTERS, waiting.letter) is None
-
-
-def _where(topic: str, number: int, record: Record) -> str:
-    return f"{topic}/{number}@{record.offset}"

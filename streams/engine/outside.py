@@ -20,10 +20,11 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from streams.engine.about import about_record, told
 from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.circuit import CircuitState, Permit
 from streams.engine.context import EngineContext
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import NotNow
 from streams.engine.lanes import WaitingKey
@@ -50,10 +51,11 @@ class _Entry:
     """A record of the window. `next_offset` is where the agent is once it is handled.
 
     A record that has waited in a lane has a `turn` in its place, and moves no position. One that is `held` was not its
-    aggregate's next when its call would have begun: there was none.
+    aggregate's next when its call would have begun: there was none. `span` is that of the record, from its first call
+    on, where tracing is on.
     """
 
-    __slots__ = ("backoff_s", "ended", "error", "held", "next_offset", "outcome", "record", "turn")
+    __slots__ = ("backoff_s", "ended", "error", "held", "next_offset", "outcome", "record", "span", "turn")
 
     def __init__(self, record: Record, next_offset: int, turn: WaitingKey | None = None) -> None:
         self.record = record
@@ -63,6 +65,7 @@ class _Entry:
         self.ended = False
         self.outcome: Any = None
         self.error: BaseException | None = None
+        self.span: Any = None
         self.backoff_s = BACKOFF_S  # before the next call, if one fails
 
 
@@ -83,6 +86,7 @@ class OutsideCalls:
         self._handlers = handlers
         self._prepare = prepare
         self._handle_record = context.bind(handlers, source[1])
+        self._tracing = context.tracing
         self._calls_max = context.settings.outside_calls_max
         self._timeout_s = context.settings.call_timeout
         self._window: deque[_Entry] = deque()
@@ -131,6 +135,7 @@ class OutsideCalls:
         for running in (self._runner, *self._calls):
             running.cancel()
         self._circuit.leave(self._wake.set)
+        self._tracing.abandon(entry.span for entry in self._window)
         self._window.clear()
 
     # ---- calls
@@ -165,8 +170,11 @@ class OutsideCalls:
             if call is None:
                 entry.ended = True
                 continue
+            if entry.span is None:
+                entry.span = self._tracing.begin(entry.record, *self._source, self._task.number)
             permit = self._circuit.begin()
-            running = asyncio.get_running_loop().create_task(self._call(entry, call, permit))
+            context = self._tracing.context(entry.span)
+            running = asyncio.get_running_loop().create_task(self._call(entry, call, permit), context=context)
             self._calls.add(running)
             running.add_done_callback(partial(self._call_ended, permit))
 
@@ -221,7 +229,8 @@ class OutsideCalls:
         await asyncio.sleep(entry.backoff_s * random.uniform(0.5, 1.0))
         if entry.backoff_s < BACKOFF_MAX_S <= 2 * entry.backoff_s:  # once, when it does not help for a while
             place = f"{self._source[1]}/{self._task.number}@{entry.record.offset}"
-            log.warning("%s waits at %s, and tries again: %s", self._source[0], place, text_of(error))
+            extra = about_record(self._source[1], self._task.number, entry.record, agent=self._source[0])
+            log.warning("%s waits at %s, and tries again: %s", self._source[0], place, told(error), extra=extra)
         entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
 
     def _call_ended(self, permit: Permit, running: asyncio.Task[None]) -> None:
@@ -240,7 +249,7 @@ class OutsideCalls:
             return False
         by_record = {id(entry.record): entry for entry in front}
 
-        def handle(record: Record, work: UnitOfWork) -> str:
+        def handle_ended(record: Record, work: UnitOfWork) -> str:
             entry = by_record[id(record)]
             if entry.held:  # its lane has ended a moment ago
                 self._wake.set()
@@ -250,6 +259,7 @@ class OutsideCalls:
             work.outcome = entry.outcome
             return self._handle_record(record, work)
 
+        handle = self._tracing.handler(handle_ended, *self._source, lambda record: by_record[id(record)].span)
         if front[0].turn is not None:
             await self._take_turn(front[0], front[0].turn, handle)
             done = 1
@@ -305,4 +315,5 @@ class OutsideCalls:
                 self._ready.append(queue[0])
             else:
                 del self._by_key[entry.record.key]
+        self._tracing.abandon(entry.span for entry in done)  # of those that wait in a lane instead
         return done

@@ -262,8 +262,8 @@ class PartitionTask:
 
     async def process(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch in slices; see Batch.process."""
-        handle = self._context.bind(handlers, fetched.topic)
         source = agent, fetched.topic
+        handle = self._bind(handlers, source)
         try:
             if fetched.turns:
                 await self.lanes.take_turns(source, fetched, handle)
@@ -286,11 +286,16 @@ class PartitionTask:
             return
         try:
             self.check(fetched.epoch, fetched.topic)
-            self._lingering.add((agent, fetched.topic), fetched, self._context.bind(handlers, fetched.topic))
+            source = agent, fetched.topic
+            self._lingering.add(source, fetched, self._bind(handlers, source))
         except StaleBatch as error:
             log.info("%s", error)
         finally:
             self._finished(fetched)
+
+    def _bind(self, handlers: Handlers | RecordHandler, source: tuple[str, str]) -> RecordHandler:
+        """What handles each record of a fetch: asked once per fetch."""
+        return self._context.tracing.handler(self._context.bind(handlers, source[1]), *source)
 
     async def handle_fetch(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
         """Handle what is not handled yet of a fetch, and move past it; raises as `run_records` does.
@@ -528,9 +533,10 @@ class PartitionTask:
         records = work.records
         rows.committing, self._work, self._opened_at = work, self._new_work(), 0.0
         self._room.set()
-        await commit(
-            work, self._group_offsets(reached), self._producer, rows.store, context.settings.app_id, context.probe
-        )
+        with context.tracing.committing(work):
+            await commit(
+                work, self._group_offsets(reached), self._producer, rows.store, context.settings.app_id, context.probe
+            )
         rows.committed()
         for source, offset in reached.items():
             self.committed[source] = max(offset, self.committed.get(source, 0))
@@ -591,7 +597,7 @@ class PartitionTask:
 
     def _new_work(self) -> UnitOfWork:
         context = self._context
-        return UnitOfWork(
+        return context.tracing.unit_of_work(
             self.number,
             self._open_rows,
             context.partition_for,

@@ -26,7 +26,8 @@ def try_again(work: UnitOfWork, number: int, letter: DeadLetter, due_ms: int, by
     work.put(DEAD_LETTERS, number, replace(asked, state=RETRYING, replays=letter.replays + 1))
     kind = kind_of_topic(letter.topic)
     if kind is not None:
-        timer = Timer(kind, (letter.key or b"").decode(), letter.offset, letter.value or b"", letter=number)
+        headers = tuple([(name, value or b"") for name, value in letter.headers])
+        timer = Timer(kind, (letter.key or b"").decode(), letter.offset, letter.value or b"", 0, number, headers)
         work.put(TIMERS, TimerKey(due_ms, kind, timer.key), timer)
         return
     key = LaneKey(letter.agent, letter.key or b"")

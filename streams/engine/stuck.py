@@ -50,7 +50,7 @@ class StuckRecords:
     """The marks of one partition; false while there are none, which is nearly always. Kept only where records are."""
 
     def __init__(self, settings: Settings, number: int) -> None:
-        self._number = number
+        self.number = number
         self._path = None if settings.transport == "memory" else settings.data_dir / "stuck" / f"{number}.json"
         self._marks = _load(self._path) if self._path is not None else []
 
@@ -81,7 +81,7 @@ class StuckRecords:
         """Mark a record, so that it survives the end of the process that follows; raises OSError."""
         stack = stack.encode(errors="backslashreplace")[-STACK_BYTES_MAX:].decode(errors="ignore")
         mark = StuckMark(
-            agent, topic, self._number, record.offset, record.timestamp_ms, _text_of(record.key), what, stack
+            agent, topic, self.number, record.offset, record.timestamp_ms, _text_of(record.key), what, stack
         )
         self._marks = [*self._marks, mark]
         self._save()
@@ -95,7 +95,7 @@ class StuckRecords:
         try:
             self._save()
         except OSError as error:
-            log.warning("marks of stuck records of partition %d cannot be removed: %s", self._number, error)
+            log.warning("marks of stuck records of partition %d cannot be removed: %s", self.number, error)
 
     def _save(self) -> None:
         """Replace the file as a whole: there is never half of one."""

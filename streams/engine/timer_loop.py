@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from streams.engine.about import about, told
 from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
-from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, close_letter
-from streams.engine.failures import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retryable, text_of
+from streams.engine.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, close_letter, letter_id
+from streams.engine.failures import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retryable
 from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due, timer_topic
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.watch import Handling, watched
@@ -85,7 +86,7 @@ class TimerLoop:
     def _fire(self, key: TimerKey, timer: Timer, work: UnitOfWork) -> None:
         now_ms = max(key.due_ms, int(time.time() * 1000))
         work.now_ms = now_ms
-        work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, ())
+        work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, timer.headers)
         work.retry_count = timer.retry_count
         by = Handling(TIMERS_AGENT, timer_topic(timer.kind), self._task.stuck)
         due = Record(-1, key.due_ms, work.record.key, timer.payload, ())  # the same after a restart
@@ -108,14 +109,24 @@ class TimerLoop:
         """Set the timer anew, or make it a dead letter; nothing waits behind a timer."""
         topic = timer_topic(timer.kind)
         policy = RetryPolicy.of(self._context.settings, topic)
+        said = about(
+            topic=topic,
+            partition=work.partition,
+            agent=TIMERS_AGENT,
+            aggregate_id=timer.key,
+            retry_count=timer.retry_count,
+            error_type=type(error).__name__,
+            trace_id=work.trace_id,
+        )
         if is_retryable(error) and timer.retry_count < policy.retries:
             later = TimerKey(work.now_ms + policy.pause_ms(timer.retry_count), timer.kind, timer.key)
             work.put(TIMERS, later, replace(timer, retry_count=timer.retry_count + 1))
             self._context.metrics.retries[TIMERS_AGENT] += 1
-            log.warning("timer %s of %s failed and is tried again: %s", timer.kind, timer.key, text_of(error))
+            log.warning("timer %s failed and is tried again: %s", timer.kind, told(error), extra=said)
             return
-        record = Record(timer.due_ms, work.now_ms, timer.key.encode(), timer.payload, ())
+        record = Record(timer.due_ms, work.now_ms, timer.key.encode(), timer.payload, timer.headers)
         failed = Failed(TIMERS_AGENT, topic, record, error, timer.retry_count, timer.letter, None)
-        _, said = bury(work, failed)
-        log.warning("timer %s of %s is %s", timer.kind, timer.key, said)
+        letter = letter_id(work.partition, bury(work, failed))
+        said["about"]["dead_letter_id"] = letter
+        log.warning("timer %s is dead letter %s: %s", timer.kind, letter, told(error), extra=said)
         self._context.metrics.dead_letters += 1

@@ -18,11 +18,11 @@ class TimerKey(NamedTuple):
     key: str
 
 
-class Timer(msgspec.Struct, frozen=True):
+class Timer(msgspec.Struct, frozen=True, omit_defaults=True):
     """One timer: `kind` names the handler, `key` the aggregate, `payload` is the handler's own.
 
     One that failed and is tried again (`retry_count` times so far) still says when it was due at first; `letter` is the
-    dead letter that is tried again with it.
+    dead letter that is tried again with it. `headers` are as a record's: the trace that it goes on with.
     """
 
     kind: str
@@ -31,6 +31,7 @@ class Timer(msgspec.Struct, frozen=True):
     payload: bytes = b""
     retry_count: int = 0
     letter: int | None = None
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def encode_due(due_ms: int) -> bytes:

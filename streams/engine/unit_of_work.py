@@ -84,6 +84,11 @@ class UnitOfWork:
         self._undo: list[tuple[dict[Any, Any], Any, Any]] = []  # rows of a table, key, the row before
         self._sent: list[list[Outgoing]] = []  # where the record's outputs were appended
 
+    @property
+    def trace_id(self) -> str | None:
+        """The trace of the record at hand, None where tracing is off."""
+        return None
+
     def get(self, table: Table[K, V], key: K) -> V | None:
         """The row of `key` as of this record, None where there is none."""
         rows = self.rows.get(table)

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import Any, Final
 
 from streams.engine import cache, rows, store, unit_of_work
+from streams.engine.about import about_record
 from streams.engine.watch import BOUNDARIES, WATCH, Handling
 from streams.errors import HandlerTimeout
 from streams.transport.base import Record
@@ -131,7 +132,8 @@ def _last_words(by: Handling, record: Record, what: str, stack: str) -> None:
         by.stuck.add(by.agent, by.topic, record, what, stack)
     except OSError as error:
         kept = f"That could not be noted ({error}): the worker will get stuck again until the disk can be written."
-    log.critical("%s: %s. The worker ends with status %d. %s\n%s", where, what, EXIT_STUCK, kept, stack)
+    extra = about_record(by.topic, by.stuck.number, record, agent=by.agent) | {"has_lines": True}
+    log.critical("%s: %s. The worker ends with status %d. %s\n%s", where, what, EXIT_STUCK, kept, stack, extra=extra)
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

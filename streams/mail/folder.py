@@ -12,6 +12,7 @@ from streams.envelope import derived_id
 from streams.errors import Unavailable
 from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery
+from streams.tracing.current import calling
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@+-]+")
@@ -30,7 +31,8 @@ class FolderMailer:
     async def deliver(self, mail: Mail) -> Delivery:
         """Write a mail; the same mail again gives the same file. Raises Unavailable while it cannot be written."""
         try:
-            await asyncio.to_thread(self._write, file_name(mail.order_id, mail.kind), mail.encode())
+            with calling("write mail", {"orders.mail.kind": mail.kind}):
+                await asyncio.to_thread(self._write, file_name(mail.order_id, mail.kind), mail.encode())
         except OSError as error:
             raise Unavailable(f"mail cannot be written to {self._folder}: {error}") from error
         return SENT

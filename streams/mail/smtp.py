@@ -25,6 +25,7 @@ from streams.mail.outcome import SENT, Delivery
 from streams.mail.server import MailServer
 from streams.mail.text import one_line
 from streams.time_limit import slot
+from streams.tracing.current import Attributes, annotate, calling
 
 CONNECTIONS_MAX: Final = 4
 QUIT_TIMEOUT_S: Final = 1.0
@@ -51,18 +52,29 @@ class SmtpMailer:
 
     async def deliver(self, mail: Mail) -> Delivery:
         """Hand a mail to the server; raises Unavailable when it cannot be reached or asks to come back later."""
+        told: Attributes = {
+            "server.address": self._server.host,
+            "server.port": self._server.port,
+            "orders.mail.kind": mail.kind,
+        }
         async with slot(self._slots):
-            connection = await self._take()
-            try:
-                delivery = await self._send(connection, mail)
-            except BaseException:
-                connection.close()
-                raise
-            if self._closed:
-                connection.close()
-            else:
-                self._idle.append(connection)
-            return delivery
+            with calling("send mail", told):
+                delivery = await self._deliver(mail)
+                annotate("orders.mail.state", delivery.state)
+                return delivery
+
+    async def _deliver(self, mail: Mail) -> Delivery:
+        connection = await self._take()
+        try:
+            delivery = await self._send(connection, mail)
+        except BaseException:
+            connection.close()
+            raise
+        if self._closed:
+            connection.close()
+        else:
+            self._idle.append(connection)
+        return delivery
 
     async def close(self) -> None:
         """Say goodbye on idle connections; one in use is closed by whoever uses it."""
@@ -117,16 +129,17 @@ class SmtpMailer:
         except _ERRORS as error:
             refusal = permanent_refusal(error)
             if refusal is None:
-                raise self._unavailable(error) from error
+                raise self._unavailable(error, mail.to) from error
             return Delivery("undeliverable", _without_address(refusal, mail.to))
         return SENT
 
-    def _unavailable(self, error: Exception) -> Unavailable:
+    def _unavailable(self, error: Exception, to: str = "") -> Unavailable:
         if isinstance(error, SMTPSenderRefused) and error.code >= 500:
             return Unavailable(f"mail server {self._server} refuses the sender ORDERS_MAIL_FROM: {_words(error)}")
         if isinstance(error, SMTPRecipientsRefused):
             error = error.recipients[0]
         words = _words(error) if isinstance(error, SMTPResponseException) else one_line(str(error))
+        words = _without_address(words, to) if to else words
         return Unavailable(f"mail server {self._server}: {words or type(error).__name__}")
 
 

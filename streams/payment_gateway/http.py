@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, TypeVar
 
 import httpx
@@ -12,6 +13,7 @@ from streams.events.money import Money
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings
 from streams.time_limit import slot
+from streams.tracing.current import answered, calling
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class HttpGateway:
         calls_max = settings.outside_calls_max
         url = httpx.URL(settings.payment_url)
         self._url = str(url.copy_with(userinfo=b"")).rstrip("/")  # in errors and logs, where a password must not be
+        self._attributes = {"http.request.method": "POST", "server.address": url.host}
         self._timeout_s = settings.payment_timeout
         self._mistake_told = 0
         # One slot per connection: a call waits here before its time starts to run, not in the client's pool after it.
@@ -79,7 +82,8 @@ class HttpGateway:
 
     async def _post(self, path: str, body: dict[str, Any], key: str) -> _Accepted | _Refused:
         async with slot(self._slots):
-            status, content = await self._ask(path, msgspec.json.encode(body), key)
+            with calling(f"POST {path}", self._attributes) as trace:
+                status, content = await self._ask(path, msgspec.json.encode(body), {"Idempotency-Key": key, **trace})
         if 200 <= status < 300:
             return _read(content, _Accepted, status, path)
         if status in _DECLINED:
@@ -96,12 +100,13 @@ class HttpGateway:
             self._mistake_told = status
         return message
 
-    async def _ask(self, path: str, content: bytes, key: str) -> tuple[int, bytes]:
+    async def _ask(self, path: str, content: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
         """Status and body of the answer; raises Unavailable when there is none in time."""
         if self._client.is_closed:
             raise Unavailable("the payment gateway's connections are closed: the worker stops, or starts again")
         try:
-            async with asyncio.timeout(self._timeout_s), self._stream(path, content, key) as answer:
+            async with asyncio.timeout(self._timeout_s), self._stream(path, content, headers) as answer:
+                answered(answer.status_code)
                 received = bytearray()
                 async for part in answer.aiter_bytes():
                     received += part
@@ -114,8 +119,8 @@ class HttpGateway:
             detail = str(error) or type(error).__name__
             raise Unavailable(f"the payment gateway cannot be reached for {path}: {detail}") from error
 
-    def _stream(self, path: str, content: bytes, key: str) -> Any:
-        return self._client.stream("POST", f"{self._url}{path}", content=content, headers={"Idempotency-Key": key})
+    def _stream(self, path: str, content: bytes, headers: Mapping[str, str]) -> Any:
+        return self._client.stream("POST", f"{self._url}{path}", content=content, headers=headers)
 
 
 def _read(content: bytes, kind: type[A], status: int, path: str) -> A:

@@ -21,9 +21,10 @@ from streams.engine.handlers import Handler, Handlers
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
 from streams.errors import NotRetryable
+from streams.logs import configure_logging
 from streams.settings import load_settings
 from streams.transport.base import Record
-from streams.worker import configure_logging, run_in_loop, serve
+from streams.worker import run_in_loop, serve
 from tests.chaos.releases import BUGS, Releases
 from tests.chaos.spoiler import Spoiler
 
@@ -114,7 +115,7 @@ def fail_at_random(
 def main() -> None:
     """Run the worker until it is killed or told to stop."""
     settings = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     releases = Releases(Path(os.environ["FAILING_RELEASE"]))
     spoiler = Spoiler(float(os.environ["FAILING_SPOILED_PER_S"]), lambda: not releases.is_sound)
     for agent, handlers in FAILING.items():

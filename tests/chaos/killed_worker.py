@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from streams.app import create_app
+from streams.logs import configure_logging
 from streams.settings import load_settings
-from streams.worker import configure_logging, run_in_loop, serve
+from streams.worker import run_in_loop, serve
 
 
 def killer(step: str, sent: signal.Signals, commit: int, armed: Path) -> Callable[[str], None]:
@@ -33,7 +34,7 @@ def killer(step: str, sent: signal.Signals, commit: int, armed: Path) -> Callabl
 def main() -> None:
     """Run the worker until it kills itself."""
     settings = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     step, sent = os.environ["KILL_STEP"], signal.Signals[os.environ["KILL_SIGNAL"]]
     probe = killer(step, sent, int(os.environ["KILL_COMMIT"]), Path(os.environ["KILL_WHEN"]))
 

@@ -20,10 +20,11 @@ from streams.engine.table import Table
 from streams.engine.timers import Timer
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope, Metadata, encode_envelope, new_envelope
+from streams.logs import configure_logging
 from streams.service import Service
 from streams.settings import load_settings
 from streams.topics import Topic
-from streams.worker import configure_logging, run_in_loop, serve
+from streams.worker import run_in_loop, serve
 from tests.apps import Seen, keys_beside, publish_keyed
 from tests.integration.test_engine_outside import Ask
 from tests.unit.test_envelope import TEN_O_CLOCK
@@ -110,7 +111,7 @@ class Stubborn:
 def main() -> None:
     """Run the worker until it is stuck or told to stop."""
     settings = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings)
     stubborn = Stubborn(os.environ["STUCK_NAME"])
     words = WORDS.get(os.environ.get("STUCK_WRITES", ""), ())
 

@@ -8,8 +8,9 @@ import logging
 import pytest
 
 from agents.cli.console import Failure, columns
+from streams.logs import configure_logging
 from streams.plain_text import plain, plain_line
-from streams.worker import configure_logging
+from streams.settings import Settings
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\x00\x7f\r\u202e\u2066\ud800b"
 
@@ -37,7 +38,7 @@ def test_no_data_begins_a_line_of_the_log(capsys: pytest.CaptureFixture[str]) ->
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     try:
-        configure_logging("INFO")
+        configure_logging(Settings(_env_file=None))
         logging.getLogger("streams.any").error("failed: %s", "x\n12:00:00 CRITICAL forged\x1b[2J")
         try:
             raise ValueError("bad\x1b[2J")
