@@ -11,7 +11,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from streams.settings import Settings
+from streams.settings import Settings, load_settings
 from streams.worker import STOP_TIMEOUT_S
 from tests.compose import (
     COMPOSE,
@@ -90,7 +90,7 @@ def test_the_workers_settings_are_settings() -> None:
     environment = {**image_environment(), **environment_of("worker", GIVEN)}
     named = {name.removeprefix("ORDERS_").lower(): value for name, value in environment.items() if "ORDERS_" in name}
     assert set(named) <= set(Settings.model_fields)
-    settings = Settings(_env_file=None, **named)
+    settings = load_settings(_env_file=None, **named)
     assert settings.api_token
     assert settings.bootstrap_servers == ["kafka:19092"]
 
