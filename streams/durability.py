@@ -28,6 +28,7 @@ def durability_checks(settings: Settings, specs: Sequence[TopicSpec], facts: Log
         _retention(settings, readable),
         _record_size(readable),
         *_transactions(settings, facts.settings),
+        *_mistyped(facts.settings),
     ]
 
 
@@ -134,6 +135,13 @@ def _transactions(settings: Settings, of_broker: Mapping[str, str]) -> Iterator[
         yield Check("transactions", False, detail, advice)
     else:
         yield Check("transactions", True, f"may take {settings.transaction_timeout:.0f} s")
+
+
+def _mistyped(of_broker: Mapping[str, str]) -> Iterator[Check]:
+    if of_broker.get("auto.create.topics.enable") == "true":
+        detail = "the brokers make a topic of any name that somebody asks for"
+        advice = f"set auto.create.topics.enable=false: records of mistyped names are read by nobody; {GUIDE}"
+        yield Check("new topics", True, detail, advice)
 
 
 def _named(topics: Mapping[str, TopicFacts], is_wrong: Callable[[TopicFacts], bool]) -> list[str]:

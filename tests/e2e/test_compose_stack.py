@@ -32,12 +32,12 @@ def composed_kafka(own_kafka: None, tmp_path_factory: pytest.TempPathFactory) ->
     """Start Kafka with the settings that its container gets."""
     settings = kafka_properties(environment_of("kafka", {}))
     here = {
+        "/var/lib/kafka/data": "${data_dir}",
         r"(?<=//)(?=:)": "127.0.0.1",
         "kafka|localhost": "127.0.0.1",
         "19092": "${port}",
         "29093": "${controller_port}",
         "9092": str(unused_port()),
-        "/var/lib/kafka/data": "${data_dir}",
     }
     text = "\n".join(f"{name}={value}" for name, value in settings.items())
     for pattern, replacement in here.items():

@@ -121,6 +121,13 @@ def test_a_broker_that_allows_shorter_transactions_is_a_problem() -> None:
     assert "ORDERS_TRANSACTION_TIMEOUT" in str(found.advice)
 
 
+def test_brokers_that_make_topics_of_any_name_are_pointed_out() -> None:
+    facts = cluster()
+    found = examined(facts._replace(settings={**facts.settings, "auto.create.topics.enable": "true"}))["new topics"]
+    assert found.ok
+    assert "auto.create.topics.enable=false" in str(found.advice)
+
+
 def test_settings_that_cannot_be_read_are_said_not_to_be_checked() -> None:
     facts = LogFacts(3, {}, {name: TopicFacts(3, 3, {}) for name in SOUND})
     checks = examined(facts)
