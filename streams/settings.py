@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     @property
     def public_url(self) -> str:
         """Where other workers reach this one's web view; one that listens on all addresses goes by its own."""
-        host = own_address() if self.web_host in ALL_ADDRESSES else self.web_host
+        host = own_address(self.web_host) if self.web_host in ALL_ADDRESSES else self.web_host
         return self.web_url or f"http://{in_url(host)}:{self.web_port}"
 
     @property

@@ -21,29 +21,36 @@ def _asked_anew() -> Iterator[None]:
 def found_at(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     """Let the machine's name stand for these addresses."""
 
-    def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
-        assert name == "box-7"
-        if not addresses:
+    def look_up(name: str, port: None, family: int, kind: int) -> list[tuple[object, ...]]:
+        assert (name, port, kind) == ("box-7", None, socket.SOCK_STREAM)
+        kinds = [(socket.AF_INET6 if ":" in address else socket.AF_INET, address) for address in addresses]
+        found = [(of, kind, 6, "", (address, 0)) for of, address in kinds if family in (of, socket.AF_UNSPEC)]
+        if not found:
             raise socket.gaierror("unknown")
-        return [(None, None, 6, "", (address, 0)) for address in addresses]
+        return [*found]
 
     monkeypatch.setattr(socket, "gethostname", lambda: "box-7")
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
 
 
+BOTH = ("fe80::1%eth0", "fd00::7", "127.0.1.1", "172.18.0.5")
+
+
 @pytest.mark.parametrize(
-    ("addresses", "host"),
+    ("addresses", "bound", "host"),
     [
-        (("172.18.0.5",), "172.18.0.5"),
-        (("127.0.1.1", "10.0.0.2"), "10.0.0.2"),
-        (("fe80::1%eth0", "fd00::7"), "[fd00::7]"),
-        (("127.0.1.1",), "box-7"),
-        ((), "box-7"),
+        (("172.18.0.5",), "0.0.0.0", "172.18.0.5"),
+        (("172.18.0.5",), "", "172.18.0.5"),
+        (BOTH, "0.0.0.0", "172.18.0.5"),
+        (BOTH, "::", "[fd00::7]"),
+        (BOTH, "", "[fd00::7]"),
+        (("172.18.0.5",), "::", "box-7"),
+        (("127.0.1.1",), "0.0.0.0", "box-7"),
+        ((), "", "box-7"),
     ],
 )
-@pytest.mark.parametrize("bound", ["0.0.0.0", "::", ""])
 def test_a_worker_on_all_addresses_goes_by_one_that_others_can_reach(
-    monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, ...], host: str, bound: str
+    monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, ...], bound: str, host: str
 ) -> None:
     found_at(monkeypatch, *addresses)
     assert Settings(_env_file=None, web_host=bound, web_port=80).public_url == f"http://{host}:80"
