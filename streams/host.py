@@ -4,19 +4,17 @@ import functools
 import ipaddress
 import socket
 
-_FAMILIES = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6}
-
 
 @functools.cache
-def own_address(bound: str = "") -> str:
+def own_address(bound: str) -> str:
     """The address that this machine's name stands for; the name where it is no use.
 
-    `bound` is what the server listens on: 0.0.0.0 and :: are all addresses of one kind only. In a container the name
-    stands for the container's own address, also where others could not look it up.
+    `bound` is what the server listens on: 0.0.0.0 or ::, which are all addresses of one kind only. In a container the
+    name stands for the container's own address, also where others could not look it up.
     """
-    name = socket.gethostname()
+    name, family = socket.gethostname(), socket.AF_INET6 if ":" in bound else socket.AF_INET
     try:
-        found = socket.getaddrinfo(name, None, _FAMILIES.get(bound, socket.AF_UNSPEC), socket.SOCK_STREAM)
+        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
     except OSError:
         return name
     for address in (ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found):

@@ -19,7 +19,7 @@ ENV_PREFIX = "ORDERS_"
 RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
 TRANSPORTS = ("embedded", "memory", "kafka")
 # What stands for every address of the machine, and where a program on the same machine then connects to.
-ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class SettingsError(Exception):

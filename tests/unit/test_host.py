@@ -24,7 +24,7 @@ def found_at(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     def look_up(name: str, port: None, family: int, kind: int) -> list[tuple[object, ...]]:
         assert (name, port, kind) == ("box-7", None, socket.SOCK_STREAM)
         kinds = [(socket.AF_INET6 if ":" in address else socket.AF_INET, address) for address in addresses]
-        found = [(of, kind, 6, "", (address, 0)) for of, address in kinds if family in (of, socket.AF_UNSPEC)]
+        found = [(of, kind, 6, "", (address, 0)) for of, address in kinds if family == of]
         if not found:
             raise socket.gaierror("unknown")
         return [*found]
@@ -40,13 +40,11 @@ BOTH = ("fe80::1%eth0", "fd00::7", "127.0.1.1", "172.18.0.5")
     ("addresses", "bound", "host"),
     [
         (("172.18.0.5",), "0.0.0.0", "172.18.0.5"),
-        (("172.18.0.5",), "", "172.18.0.5"),
         (BOTH, "0.0.0.0", "172.18.0.5"),
         (BOTH, "::", "[fd00::7]"),
-        (BOTH, "", "[fd00::7]"),
         (("172.18.0.5",), "::", "box-7"),
         (("127.0.1.1",), "0.0.0.0", "box-7"),
-        ((), "", "box-7"),
+        ((), "0.0.0.0", "box-7"),
     ],
 )
 def test_a_worker_on_all_addresses_goes_by_one_that_others_can_reach(
