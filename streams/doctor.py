@@ -8,8 +8,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
-import msgspec
-
+from streams.check import Check
+from streams.durability import durability_checks
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
@@ -18,15 +18,6 @@ from streams.transport.base import Broker, TopicSpec, TransportError
 
 BROKER_TIMEOUT_S = 5.0
 FREE_BYTES_MIN = 1 << 30
-
-
-class Check(msgspec.Struct, frozen=True):
-    """What was looked at and found; `advice` says what to do when it is not `ok`."""
-
-    check: str
-    ok: bool
-    detail: str
-    advice: str | None = None
 
 
 async def examine(engine: Engine) -> list[Check]:
@@ -64,7 +55,18 @@ async def check_broker(settings: Settings, broker: Broker, specs: Sequence[Topic
         checks.append(Check("topics", False, "; ".join(different), advice))
     else:
         checks.append(Check("topics", True, f"{len(specs)} topics with {settings.partitions} partitions each"))
-    return checks
+    return checks + await _check_durability(settings, broker, specs)
+
+
+async def _check_durability(settings: Settings, broker: Broker, specs: Sequence[TopicSpec]) -> list[Check]:
+    """Does the broker keep what was acknowledged?"""
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            facts = await broker.facts([spec.name for spec in specs])
+    except (TransportError, TimeoutError) as error:
+        advice = "ask again when the brokers are less busy"
+        return [Check("Kafka settings", True, f"not checked: {error or 'no answer in time'}", advice)]
+    return durability_checks(settings, specs, facts) if facts is not None else []
 
 
 def check_data_folder(settings: Settings) -> list[Check]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +46,7 @@ class Gauges:
         """Families of this moment."""
         yield from self._lag()
         yield from self._partitions()
+        yield from self._disk()
         yield from self._calls()
         yield from self._of_services()
 
@@ -94,6 +97,8 @@ class Gauges:
     def _partitions(self) -> Iterator[Metric]:
         engine = self._engine
         running = self._running()
+        # The same for all workers: whether every number has an owner shows only in the sum over them.
+        yield GaugeMetricFamily("partitions_configured", "ORDERS_PARTITIONS of this worker", engine.settings.partitions)
         yield GaugeMetricFamily("partitions_owned", "partition numbers given to this worker", len(engine.numbers))
         yield GaugeMetricFamily(
             "partitions_restoring", "owned partition numbers that cannot be read yet", len(engine.numbers - {*running})
@@ -108,3 +113,10 @@ class Gauges:
         yield applied
         yield total
         yield stored
+
+    def _disk(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("data_free_bytes", "bytes free on the disk of the data folder")
+        if self._engine.settings.transport != "memory":
+            with contextlib.suppress(OSError):  # the folder is gone: the doctor says what to do
+                family.add_metric((), shutil.disk_usage(self._engine.settings.data_dir).free)
+        yield family

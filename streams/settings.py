@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotParsed
 
+from streams.host import own_address
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
 from streams.transport.base import TOPIC_RECORD_BYTES_MAX
@@ -17,6 +18,8 @@ from streams.transport.tls import UnusableTlsFiles, tls_context
 ENV_PREFIX = "ORDERS_"
 RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
 TRANSPORTS = ("embedded", "memory", "kafka")
+# What stands for every address of the machine, and where a program on the same machine then connects to.
+ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 class SettingsError(Exception):
@@ -223,13 +226,14 @@ class Settings(BaseSettings):
 
     @property
     def public_url(self) -> str:
-        """Where other workers reach this one's web view."""
-        return self.web_url or f"http://{in_url(self.web_host)}:{self.web_port}"
+        """Where other workers reach this one's web view; one that listens on all addresses goes by its own."""
+        host = own_address(self.web_host) if self.web_host in ALL_ADDRESSES else self.web_host
+        return self.web_url or f"http://{in_url(host)}:{self.web_port}"
 
     @property
     def local_url(self) -> str:
         """Where a program on this machine reaches a worker with these settings."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(self.web_host, self.web_host)
+        host = ALL_ADDRESSES.get(self.web_host, self.web_host)
         return self.web_url.rstrip("/") or f"http://{in_url(host)}:{self.web_port}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS, DEAD_LETTERS
@@ -36,3 +37,9 @@ def waiting_aggregates(task: PartitionTask) -> Mapping[str, float]:
     """Lanes by what their first record is: tried again later, or parked as a dead letter."""
     index = task.lanes.index
     return {"retrying": len(index) - index.parked, "parked": index.parked}
+
+
+@service.gauge("sources_stalled", "topics that stand still for an agent, as no more records may wait", label="agent")
+def stalled_sources(task: PartitionTask) -> Mapping[str, float]:
+    """Agents of whose topic nothing is read any more, until somebody decides about a dead letter."""
+    return Counter(agent for agent, _ in task.stalled.sources())

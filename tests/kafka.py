@@ -150,7 +150,7 @@ class KafkaBroker:
     """One Kafka node on loopback that ends with this process, even if this process is killed.
 
     Its data stays in `folder`, and its port the same, over `restart()`. Methods block: in a coroutine, call
-    them through `asyncio.to_thread`.
+    them through `asyncio.to_thread`. `properties` are its settings, those of ops/kafka unless told otherwise.
     """
 
     def __init__(
@@ -159,10 +159,12 @@ class KafkaBroker:
         port: int | None = None,
         java_options: Sequence[str] = SHORT_LIVED,
         extras: Extras | None = None,
+        properties: str | None = None,
     ) -> None:
         """Say where it lives; `extras` add to what every node has."""
         self.folder = folder.absolute()
         self.extras = extras or Extras()
+        self._template = Template(properties or (OPS / "server.properties").read_text())
         self.port = port or unused_port(also_next=True)
         self.java_options = tuple(java_options)
         self.log_path = self.folder / "kafka.log"
@@ -202,9 +204,8 @@ class KafkaBroker:
         data = self.folder / "data"
         data.mkdir(parents=True, exist_ok=True)
         properties = self.folder / "server.properties"
-        template = Template((OPS / "server.properties").read_text())
         ports = {"port": self.port, "controller_port": self.port + 1, "data_dir": data}
-        properties.write_text(template.substitute(ports, **self.extras.placeholders()))
+        properties.write_text(self._template.substitute(ports, **self.extras.placeholders()))
         with self.log_path.open("ab") as log:
             if not (data / "meta.properties").exists():
                 self._format(jars, properties, log)

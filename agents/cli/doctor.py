@@ -17,7 +17,7 @@ from streams.binding import binding_problem
 from streams.settings import ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
-    from streams.doctor import Check
+    from streams.check import Check
 
 # Read by the tests' own Kafka, not by a worker.
 FOREIGN_VARIABLES = frozenset({"ORDERS_KAFKA_JARS"})
@@ -50,7 +50,8 @@ def lines_of(check: Check) -> list[str]:
 
 
 async def _examine(settings: Settings, url: str | None) -> list[Check]:
-    from streams.doctor import Check, check_data_folder
+    from streams.check import Check
+    from streams.doctor import check_data_folder
 
     checks = [Check("settings", True, f"{settings.broker}, {settings.partitions} partitions")]
     checks += unknown_variables(os.environ)
@@ -65,7 +66,7 @@ async def _examine(settings: Settings, url: str | None) -> list[Check]:
 
 def unknown_variables(environment: Iterable[str]) -> list[Check]:
     """Variables that look like settings, but are none: most likely misspelt."""
-    from streams.doctor import Check
+    from streams.check import Check
 
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
     unknown = sorted(name for name in environment if name.upper().startswith(ENV_PREFIX) and name.upper() not in known)
@@ -74,7 +75,7 @@ def unknown_variables(environment: Iterable[str]) -> list[Check]:
 
 def check_address(settings: Settings) -> Check:
     """No worker answers: could one listen there?"""
-    from streams.doctor import Check
+    from streams.check import Check
 
     if (problem := binding_problem(settings, settings.web_host)) is not None:
         detail, _, advice = problem.partition(". ")
@@ -92,7 +93,7 @@ def check_address(settings: Settings) -> Check:
 
 async def _ask_worker(client: WorkerClient) -> list[Check]:
     """What the worker says about itself and what it stands on."""
-    from streams.doctor import Check
+    from streams.check import Check
 
     try:
         found = msgspec.convert(await client.get("/doctor"), list[Check])
@@ -105,7 +106,8 @@ async def _ask_worker(client: WorkerClient) -> list[Check]:
 async def _examine_broker(settings: Settings) -> list[Check]:
     """Open the broker without a worker and compare the topics that are there with what the application needs."""
     from streams.app import create_app
-    from streams.doctor import Check, check_broker
+    from streams.check import Check
+    from streams.doctor import check_broker
 
     if settings.transport == "memory":
         return []

@@ -15,7 +15,7 @@ import msgspec
 from streams.engine.batch import Fetched
 from streams.engine.circuit import Circuit, Pause
 from streams.engine.context import TimerHandler
-from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS
+from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS, TIMERS_AGENT
 from streams.engine.failures import names_in
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.keeper import PartitionKeeper
@@ -30,6 +30,7 @@ from streams.engine.unit_of_work import NO_REACTIONS, Reactions
 from streams.engine.waiters import WaitingRoom
 from streams.envelope import Envelope
 from streams.events.registry import EventRegistry
+from streams.loop_delay import LoopDelay
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.topics import Topic
@@ -91,7 +92,7 @@ class Engine:
         self.settings = settings
         self.broker = broker
         self.registry = registry
-        self.metrics = Metrics()
+        self.metrics = Metrics((*registry.types, UNKNOWN_TYPE), (*agents, TIMERS_AGENT))
         self.loop_share = LoopShare()
         self.waiting = WaitingRoom()
         self.topics = {topic.name: topic for topic in topics}
@@ -107,6 +108,7 @@ class Engine:
         self.tracing = Untraced()
         self._timers = dict(timers)
         self._stores_dir = stores_dir
+        self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
         self._control: TransportControl | None = None
         self._keepers: dict[int, PartitionKeeper] = {}
         self._generation = -1
@@ -195,6 +197,7 @@ class Engine:
         A problem that waiting does not solve ends the worker with a message (`fatal`).
         """
         self._control = control
+        self._loop_delay.start()
         backoff_s = self.settings.restart_backoff
         while True:
             try:
@@ -247,6 +250,7 @@ class Engine:
 
     async def stop(self) -> None:
         """Commit what is open and let go of everything; in memory nothing is kept."""
+        self._loop_delay.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()

@@ -46,7 +46,7 @@ COMMIT_TIMEOUT_S = 20.0
 _offset = attrgetter("offset")
 
 
-def _nothing_to_observe(seconds: float) -> None:
+def _nothing_to_observe(value: float) -> None:
     """Stands in until the type of the first record is known."""
 
 
@@ -550,6 +550,7 @@ class PartitionTask:
             self.lanes.committed(work.rows[LANES], work.rows.get(WAITING, {}))
         context.metrics.commits += 1
         context.metrics.committed_records += records
+        context.metrics.commit_records.observe(records)
         context.metrics.commit_seconds.observe(time.monotonic() - started)
 
     def _group_offsets(self, reached: dict[tuple[str, str], int]) -> dict[tuple[str, int], int]:

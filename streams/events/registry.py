@@ -1,6 +1,6 @@
 """From type string and schema version to payload class, with upcasters for the versions of the past."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -45,6 +45,11 @@ class EventRegistry:
             message_class.aggregate_id_field,
         )
         return message_class
+
+    @property
+    def types(self) -> Sequence[str]:
+        """Every type that is registered."""
+        return tuple(self._current)
 
     def knows(self, event_type: str) -> bool:
         """Whether a class is registered for the type."""

@@ -12,12 +12,14 @@ Outgoing = tuple[bytes | None, bytes | None, Headers]  # key, value, headers; a 
 __all__ = [
     "Broker",
     "Headers",
+    "LogFacts",
     "Outgoing",
     "PartitionsMismatch",
     "Position",
     "ProducerFenced",
     "Reader",
     "Record",
+    "TopicFacts",
     "TopicSpec",
     "TransactionalProducer",
     "TransportError",
@@ -47,6 +49,22 @@ class TopicSpec(NamedTuple):
     compacted: bool
     retention_ms: int | None
     record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
+
+
+class TopicFacts(NamedTuple):
+    """How a topic is kept: the fewest replicas of its partitions, the fewest of them in sync, and its settings."""
+
+    replicas: int
+    in_sync: int
+    settings: Mapping[str, str]
+
+
+class LogFacts(NamedTuple):
+    """What a cluster says of itself: its brokers, the settings of one of them, and topics by name."""
+
+    brokers: int
+    settings: Mapping[str, str]
+    topics: Mapping[str, TopicFacts]
 
 
 class TransportError(Exception):
@@ -123,6 +141,9 @@ class Broker(Protocol):
 
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions."""
+
+    async def facts(self, topics: Sequence[str]) -> LogFacts | None:
+        """How these topics are kept, as far as they exist; None where nothing can be set wrong."""
 
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""

@@ -87,6 +87,9 @@ class EmbeddedBroker(Broker):
         """All topics with their number of partitions."""
         return {name: config.partitions for name, config in self.log.topics().items()}
 
+    async def facts(self, topics: Sequence[str]) -> None:
+        """Nothing: the log keeps topics as they were declared, in one copy."""
+
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""
         return EmbeddedProducer(self, f"{self._settings.app_id}-{partition}", self._settings.app_id)

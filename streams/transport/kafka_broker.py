@@ -11,6 +11,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, Topic
 from streams.settings import Settings
 from streams.transport.base import (
     Broker,
+    LogFacts,
     Outgoing,
     PartitionsMismatch,
     Position,
@@ -21,10 +22,12 @@ from streams.transport.base import (
 )
 from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
 from streams.transport.kafka_diagnosis import diagnose
+from streams.transport.kafka_facts import INTERNAL_TOPICS, read_facts
 from streams.transport.kafka_producer import KafkaTransactions, build_batches
 from streams.transport.kafka_reader import KafkaReader
 
 BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
+REPLICAS_TO_SPARE = 3  # with as many, two have each acknowledged record, and one may be away
 SEGMENT_MS = 24 * 3600 * 1000
 COORDINATOR_ATTEMPTS = 50
 COORDINATOR_PAUSE_S = 0.2
@@ -91,7 +94,12 @@ class KafkaBroker(Broker):
             await admin.close()
 
     def _new_topic(self, topic: TopicSpec) -> NewTopic:
-        config = {"max.message.bytes": str(topic.record_bytes_max + BATCH_BYTES)}
+        config = {
+            "max.message.bytes": str(topic.record_bytes_max + BATCH_BYTES),
+            "unclean.leader.election.enable": "false",
+        }
+        if self.settings.replication >= REPLICAS_TO_SPARE:
+            config["min.insync.replicas"] = "2"
         if topic.compacted:
             retention_ms = str(int(self.settings.delete_retention * 1000))
             config |= {"cleanup.policy": "compact", "delete.retention.ms": retention_ms, "segment.ms": str(SEGMENT_MS)}
@@ -123,6 +131,10 @@ class KafkaBroker(Broker):
         except KafkaError as error:
             raise TransportError(f"cannot list the topics: {error}") from error
         return {name: len(consumer.partitions_for_topic(name) or ()) for name in names}
+
+    async def facts(self, topics: Sequence[str]) -> LogFacts:
+        """Replicas and settings of these topics, and of the ones that Kafka itself keeps."""
+        return await read_facts(self.options, (*topics, *INTERNAL_TOPICS))
 
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""

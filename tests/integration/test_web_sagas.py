@@ -72,7 +72,9 @@ async def test_a_stuck_saga_is_seen_listed_counted_and_resumed(app: OrdersApp, c
     assert (await client.get("/sagas/o-1")).json()["state"] == "compensation_failed"
     listed = (await client.get("/tables/failed-sagas")).json()["items"]
     assert [(item["key"], item["row"]["error"]) for item in listed] == [("o-1", "already_shipped")]
-    assert 'saga_active{state="compensation_failed"} 1.0' in (await client.get("/metrics")).text.splitlines()
+    figures = (await client.get("/metrics")).text.splitlines()
+    assert 'saga_active{state="compensation_failed"} 1.0' in figures
+    assert 'saga_oldest_seconds{state="compensation_failed"} 0.0' not in figures
     tried = (await client.get("/sagas/o-1")).json()["steps"][1]["compensation"]["asked_at"]
     answer = await client.post("/sagas/o-1/resume")
     assert answer.status_code == 202

@@ -26,7 +26,7 @@ from agents.cli.run import addresses, with_declined_payments
 from agents.cli.sums import Check, Reconciliation, printable
 from agents.cli.topics import TopicRow, table
 from agents.domain.order_history import Placement, parse_order_history
-from streams.doctor import Check as DoctorsCheck
+from streams.check import Check as DoctorsCheck
 from streams.settings import SettingsError, load_settings
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"

@@ -1,0 +1,81 @@
+"""README and guides: the commands, settings and links in them are ones that there are."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from agents.cli import main
+from agents.cli.doctor import FOREIGN_VARIABLES
+from streams.settings import Settings
+from tests.unit.test_alerts import anchors_of
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "docs/operations.md")
+# `orders` where a shell would find a command: after a prompt, variables, a path or another command.
+COMMAND = re.compile(r"^(?:\w+=\S+ |\S+/|docker compose exec worker )*orders (.+)$")
+
+
+def commands_in(text: str) -> Iterator[str]:
+    """The arguments of each `orders ...`: in blocks of shell, after prompts in other blocks, and between backticks."""
+    blocks = re.findall(r"^ *```(\w*)\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+    typed = [(language, line.strip()) for language, block in blocks for line in block.splitlines()]
+    lines = [line.removeprefix("$ ") for language, line in typed if language == "sh" or line.startswith("$ ")]
+    inline = re.findall(r"`([^`\n]*orders [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    yield from (found[1] for line in (*lines, *inline) if (found := COMMAND.match(line)))
+
+
+def parse(arguments: list[str], command: click.Command = main, parent: click.Context | None = None) -> None:
+    """Let click read a command line, as it is read when it is run, without running it."""
+    with command.make_context(command.name or "orders", list(arguments), parent=parent) as context:
+        if isinstance(command, click.Group):
+            _, found, rest = command.resolve_command(context, arguments)
+            assert found is not None
+            parse(rest, found, context)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_command_lines_can_be_read(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = list(commands_in((ROOT / document).read_text()))
+    assert len(found) > 5
+    for line in found:
+        arguments = [argument.strip("[]") for argument in shlex.split(re.sub(r"\s[|>&].*", "", line), comments=True)]
+        for argument in arguments:
+            if re.fullmatch(r"[\w.-]+\.\w+|FILE", argument):  # what the reader has
+                (tmp_path / argument).touch()
+        try:
+            parse(arguments)
+        except click.exceptions.Exit:  # of --help
+            assert "--help" in arguments, line
+        except click.MissingParameter:  # a command that is only named
+            assert re.fullmatch("[a-z -]+", line), line
+            assert " -" not in line, line
+        except click.UsageError as error:
+            pytest.fail(f"orders {line}: {error.format_message()}")
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, "docker-compose.yml", ".env.example"])
+def test_settings_are_settings(document: str) -> None:
+    known = {f"ORDERS_{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
+    named = set(re.findall(r"ORDERS_[A-Z_]+", (ROOT / document).read_text()))
+    families = {name for name in named if name.endswith("_") and any(one.startswith(name) for one in known)}
+    assert named - known - families == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors_of(str(target.resolve().relative_to(ROOT))), link
