@@ -21,6 +21,9 @@ def main() -> int:
         ("bench.latency",),
         ("bench.full_order",),
         ("bench.restore", f"--rows={arguments.rows}"),
+        ("bench.reads",),
+        ("bench.metrics_cost",),
+        ("bench.tracing",),
     )
     return max(subprocess.run([sys.executable, "-m", *command], check=False).returncode for command in benchmarks)
 
