@@ -55,14 +55,13 @@ from tables.orders import ORDERS, Order
 K = TypeVar("K")
 S = TypeVar("S", bound=Sums)
 
-service = Service(
-    "analytics",
-    tables=(ANALYTICS_TOTALS, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_COUNTRIES, ANALYTICS_STATE),
-)
+TABLES = (ANALYTICS_TOTALS, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_COUNTRIES, ANALYTICS_STATE)
+
+service = Service("analytics", tables=TABLES)
 handlers = Handlers()
 
 
-@service.agent(ORDER_EVENTS)
+@service.projection(ORDER_EVENTS, handlers, *TABLES)
 async def project_analytics(batches: Batches) -> None:
     """Keep the figures of days, countries and products."""
     async for batch in batches:

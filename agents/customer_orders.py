@@ -13,7 +13,7 @@ service = Service("customer-orders", tables=(CUSTOMER_ORDERS,))
 handlers = Handlers()
 
 
-@service.agent(CUSTOMER_ORDER_EVENTS)
+@service.projection(CUSTOMER_ORDER_EVENTS, handlers, CUSTOMER_ORDERS)
 async def project_customer_orders(batches: Batches) -> None:
     """Keep each customer's list of orders."""
     async for batch in batches:

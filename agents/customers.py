@@ -18,7 +18,7 @@ service = Service("customers", tables=(CUSTOMERS,))
 handlers = Handlers()
 
 
-@service.agent(CUSTOMER_ORDER_EVENTS)
+@service.projection(CUSTOMER_ORDER_EVENTS, handlers, CUSTOMERS)
 async def project_customers(batches: Batches) -> None:
     """Keep each customer's statistics."""
     async for batch in batches:

@@ -22,7 +22,7 @@ handlers = Handlers()
 _ENTRY = Entry()
 
 
-@service.agent(ORDER_EVENTS)
+@service.projection(ORDER_EVENTS, handlers, ORDERS_BY_TIME, ORDERS_BY_CORRELATION)
 async def index_orders(batches: Batches) -> None:
     """Keep orders where they are found by time and by correlation."""
     async for batch in batches:

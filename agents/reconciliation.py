@@ -25,21 +25,21 @@ service = Service(
 orders, stock, payments = Handlers(), Handlers(), Handlers()
 
 
-@service.agent(ORDER_EVENTS)
+@service.projection(ORDER_EVENTS, orders, ORDER_SUMS)
 async def reconcile_orders(batches: Batches) -> None:
     """Keep the sums of orders."""
     async for batch in batches:
         await batch.process_later(orders)
 
 
-@service.agent(INVENTORY_EVENTS)
+@service.projection(INVENTORY_EVENTS, stock, STOCK_SUMS)
 async def reconcile_stock(batches: Batches) -> None:
     """Keep the sums of pieces."""
     async for batch in batches:
         await batch.process_later(stock)
 
 
-@service.agent(PAYMENT_EVENTS)
+@service.projection(PAYMENT_EVENTS, payments, PAYMENT_SUMS)
 async def reconcile_payments(batches: Batches) -> None:
     """Keep the sums of money."""
     async for batch in batches:

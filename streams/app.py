@@ -181,7 +181,10 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
             reactions.setdefault(payload, []).append(handler)
     in_memory = settings.transport == "memory"
     stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
-    return Engine(settings, broker, registry, topics.values(), tables.values(), agents, timers, stores, reactions)
+    projections = [projection for service in services for projection in service.projections]
+    return Engine(
+        settings, broker, registry, topics.values(), tables.values(), agents, timers, stores, reactions, projections
+    )
 
 
 def _bind_agent(app: OrdersApp, name: str, topic: Topic, function: AgentFunction) -> None:

@@ -45,17 +45,22 @@ class Router:
         return url.rstrip("/")
 
     async def ask(
-        self, number: int, path_and_query: str, timeout_s: float, headers: Mapping[str, str] | None = None
+        self,
+        number: int,
+        path_and_query: str,
+        timeout_s: float,
+        headers: Mapping[str, str] | None = None,
+        method: str = "GET",
     ) -> tuple[int, bytes]:
-        """GET an (encoded) path from the owner of `number`; returns status and body.
+        """Request an (encoded) path of the owner of `number`; returns status and body.
 
         Raises PartitionNotHere when the owner cannot be reached.
         """
         timeout = aiohttp.ClientTimeout(total=timeout_s + CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
         url = URL(self.owner(number) + path_and_query, encoded=True)
-        with _unreachable_is_not_here(number), _asking("GET", url) as trace:
+        with _unreachable_is_not_here(number), _asking(method, url) as trace:
             headers = {**(headers or {}), **trace, FORWARDED: "1"}
-            async with self._http().get(url, headers=headers, timeout=timeout) as answer:
+            async with self._http().request(method, url, headers=headers, timeout=timeout) as answer:
                 answered(answer.status)
                 return answer.status, await answer.read()
 

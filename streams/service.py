@@ -7,8 +7,9 @@ from aiohttp import web
 
 from streams.engine.batch import Batches
 from streams.engine.context import TimerHandler
-from streams.engine.handlers import Handler
+from streams.engine.handlers import Handler, Handlers, RecordHandler
 from streams.engine.partition_task import PartitionTask
+from streams.engine.projection import Projection, check_source
 from streams.engine.table import AnyTable
 from streams.envelope import Message
 from streams.topics import Topic
@@ -53,6 +54,7 @@ class Service:
         self.name = name
         self.tables: Sequence[AnyTable] = tuple(tables)
         self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
+        self.projections: list[Projection] = []
         self.timers: dict[str, TimerHandler] = {}
         self.gauges: list[ServiceGauge] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
@@ -73,6 +75,24 @@ class Service:
             if name in self.agents:
                 raise ValueError(f"service {self.name} has an agent {name} already")
             self.agents[name] = topic, function
+            return function
+
+        return register
+
+    def projection(self, topic: Topic, handlers: Handlers | RecordHandler, *tables: AnyTable) -> Callable[[A], A]:
+        """Declare an agent that makes `tables` of `topic` with `handlers`, and nothing else: they can be rebuilt.
+
+        The topic is kept for ever. What a handler sends or schedules is left out in a rebuild; what it reads of other
+        tables must never change there once the record exists.
+        """
+        check_source(topic)
+        if missing := [table.name for table in tables if table not in self.tables]:
+            raise ValueError(f"service {self.name} does not write {', '.join(missing)}")
+
+        def register(function: A) -> A:
+            self.agent(topic)(function)
+            name = next(reversed(self.agents))
+            self.projections.append(Projection(name, topic, handlers, tables))
             return function
 
         return register

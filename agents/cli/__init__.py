@@ -6,6 +6,7 @@ from agents.cli.dead_letters import dead_letters
 from agents.cli.doctor import doctor
 from agents.cli.importing import import_file
 from agents.cli.place import place
+from agents.cli.rebuild import rebuild
 from agents.cli.run import run
 from agents.cli.topics import tail, topics
 from agents.cli.worker import worker
@@ -19,5 +20,5 @@ def main() -> None:
     """Orders: an order-processing system built of events, with or without Kafka."""
 
 
-for command in (worker, run, import_file, place, tail, topics, dead_letters, doctor):
+for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, doctor):
     main.add_command(command)

@@ -83,6 +83,11 @@ class WorkerClient:
         """Post JSON that takes effect once however often it is sent; status and JSON of the answer."""
         return await self._request("POST", path, query, msgspec.json.encode(body), "application/json")
 
+    async def delete(self, path: str) -> Any:
+        """End what is at a path, which is the same however often it is asked for; the JSON of the answer."""
+        _, found = await self._request("DELETE", path, {}, None, "")
+        return found
+
     async def post_lines(self, path: str, lines: bytes) -> Any:
         """Post NDJSON of which each line takes effect once however often it is sent; the JSON of the answer."""
         _, found = await self._request("POST", path, {}, lines, "application/x-ndjson")

@@ -90,6 +90,9 @@ class Steps(AbstractContextManager["Steps"], Protocol):
     def advance(self, count: int = 1) -> None:
         """Parts of the present step are done."""
 
+    def note(self, text: str, total: int) -> None:
+        """Say something about the present step, in place of what was said before, and of how many parts it is now."""
+
 
 def steps() -> Steps:
     """A progress bar on a terminal, plain lines elsewhere; both on stderr, stdout is for results."""
@@ -106,6 +109,7 @@ class TerminalSteps(Steps):
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
             console=Console(stderr=True),
         )
         self._task: TaskID | None = None
@@ -124,12 +128,17 @@ class TerminalSteps(Steps):
     def step(self, text: str, total: int | None = None) -> None:
         """Begin a step."""
         self._finish()
-        self._task = self._progress.add_task(text, total=total)
+        self._task = self._progress.add_task(text, total=total, note="")
 
     def advance(self, count: int = 1) -> None:
         """Move the bar."""
         if self._task is not None:
             self._progress.advance(self._task, count)
+
+    def note(self, text: str, total: int) -> None:
+        """Say it behind the bar."""
+        if self._task is not None:
+            self._progress.update(self._task, note=text, total=total)
 
     def _finish(self) -> None:
         if self._task is not None:
@@ -147,6 +156,7 @@ class PlainSteps(Steps):
         self._text = ""
         self._total: int | None = None
         self._done = 0
+        self._note = ""
         self._written_at = 0.0
 
     def __exit__(
@@ -164,4 +174,9 @@ class PlainSteps(Steps):
         self._done += count
         if time.monotonic() - self._written_at >= self._interval_s:
             self._written_at = time.monotonic()
-            self._write(f"{self._text}: {self._done:,}" + (f" of {self._total:,}" if self._total is not None else ""))
+            said = f" of {self._total:,}" if self._total is not None else ""
+            self._write(f"{self._text}: {self._done:,}{said}{self._note and f', {self._note}'}")
+
+    def note(self, text: str, total: int) -> None:
+        """Write it with the next line."""
+        self._note, self._total = text, total

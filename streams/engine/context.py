@@ -1,5 +1,6 @@
 """What a partition task needs from the application around it."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from streams.engine.batch import Fetched
 from streams.engine.circuit import Circuit
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.loop_share import LoopShare
+from streams.engine.projection import Projection
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.tracing import Untraced
@@ -28,9 +30,11 @@ class EngineContext(Protocol):
     metrics: Metrics
     loop_share: LoopShare
     tables: Mapping[str, AnyTable]
+    projections: Mapping[str, Projection]  # by agent
     reactions: Reactions
     waiting: WaitingRoom
     tracing: Untraced
+    rebuild_turns: asyncio.Lock  # held by the rebuild that comes next in this worker
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
 
     def agents_of(self, topic: str) -> tuple[str, ...]:
@@ -38,6 +42,9 @@ class EngineContext(Protocol):
 
     def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
         """The function that handles one record of `topic`; no span is made for it."""
+
+    def bind_apart(self, projection: Projection) -> RecordHandler:
+        """The function that handles one record in a rebuild; it shares nothing with what the agents are handed."""
 
     def accept(self, topic: str) -> Acceptance:
         """The function that checks and decodes a record of `topic`."""
@@ -56,6 +63,9 @@ class EngineContext(Protocol):
 
     def store_path(self, number: int) -> Path:
         """Folder of the store of partition `number`."""
+
+    def is_busy(self) -> bool:
+        """Whether this worker has records to handle, or had some a moment ago."""
 
     def wake_transport(self) -> None:
         """An agent has finished a fetch: there is room for another."""

@@ -23,6 +23,8 @@ from streams.engine.lanes import LANES, WAITING
 from streams.engine.loop_share import LoopShare
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import POSITIONS
+from streams.engine.projection import Projection
+from streams.engine.rebuilds import REBUILDS, REBUILT_ROWS
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.tracing import Untraced
@@ -67,7 +69,10 @@ OWN_TABLES: tuple[AnyTable, ...] = (
     DEAD_LETTERS,
     CLOSED_DEAD_LETTERS,
     DEAD_LETTER_COUNTS,
+    REBUILDS,
+    REBUILT_ROWS,
 )
+BUSY_FOR_S = 0.02  # after the last record
 
 
 class PartitionNotHere(Exception):
@@ -88,6 +93,7 @@ class Engine:
         timers: Mapping[str, TimerHandler],
         stores_dir: Path,
         reactions: Reactions = NO_REACTIONS,
+        projections: Iterable[Projection] = (),
     ) -> None:
         self.settings = settings
         self.broker = broker
@@ -106,6 +112,8 @@ class Engine:
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
         self.tracing = Untraced()
+        self.projections: Mapping[str, Projection] = {made.agent: made for made in projections}
+        self.rebuild_turns = asyncio.Lock()
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
@@ -139,11 +147,26 @@ class Engine:
         """The function that checks and decodes a record of `topic`, the same one for all agents of the topic."""
         known = self._acceptances.get(topic)
         if known is None:
-            known = acceptance(self.registry, self.topics[topic], self.settings.record_bytes_max, self.partition_for)
+            known = self._acceptance(self.topics[topic])
             if (agents := len(self.agents_of(topic))) > 1:
                 known = SharedAcceptance(known, agents)
             known = self._acceptances[topic] = self.tracing.accept(known)
         return known
+
+    def _acceptance(self, topic: Topic) -> Acceptance:
+        return acceptance(self.registry, topic, self.settings.record_bytes_max, self.partition_for)
+
+    def bind_apart(self, projection: Projection) -> RecordHandler:
+        """The function that handles one record in a rebuild; it shares nothing with what the agents are handed."""
+        handlers, topic = projection.handlers, projection.topic
+        return handlers.bind(topic, self._acceptance(topic)) if isinstance(handlers, Handlers) else handlers
+
+    def projection_of(self, table: str) -> Projection | None:
+        """The projection that makes a table, None where the table is none."""
+        for projection in self.projections.values():
+            if any(made.name == table for made in projection.tables):
+                return projection
+        return None
 
     def circuit(self, agent: str) -> Circuit:
         """The circuit of what `agent` calls, the same for all partitions."""
@@ -169,6 +192,11 @@ class Engine:
     def store_path(self, number: int) -> Path:
         """Folder of the store of partition `number`."""
         return self._stores_dir / str(number)
+
+    def is_busy(self) -> bool:
+        """Whether this worker has records to handle, or had some a moment ago."""
+        since = time.monotonic() - BUSY_FOR_S
+        return any(task.busy_at > since or task.queued.total() for task in self.tasks.values())
 
     def wake_transport(self) -> None:
         """There is room for another fetch."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -137,6 +137,17 @@ class LaneLoop:
         if record is not None:
             self._offsets[place] = record.offset
             self._waiting[place.agent].add(record.offset)
+
+    def waiting_offsets(self, agent: str) -> Set[int]:
+        """Offsets of the records that wait for this agent, as far as readers can know."""
+        return self._waiting[agent]
+
+    def due_offsets(self, agent: str) -> Iterator[int]:
+        """Offsets of those that wait in lanes which go on by themselves: no dead letter is at their front."""
+        for place, offset in self._offsets.items():
+            lane = self.index.find(LaneKey(place.agent, place.key)) if place.agent == agent else None
+            if lane is not None and lane.due_ms is not None:
+                yield offset
 
     def is_waiting(self, agent: str, offset: int) -> bool:
         """Whether the record at this offset of the agent's topic waits in a lane, as far as readers can know."""

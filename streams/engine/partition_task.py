@@ -23,12 +23,13 @@ from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
 from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
+from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rows
 from streams.engine.stalled import StalledFetches
 from streams.engine.store import Store
 from streams.engine.stuck import StuckRecords
-from streams.engine.table import Table
+from streams.engine.table import AnyTable, Table
 from streams.engine.timer_loop import TimerLoop
 from streams.engine.timers import TIMERS
 from streams.engine.unit_of_work import UnitOfWork
@@ -93,6 +94,7 @@ class PartitionTask:
         self._lingering = LingeringFetches(self, context.settings.commit_interval)
         self.lanes = LaneLoop(self, context)
         self.stalled = StalledFetches(self, self.lanes.room)
+        self.rebuilds = RebuildLoop(self, context)
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
 
@@ -114,6 +116,7 @@ class PartitionTask:
         if nameless:
             await identify(nameless, self.number, self._producer, store)
         await self.lanes.load()
+        self.rebuilds.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
         self.committed = dict(self.positions)
         self.stuck.forget_passed(self)
@@ -144,6 +147,7 @@ class PartitionTask:
         self._timers.plan()
         self._expiry.plan()
         self.lanes.plan()
+        self.rebuilds.plan()
 
     async def _flush(self) -> None:
         """Commit until nothing is open, or the task has failed."""
@@ -160,6 +164,7 @@ class PartitionTask:
         self._cancel_handles()
         self._end_calls()
         self.waiters.close()
+        await self.rebuilds.close()
         await self._end_commit()
         rows, self._rows, self._work = self._rows, None, None
         try:
@@ -548,6 +553,7 @@ class PartitionTask:
                 self._timers.cancel()
         if LANES in work.rows:
             self.lanes.committed(work.rows[LANES], work.rows.get(WAITING, {}))
+        self.rebuilds.committed(work)
         context.metrics.commits += 1
         context.metrics.committed_records += records
         context.metrics.commit_records.observe(records)
@@ -573,6 +579,18 @@ class PartitionTask:
     ) -> Iterator[tuple[K, V]]:
         """Committed rows whose key bytes begin with `prefix`, from the key bytes `start` on, in key order."""
         return self._open_rows.scan(table, prefix, start, reverse)
+
+    def read_raw(self, table: Table[K, V], key: K) -> bytes | None:
+        """The committed row of `key` as it is stored: what is in memory may hide that it is damaged there."""
+        return self._open_rows.store.get(table.storage_key(key))
+
+    def scan_raw(self, table: AnyTable, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Committed rows as they are stored; otherwise as `scan`."""
+        return self._open_rows.scan_raw(table, prefix, start)
+
+    def in_flight(self) -> list[UnitOfWork]:
+        """What is not committed yet: the unit of work that is being committed, if one is, and the open one."""
+        return [work for work in (self._open_rows.committing, self._work) if work is not None]
 
     def reached(self, agent: str, topic: str) -> int:
         """The offset before which everything of `topic` is handled by `agent` and committed."""
@@ -622,3 +640,4 @@ class PartitionTask:
             self._commit_timer = None
         self._timers.cancel()
         self._expiry.cancel()
+        self.rebuilds.cancel()

@@ -65,10 +65,17 @@ class Rows:
         self, table: Table[K, V], prefix: bytes = b"", start: bytes = b"", reverse: bool = False
     ) -> Iterator[tuple[K, V]]:
         """Committed rows whose key bytes begin with `prefix`, from the key bytes `start` on, in key order."""
+        for key, value in self.scan_raw(table, prefix, start, reverse):
+            yield table.key.decode(key), table.decode_row(value)
+
+    def scan_raw(
+        self, table: AnyTable, prefix: bytes = b"", start: bytes = b"", reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The same as `scan`, as they are stored."""
         skip = len(table.prefix)
         first = table.prefix + start if start else b""
         for key, value in self.store.scan(table.prefix + prefix, first, reverse):
-            yield table.key.decode(key[skip:]), table.decode_row(value)
+            yield key[skip:], value
 
     def committed(self) -> None:
         """The unit of work being committed is committed: readers may see its rows."""

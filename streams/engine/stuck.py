@@ -89,13 +89,20 @@ class StuckRecords:
     def forget_passed(self, task: PartitionTask) -> None:
         """Remove the marks of what is committed; one that cannot be removed from the disk is, at the next start."""
         left = [mark for mark in self._marks if not _is_passed(mark, task)]
-        if len(left) == len(self._marks):
-            return
+        if len(left) < len(self._marks):
+            self._keep(left)
+
+    def _keep(self, left: list[StuckMark]) -> None:
         self._marks = left
         try:
             self._save()
         except OSError as error:
             log.warning("marks of stuck records of partition %d cannot be removed: %s", self.number, error)
+
+    def forget(self, agent: str) -> None:
+        """Remove the marks of an agent, which handles its records no more."""
+        if any(mark.agent == agent for mark in self._marks):
+            self._keep([mark for mark in self._marks if mark.agent != agent])
 
     def _save(self) -> None:
         """Replace the file as a whole: there is never half of one."""
