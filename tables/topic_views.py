@@ -5,7 +5,8 @@ from typing import TypedDict
 
 from aiohttp import web
 
-from streams.doctor import Check, examine
+from streams.check import Check
+from streams.doctor import examine
 from streams.operation import Operation, Parameter
 from streams.parameters import LIMIT, optional_number
 from streams.records import RecordView, bounds, read_page, record_view
