@@ -10,15 +10,21 @@ from agents.domain.orders import replay
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import Envelope
 from streams.freshness import by_key
+from streams.operation import Operation, Parameter
+from streams.parameters import optional_number
 from streams.service import Service
-from streams.web import ENGINE, Problem, int_parameter, invalid, json_response, time_of
+from streams.web import ENGINE, Problem, invalid, json_response, time_of
 from tables.orders import UNKNOWN, Order
-from tables.queries import ORDER_PATH, order_history, order_view
+from tables.queries import ORDER_PATH, OrderView, order_history, order_view
 
 service = Service("order-state")
 
 
-@service.route("GET", "/orders/{order_id}/state")
+VERSION = optional_number("version", "after the order's event of this number; give either this or `at`", 1)
+AT = Parameter("at", "at this time; give either this or `version`", {"type": "string", "format": "date-time"})
+
+
+@service.route("GET", "/orders/{order_id}/state", Operation({200: OrderView}, (VERSION, AT), problems=(404,)))
 @by_key("order_id", ORDER_PATH)
 async def get_order_state(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The order after its event number `?version=`, or at `?at=TIME`, in the shape of `GET /orders/{id}`.
@@ -27,15 +33,15 @@ async def get_order_state(request: web.Request, task: PartitionTask) -> web.Stre
     order then, or not so many events.
     """
     order_id = request.match_info["order_id"]
-    if ("version" in request.query) == ("at" in request.query):
-        raise invalid("version", "give either version or at")
-    version = int_parameter(request, "version", 0, 1, 2**63 - 1)
+    if (VERSION.name in request.query) == (AT.name in request.query):
+        raise invalid(VERSION.name, "give either version or at")
+    version = VERSION.read(request)
     decode = request.app[ENGINE].registry.decode
     history = [decode(value) for value in order_history(task, order_id)]
-    if "at" in request.query:
-        order = order_at(history, time_of("at", request.query["at"]))
-    else:
+    if version is not None:
         order = order_after(history, version)
+    else:
+        order = order_at(history, time_of(AT.name, request.query[AT.name]))
     if order is None:
         raise Problem(404, f"there was no order {order_id} at that point")
     return json_response(order_view(order))

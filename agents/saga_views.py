@@ -11,8 +11,9 @@ from aiohttp import web
 
 from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import Message, format_timestamp
+from streams.envelope import Message, TimeText, format_timestamp
 from streams.freshness import by_key
+from streams.operation import Operation
 from streams.service import Service
 from streams.settings import Settings
 from streams.web import ENGINE, Problem, json_response
@@ -28,9 +29,9 @@ class Exchange(msgspec.Struct, frozen=True):
     """A command and its answer, with their types; times are production time, null where nothing happened yet."""
 
     command: str | None
-    asked_at: str | None
+    asked_at: TimeText | None
     reply: str | None
-    replied_at: str | None
+    replied_at: TimeText | None
     error: str | None
 
 
@@ -54,7 +55,7 @@ class StepView(msgspec.Struct, frozen=True):
 class Happening(msgspec.Struct, frozen=True):
     """One line of the timeline: `type` is that of the command or the reply, or what the saga itself does."""
 
-    at: str
+    at: TimeText
     type: str
     step: str | None = None
     line: int | None = None
@@ -69,14 +70,14 @@ class SagaView(msgspec.Struct, frozen=True):
     style: str
     version: int
     reason: str | None
-    started_at: str
-    ended_at: str | None
-    deadline: str | None
+    started_at: TimeText
+    ended_at: TimeText | None
+    deadline: TimeText | None
     steps: tuple[StepView, ...]
     timeline: tuple[Happening, ...]
 
 
-@service.route("GET", "/sagas/{order_id}")
+@service.route("GET", "/sagas/{order_id}", Operation({200: SagaView}, problems=(404,)))
 @by_key("order_id", SAGA_PATH)
 async def get_saga(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The saga of an order: steps, commands, answers, compensations, deadline and timeline; 404 when it has none."""

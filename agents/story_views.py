@@ -16,7 +16,9 @@ from agents.domain.stories import Node, Parts, story
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
 from streams.envelope import Envelope
-from streams.freshness import by_key, catch_up
+from streams.freshness import FRESHNESS, by_key, catch_up
+from streams.operation import Operation
+from streams.parameters import CURSOR, number
 from streams.service import Service
 from streams.web import ENGINE, int_parameter, invalid, json_response
 from tables.gathering import every_partition, own_partition
@@ -36,6 +38,7 @@ from tables.sagas import SAGAS
 from tables.views import no_order
 
 STORIES_MAX: Final = 100
+LIMIT: Final = number("limit", "how many items there are at most", 20, 1, STORIES_MAX)
 Decode = Callable[[bytes], Envelope[Any]]
 
 service = Service("story-views")
@@ -58,7 +61,7 @@ class StoryList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-@service.route("GET", "/orders/{order_id}/story")
+@service.route("GET", "/orders/{order_id}/story", Operation({200: Story}, problems=(404,)))
 @by_key("order_id", SAGA_PATH)
 async def get_story(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """All that was asked of an order, that happened and that was sent, as a tree: `{order_id, ..., roots}`.
@@ -75,14 +78,14 @@ async def get_story(request: web.Request, task: PartitionTask) -> web.StreamResp
     return json_response(found)
 
 
-@service.route("GET", "/stories/{correlation_id}")
+@service.route("GET", "/stories/{correlation_id}", Operation({200: StoryList}, (LIMIT, CURSOR, *FRESHNESS)))
 async def list_stories(request: web.Request) -> web.StreamResponse:
     """The stories of all orders that a correlation id had to do with, `{items, next_cursor}`, by order id.
 
     The id is that of a request (`X-Correlation-Id`), or of the first record of what followed from it. `?limit=` is 20,
     at most 100. 503 when a partition moves.
     """
-    correlation_id, limit = request.match_info["correlation_id"], int_parameter(request, "limit", 20, 1, STORIES_MAX)
+    correlation_id, limit = request.match_info["correlation_id"], LIMIT.read(request)
     after = _after(request)
     await catch_up(request, ORDER_INDEX_PATH, None)
     decode = request.app[ENGINE].registry.decode
@@ -138,6 +141,6 @@ def find_story(task: PartitionTask, decode: Decode, order_id: str) -> Story | No
 
 def _after(request: web.Request) -> str:
     try:
-        return decode_cursor(request.query.get("cursor", "")).decode()
+        return decode_cursor(request.query.get(CURSOR.name, "")).decode()
     except (InvalidCursor, UnicodeDecodeError) as error:
-        raise invalid("cursor", "not a cursor of this list") from error
+        raise invalid(CURSOR.name, "not a cursor of this list") from error

@@ -18,6 +18,7 @@ from aiohttp.web import AppRunner
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
+from streams.contracts.documents import DOCUMENTS, Documents
 from streams.engine.about import about
 from streams.engine.assignor import NumberAssignor
 from streams.engine.batch import Batch, Batches, StaleBatch
@@ -93,10 +94,11 @@ class OrdersApp(faust.App):
             from streams.tracing.requests import trace_requests
 
             web.web_app.middlewares.insert(0, trace_requests(self.spans))
+        web.web_app[DOCUMENTS] = Documents(self.engine, tuple(self.services))
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
-            for method, path, function in service.routes:
-                web.web_app.router.add_route(method, path, function)
+            for route in service.routes:
+                web.web_app.router.add_route(route.method, route.path, route.function)
 
     def _new_web(self) -> Any:
         return WebServer(self, self.engine.settings)

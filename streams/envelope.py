@@ -16,6 +16,12 @@ Id = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 SchemaVersion = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 AggregateVersion = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
+"""A time with its zone, UTC when it is written here."""
+
+TimeText = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
+"""A time as `format_timestamp` writes it."""
+
 NAMESPACE: Final = uuid.UUID("6f1d3c52-0d0b-5b7e-9a64-3e1f0c8f7a21")
 """The namespace of every derived id. Changing it changes the id of everything that is replayed."""
 
@@ -53,7 +59,7 @@ class Envelope(msgspec.Struct, Generic[P], frozen=True, gc=False, rename="camel"
     event_type: Id
     aggregate_id: Id
     aggregate_type: Id
-    timestamp: Annotated[datetime, msgspec.Meta(tz=True)]
+    timestamp: Time
     version: SchemaVersion
     metadata: Metadata
     payload: P

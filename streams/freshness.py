@@ -14,14 +14,19 @@ from aiohttp import web
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.partition_task import PartitionTask
 from streams.engine.waiters import Wanted
+from streams.operation import Parameter, implies
+from streams.parameters import duration
 from streams.routing import ROUTER, partition_of, task_here
 from streams.tokens import InvalidToken, decode_token
 from streams.topics import Topic
 from streams.transport.base import Position, TransportError
-from streams.web import ENGINE, TIMEOUT_S, Problem, duration_parameter, invalid
+from streams.web import ENGINE, TIMEOUT_S, Problem, invalid
 
 END_TIMEOUT_S = 5.0
-
+AFTER = Parameter("after", "a token of a write: what is shown is never older than it", problems=(504,))
+TIMEOUT = duration("timeout", "how long to wait for what is to be shown, such as 2s or 500ms, at most 30s", TIMEOUT_S)
+FRESHNESS = (AFTER, TIMEOUT)
+"""The parameters that `catch_up` reads."""
 
 KeyedRoute = Callable[[web.Request, PartitionTask], Awaitable[web.StreamResponse]]
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,6 +66,7 @@ def by_partition(
             await catch_up(request, path, number, key)
             return await function(request, request.app[ENGINE].task(number))
 
+        implies(route, FRESHNESS)
         return route
 
     return decorate
@@ -78,11 +84,13 @@ async def catch_up(request: web.Request, path: Path, number: int | None, key: by
     for. Raises problems: 422 for a token that is none, 504 with the lag after `?timeout=` (2 s), 503 when a partition
     moves meanwhile.
     """
-    token = request.query.get("after") if request.query_string else None
+    if not request.query_string:
+        return
+    timeout_s, token = TIMEOUT.read(request), request.query.get(AFTER.name)
     if token is None:
         return
     positions = _positions(request.app[ENGINE], token)
-    deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
+    deadline = asyncio.get_running_loop().time() + timeout_s
     came_through = False
     for index, hop in enumerate(path):
         numbers = {number} if number is not None and index == len(path) - 1 else None
@@ -105,7 +113,7 @@ async def catch_up_with_now(request: web.Request, hops: Sequence[Hop]) -> None:
 
     For views that compare what several agents made of different topics. Raises problems as `catch_up` does.
     """
-    deadline = asyncio.get_running_loop().time() + duration_parameter(request, "timeout", TIMEOUT_S)
+    deadline = asyncio.get_running_loop().time() + TIMEOUT.read(request)
     ends = await asyncio.gather(*(_ends(request.app[ENGINE], hop.topic.name, None) for hop in hops))
     waiting = [
         wait_at(request, hop, number, Wanted(offset), deadline)
@@ -119,9 +127,9 @@ def _positions(engine: Engine, token: str) -> Sequence[Position]:
     try:
         positions = decode_token(token)
     except InvalidToken as error:
-        raise invalid("after", str(error)) from error
+        raise invalid(AFTER.name, str(error)) from error
     if any(at.topic not in engine.topics or at.partition >= engine.settings.partitions for at in positions):
-        raise invalid("after", "not a token of this application")
+        raise invalid(AFTER.name, "not a token of this application")
     return positions
 
 

@@ -6,11 +6,11 @@ import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
-from streams.envelope import format_timestamp
+from streams.envelope import TimeText, format_timestamp
 from streams.transport.base import Broker, Record, TransportError
 
 READ_TIMEOUT_S = 10.0
@@ -60,13 +60,25 @@ async def bounds(broker: Broker, topics: Sequence[str], partitions: int) -> Mapp
     return {topic: [of_partition[topic] for of_partition in found] for topic in topics}
 
 
-def record_view(partition: int, record: Record) -> dict[str, Any]:
+class RecordView(TypedDict):
+    """A record as JSON; a value that is not JSON is null, with its bytes in `value_base64`."""
+
+    partition: int
+    offset: int
+    timestamp: TimeText
+    key: str | None
+    value: Any
+    headers: dict[str, str]
+    value_base64: NotRequired[str]
+
+
+def record_view(partition: int, record: Record) -> RecordView:
     """A record as JSON: `{partition, offset, timestamp, key, value, headers}`.
 
     A value that is not JSON is null with its bytes in `value_base64`; in keys and headers, what is not UTF-8 is
     replaced.
     """
-    view: dict[str, Any] = {
+    view: RecordView = {
         "partition": partition,
         "offset": record.offset,
         "timestamp": format_timestamp(datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)),

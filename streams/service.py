@@ -12,6 +12,7 @@ from streams.engine.partition_task import PartitionTask
 from streams.engine.projection import Projection, check_source
 from streams.engine.table import AnyTable
 from streams.envelope import Message
+from streams.operation import Operation, Undocumented
 from streams.topics import Topic
 
 AgentFunction = Callable[[Batches], Awaitable[None]]
@@ -36,6 +37,15 @@ class ServiceGauge(NamedTuple):
     combine: Callable[[Iterable[float]], float]
 
 
+class Route(NamedTuple):
+    """An HTTP route, and what it is in the published contract; None when nothing is said, which a test complains of."""
+
+    method: str
+    path: str
+    function: RouteFunction
+    operation: Operation | Undocumented | None
+
+
 class Service:
     """Declarations of one module, bound to no application, so that several applications may share the module.
 
@@ -58,14 +68,14 @@ class Service:
         self.timers: dict[str, TimerHandler] = {}
         self.gauges: list[ServiceGauge] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
-        self.routes: list[tuple[str, str, RouteFunction]] = []
+        self.routes: list[Route] = []
         self.types: Sequence[type[Message]] = tuple(types)
-        self._topics = tuple(topics)
+        self.produces: Sequence[Topic] = tuple(topics)
 
     @property
     def topics(self) -> Sequence[Topic]:
         """Topics it consumes and those it says it produces to."""
-        return (*(topic for topic, _ in self.agents.values()), *self._topics)
+        return (*(topic for topic, _ in self.agents.values()), *self.produces)
 
     def agent(self, topic: Topic) -> Callable[[A], A]:
         """Declare an agent: an async function that takes batches of `topic`; its position is stored under its name."""
@@ -132,11 +142,14 @@ class Service:
 
         return register
 
-    def route(self, method: str, path: str) -> Callable[[R], R]:
-        """Declare an HTTP route of the web view: an aiohttp handler; `request.app[ENGINE]` is the engine."""
+    def route(self, method: str, path: str, operation: Operation | Undocumented | None = None) -> Callable[[R], R]:
+        """Declare an HTTP route of the web view: an aiohttp handler; `request.app[ENGINE]` is the engine.
+
+        `operation` is what `/openapi.json` says of it, together with the function's docstring.
+        """
 
         def register(function: R) -> R:
-            self.routes.append((method, path, function))
+            self.routes.append(Route(method, path, function, operation))
             return function
 
         return register

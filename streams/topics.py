@@ -2,6 +2,13 @@
 
 import msgspec
 
+from streams.envelope import Message
+from streams.events.dead_letters import DEAD_LETTER_TYPES
+from streams.events.inventory import INVENTORY_COMMAND_TYPES, INVENTORY_EVENT_TYPES, LINE_EVENT_TYPES
+from streams.events.notifications import NOTIFICATION_TYPES
+from streams.events.orders import ORDER_COMMAND_TYPES, ORDER_EVENT_TYPES, OrderSummaryChanged, PlaceOrder
+from streams.events.payments import PAYMENT_COMMAND_TYPES, PAYMENT_EVENT_TYPES
+from streams.events.sagas import SAGA_TYPES
 from streams.transport.base import DEAD_LETTER_BYTES_MAX, TOPIC_RECORD_BYTES_MAX
 
 DAY_MS = 86_400_000
@@ -12,7 +19,8 @@ class Topic(msgspec.Struct, frozen=True):
 
     `retention_ms` None keeps records for ever. `strict` topics carry only types their consumer knows: another type
     there is a dead letter, while consumers of event topics ignore types they do not handle. `own_key`: records are
-    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection.
+    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection. `key` says in
+    words what the key is, and `carries` which commands and events are in it, for the published contract.
     """
 
     name: str
@@ -22,10 +30,17 @@ class Topic(msgspec.Struct, frozen=True):
     strict: bool = False
     own_key: bool = True
     record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
+    key: str = "aggregate id"
+    carries: tuple[type[Message], ...] = ()
 
 
 ORDER_COMMANDS = Topic(
-    "order-commands", "what customers and programs ask of orders; key = order id", retention_ms=7 * DAY_MS, strict=True
+    "order-commands",
+    "what customers and programs ask of orders; key = order id",
+    retention_ms=7 * DAY_MS,
+    strict=True,
+    key="order id",
+    carries=ORDER_COMMAND_TYPES,
 )
 ORDER_REQUESTS = Topic(
     "order-requests",
@@ -33,40 +48,91 @@ ORDER_REQUESTS = Topic(
     retention_ms=7 * DAY_MS,
     strict=True,
     own_key=False,
+    key="customer id and idempotency key",
+    carries=(PlaceOrder,),
 )
-ORDER_EVENTS = Topic("order-events", "what happened to orders, kept for ever; key = order id")
+ORDER_EVENTS = Topic(
+    "order-events",
+    "what happened to orders, kept for ever; key = order id",
+    key="order id",
+    carries=ORDER_EVENT_TYPES,
+)
 CUSTOMER_ORDER_EVENTS = Topic(
-    "customer-order-events", "each order as it is after an event, keyed by customer id for projections", own_key=False
+    "customer-order-events",
+    "each order as it is after an event, keyed by customer id for projections",
+    own_key=False,
+    key="customer id",
+    carries=(OrderSummaryChanged,),
 )
 INVENTORY_COMMANDS = Topic(
-    "inventory-commands", "what is asked of stock; key = product id", retention_ms=7 * DAY_MS, strict=True
+    "inventory-commands",
+    "what is asked of stock; key = product id",
+    retention_ms=7 * DAY_MS,
+    strict=True,
+    key="product id",
+    carries=INVENTORY_COMMAND_TYPES,
 )
-INVENTORY_EVENTS = Topic("inventory-events", "what happened to stock, kept for ever; key = product id")
+INVENTORY_EVENTS = Topic(
+    "inventory-events",
+    "what happened to stock, kept for ever; key = product id",
+    key="product id",
+    carries=INVENTORY_EVENT_TYPES,
+)
 PAYMENT_COMMANDS = Topic(
-    "payment-commands", "what is asked of payments; key = order id", retention_ms=7 * DAY_MS, strict=True
+    "payment-commands",
+    "what is asked of payments; key = order id",
+    retention_ms=7 * DAY_MS,
+    strict=True,
+    key="order id",
+    carries=PAYMENT_COMMAND_TYPES,
 )
-PAYMENT_EVENTS = Topic("payment-events", "what happened to payments, kept for ever; key = order id")
+PAYMENT_EVENTS = Topic(
+    "payment-events",
+    "what happened to payments, kept for ever; key = order id",
+    key="order id",
+    carries=PAYMENT_EVENT_TYPES,
+)
 SAGA_REPLIES = Topic(
     "saga-replies",
     "what services answer to the saga of an order; key = order id",
     retention_ms=7 * DAY_MS,
     own_key=False,
+    key="order id",
+    carries=(*LINE_EVENT_TYPES, *PAYMENT_EVENT_TYPES),
 )
 SAGA_COMMANDS = Topic(
-    "saga-commands", "what operators ask of sagas; key = order id", retention_ms=7 * DAY_MS, strict=True
+    "saga-commands",
+    "what operators ask of sagas; key = order id",
+    retention_ms=7 * DAY_MS,
+    strict=True,
+    key="order id",
+    carries=SAGA_TYPES,
 )
 NOTIFICATION_COMMANDS = Topic(
-    "notification-commands", "mails to be sent; key = order id", retention_ms=30 * DAY_MS, strict=True
+    "notification-commands",
+    "mails to be sent; key = order id",
+    retention_ms=30 * DAY_MS,
+    strict=True,
+    key="order id",
+    carries=NOTIFICATION_TYPES,
 )
 DEAD_LETTER_COMMANDS = Topic(
     "dead-letter-commands",
     "what people decide about dead letters; key = the letter's id, in the letter's partition",
     retention_ms=7 * DAY_MS,
+    key="dead letter id",
+    carries=DEAD_LETTER_TYPES,
 )
-INTEGRATION_EVENTS = Topic("integration-events", "the stable contract for other systems", retention_ms=30 * DAY_MS)
+INTEGRATION_EVENTS = Topic(
+    "integration-events",
+    "the stable contract for other systems",
+    retention_ms=30 * DAY_MS,
+    key="id of the order or product",
+)
 DEAD_LETTERS = Topic(
     "dead-letters",
     "records that could not be processed, byte for byte",
     retention_ms=90 * DAY_MS,
     record_bytes_max=DEAD_LETTER_BYTES_MAX,
+    key="key of the record that failed",
 )

@@ -55,10 +55,10 @@ OTHER_SITE = (
     "set ORDERS_WEB_URL to the address in the browser"
 )
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Conditions that pass by themselves; the same request may succeed a moment later, or at another worker.
 PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
+DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
 _encode = msgspec.json.Encoder().encode
 _changes: set[asyncio.Future[web.StreamResponse]] = set()
 
@@ -133,7 +133,7 @@ def duration_parameter(request: web.Request, name: str, default_s: float) -> flo
     text = request.query.get(name)
     if text is None:
         return default_s
-    found = _DURATION.fullmatch(text)
+    found = DURATION.fullmatch(text)
     seconds = float(found[1]) / (1000 if found[2] == "ms" else 1) if found else -1.0
     if not 0 <= seconds <= TIMEOUT_MAX_S:
         raise invalid(name, f"a time like 2s or 500ms, at most {TIMEOUT_MAX_S:.0f}s")
@@ -150,6 +150,23 @@ def secure(response: web.StreamResponse) -> None:
     if _SECURED not in headers:
         for name, value in SECURITY_HEADERS.items():
             headers.setdefault(name, value)
+
+
+class FieldProblem(msgspec.Struct, frozen=True):
+    """What is wrong with one field: of the body, the query or the headers."""
+
+    field: str
+    message: str
+
+
+class ProblemDetails(msgspec.Struct, frozen=True):
+    """A problem (RFC 9457); some kinds have more members, as their routes say."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] | msgspec.UnsetType = msgspec.UNSET
 
 
 def time_of(name: str, text: str) -> datetime:
@@ -178,7 +195,7 @@ def answer_problems(settings: Settings, bound_to: str) -> Any:
         try:
             if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
                 raise Problem(421, UNKNOWN_HOST)
-            is_change = request.method not in _SAFE_METHODS
+            is_change = request.method not in SAFE_METHODS
             if is_change:
                 if is_from_another_site(request, settings.web_url):
                     raise Problem(403, OTHER_SITE)

@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable
 from datetime import date
 from heapq import nsmallest
 from itertools import chain, islice
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypedDict, TypeVar
 
+import msgspec
 from aiohttp import web
 
-from streams.events.money import plain_text
-from streams.freshness import Hop, Path, catch_up
+from streams.events.money import AmountText, plain_text
+from streams.freshness import FRESHNESS, Hop, Path, catch_up
+from streams.operation import Operation, Parameter
+from streams.parameters import LIMIT, LIMIT_MAX, limit
 from streams.service import Service
 from streams.topics import ORDER_EVENTS
-from streams.web import int_parameter, invalid, json_response
+from streams.web import invalid, json_response
 from tables.analytics import (
     ANALYTICS_COUNTRIES,
     ANALYTICS_DAYS,
@@ -33,16 +36,124 @@ from tables.gathering import ROWS_PER_SLICE, gather
 from tables.queries import ORDER_PATH
 
 ANALYTICS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-analytics", ORDER_EVENTS))
-LIMIT_MAX = 1000
 DAYS_MAX = 10_000
 
 T = TypeVar("T")
-View = dict[str, Any]
+
+StepName = Literal["placed", "confirmed", "shipped", "cancelled"]
 
 service = Service("analytics-views")
 
 
-@service.route("GET", "/analytics/summary")
+class Counts(TypedDict):
+    """Orders by what became of them."""
+
+    placed_count: int
+    confirmed_count: int
+    cancelled_count: int
+    refunded_count: int
+    shipped_count: int
+
+
+class Revenue(TypedDict):
+    """Amounts; `revenue` is what was confirmed less what was refunded."""
+
+    placed_revenue: AmountText
+    confirmed_revenue: AmountText
+    cancelled_revenue: AmountText
+    refunded_revenue: AmountText
+    revenue: AmountText
+
+
+class CurrencyRevenue(Revenue):
+    """Amounts in one currency."""
+
+    currency: str
+
+
+class FunnelStep(TypedDict):
+    """How many orders came as far as this step; the share is that of all placed orders."""
+
+    step: StepName
+    count: int
+    share: float
+
+
+class CancelReason(TypedDict):
+    """How many orders were cancelled for a reason; the share is that of all cancelled orders."""
+
+    reason: str | None
+    count: int
+    share: float
+
+
+class Summary(Counts):
+    """All orders in figures."""
+
+    rejected_count: int
+    late_count: int
+    revenue: list[CurrencyRevenue]
+    funnel: list[FunnelStep]
+    cancel_reasons: list[CancelReason]
+
+
+class Day(Counts, Revenue):
+    """What happened on a day, in one currency; refused orders have none."""
+
+    day: Annotated[str, msgspec.Meta(extra_json_schema={"format": "date"})]
+    currency: str | None
+    rejected_count: int
+    late_count: int
+
+
+class Product(TypedDict):
+    """A product in figures, in one currency."""
+
+    product_id: str
+    currency: str
+    order_count: int
+    quantity: int
+    placed_revenue: AmountText
+    confirmed_quantity: int
+    revenue: AmountText
+
+
+class Country(Counts, Revenue):
+    """A country's orders in figures, in one currency."""
+
+    country: str
+    currency: str
+
+
+class DayList(TypedDict):
+    """Days in figures, oldest first."""
+
+    items: list[Day]
+
+
+class ProductList(TypedDict):
+    """Products in figures."""
+
+    items: list[Product]
+
+
+class CountryList(TypedDict):
+    """Countries in figures."""
+
+    items: list[Country]
+
+
+def _day_parameter(name: str, help: str) -> Parameter:
+    return Parameter(name, help, {"type": "string", "format": "date"})
+
+
+FROM = _day_parameter("from", "the first day, such as 2026-11-23")
+TO = _day_parameter("to", "the last day, such as 2026-11-23")
+CURRENCY = Parameter("currency", "only this currency (ISO 4217)", {"type": "string", "pattern": "^[A-Z]{3}$"})
+COUNTRIES_LIMIT = limit(LIMIT_MAX)
+
+
+@service.route("GET", "/analytics/summary", Operation({200: Summary}, FRESHNESS))
 async def get_summary(request: web.Request) -> web.StreamResponse:
     """Counts of orders, their `revenue` per currency, the `funnel`, and `cancel_reasons`, the commonest first.
 
@@ -54,49 +165,51 @@ async def get_summary(request: web.Request) -> web.StreamResponse:
     return json_response(summary_view(totals, states.get(STATE_KEY, AnalyticsState())))
 
 
-@service.route("GET", "/analytics/daily")
+@service.route("GET", "/analytics/daily", Operation({200: DayList}, (FROM, TO, *FRESHNESS)))
 async def get_daily(request: web.Request) -> web.StreamResponse:
     """`{items}`, one per day and currency, oldest first: what happened on that day by business time, UTC.
 
     `?from=` and `?to=` are days such as 2026-11-23, both included. Refused orders have no currency: null. `late_count`
     is how many events of the day came after one of a later day.
     """
-    first, last = _day(request, "from"), _day(request, "to")
+    first, last = _day(request, FROM.name), _day(request, TO.name)
     if first is not None and last is not None and last < first:
-        raise invalid("to", "a day not before from")
+        raise invalid(TO.name, "a day not before from")
     await catch_up(request, ANALYTICS_PATH, None)
     # Keys begin with the day, so the day itself lies before all its keys.
     before = None if last is None else last.encode() + b"\xff"
     days = await gather(request, ANALYTICS_DAYS, after=(first or "").encode(), before=before)
     if len(days) > DAYS_MAX:
-        raise invalid("from", f"{len(days)} days and currencies, at most {DAYS_MAX} are shown: ask for fewer")
-    return json_response({"items": [day_view(*key, days[key]) for key in sorted(days)]})
+        raise invalid(FROM.name, f"{len(days)} days and currencies, at most {DAYS_MAX} are shown: ask for fewer")
+    return json_response(DayList(items=[day_view(*key, days[key]) for key in sorted(days)]))
 
 
-@service.route("GET", "/analytics/products")
+@service.route("GET", "/analytics/products", Operation({200: ProductList}, (LIMIT, CURRENCY, *FRESHNESS)))
 async def get_products(request: web.Request) -> web.StreamResponse:
     """`{items}`, one per product and currency, most revenue first, then most placed; `?limit=` is 20, at most 1000.
 
     `?currency=` leaves out all others: amounts of different currencies are compared as numbers.
     """
-    limit, currency = int_parameter(request, "limit", 20, 1, LIMIT_MAX), _currency(request)
+    shown_max, currency = LIMIT.read(request), _currency(request)
     await catch_up(request, ANALYTICS_PATH, None)
     products = await gather(request, ANALYTICS_PRODUCTS)
     shown = (item for item in products.items() if currency in (None, item[0][1]))
-    return json_response({"items": [product_view(*key, figures) for key, figures in await top(shown, limit, _rank)]})
+    items = [product_view(*key, figures) for key, figures in await top(shown, shown_max, _rank)]
+    return json_response(ProductList(items=items))
 
 
-@service.route("GET", "/analytics/countries")
+@service.route("GET", "/analytics/countries", Operation({200: CountryList}, (COUNTRIES_LIMIT, CURRENCY, *FRESHNESS)))
 async def get_countries(request: web.Request) -> web.StreamResponse:
     """`{items}`, one per country and currency, most revenue first, then most placed; `?limit=` is 1000, the most.
 
     `?currency=` leaves out all others. Orders without a country are those of `unknown`.
     """
-    limit, currency = int_parameter(request, "limit", LIMIT_MAX, 1, LIMIT_MAX), _currency(request)
+    shown_max, currency = COUNTRIES_LIMIT.read(request), _currency(request)
     await catch_up(request, ANALYTICS_PATH, None)
     countries = await gather(request, ANALYTICS_COUNTRIES)
     shown = (item for item in countries.items() if currency in (None, item[0][1]))
-    return json_response({"items": [country_view(*key, figures) for key, figures in await top(shown, limit, _rank)]})
+    items = [country_view(*key, figures) for key, figures in await top(shown, shown_max, _rank)]
+    return json_response(CountryList(items=items))
 
 
 async def top(items: Iterable[T], limit: int, rank: Callable[[T], Any]) -> list[T]:
@@ -116,12 +229,12 @@ def _rank(item: tuple[tuple[str, str], Figures | ProductFigures]) -> Any:
 # ---- shapes
 
 
-def summary_view(totals: dict[str, Figures], state: AnalyticsState) -> View:
+def summary_view(totals: dict[str, Figures], state: AnalyticsState) -> Summary:
     """The answer of `/analytics/summary`."""
     total = Figures()
     for figures in totals.values():
         total = total.plus(figures)
-    steps = (
+    steps: tuple[tuple[StepName, int], ...] = (
         ("placed", total.placed_count),
         ("confirmed", total.confirmed_count),
         ("shipped", total.shipped_count),
@@ -144,7 +257,7 @@ def summary_view(totals: dict[str, Figures], state: AnalyticsState) -> View:
     }
 
 
-def day_view(day: str, currency: str, figures: Figures) -> View:
+def day_view(day: str, currency: str, figures: Figures) -> Day:
     """One item of `/analytics/daily`."""
     return {
         "day": day,
@@ -156,7 +269,7 @@ def day_view(day: str, currency: str, figures: Figures) -> View:
     }
 
 
-def product_view(product_id: str, currency: str, figures: ProductFigures) -> View:
+def product_view(product_id: str, currency: str, figures: ProductFigures) -> Product:
     """One item of `/analytics/products`."""
     return {
         "product_id": product_id,
@@ -169,12 +282,12 @@ def product_view(product_id: str, currency: str, figures: ProductFigures) -> Vie
     }
 
 
-def country_view(country: str, currency: str, figures: Figures) -> View:
+def country_view(country: str, currency: str, figures: Figures) -> Country:
     """One item of `/analytics/countries`."""
     return {"country": country, "currency": currency, **_counts(figures), **_revenue(figures)}
 
 
-def _counts(figures: Figures) -> View:
+def _counts(figures: Figures) -> Counts:
     return {
         "placed_count": figures.placed_count,
         "confirmed_count": figures.confirmed_count,
@@ -184,8 +297,7 @@ def _counts(figures: Figures) -> View:
     }
 
 
-def _revenue(figures: Figures) -> View:
-    """Amounts; `revenue` is what was confirmed less what was refunded."""
+def _revenue(figures: Figures) -> Revenue:
     return {
         "placed_revenue": plain_text(figures.placed_revenue),
         "confirmed_revenue": plain_text(figures.confirmed_revenue),
@@ -215,7 +327,7 @@ def _day(request: web.Request, name: str) -> str | None:
 
 
 def _currency(request: web.Request) -> str | None:
-    text = request.query.get("currency")
+    text = request.query.get(CURRENCY.name)
     if text is not None and not re.fullmatch(r"[A-Z]{3}", text):
-        raise invalid("currency", "three capital letters (ISO 4217)")
+        raise invalid(CURRENCY.name, "three capital letters (ISO 4217)")
     return text

@@ -1,13 +1,14 @@
 """The web view of a customer's statistics."""
 
-from typing import Any, Final
+from typing import Final, NotRequired, TypedDict
 
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import format_timestamp
-from streams.events.money import plain_text
+from streams.envelope import TimeText, format_timestamp
+from streams.events.money import AmountText, plain_text
 from streams.freshness import Hop, Path, by_key
+from streams.operation import Operation
 from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from streams.web import Problem, json_response
@@ -19,7 +20,26 @@ CUSTOMERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customers", CUSTOMER_OR
 service = Service("customer-views")
 
 
-@service.route("GET", "/customers/{customer_id}")
+class MoneyView(TypedDict):
+    """An amount in one currency."""
+
+    amount: AmountText
+    currency: str
+
+
+class CustomerView(TypedDict):
+    """A customer's orders in figures."""
+
+    customer_id: str
+    order_count: int
+    confirmed_count: int
+    cancelled_count: int
+    total_spent: MoneyView | None
+    last_order_at: TimeText | None
+    spent: NotRequired[list[MoneyView]]
+
+
+@service.route("GET", "/customers/{customer_id}", Operation({200: CustomerView}, problems=(404,)))
 @by_key("customer_id", CUSTOMERS_PATH)
 async def get_customer(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """A customer's orders in figures; with `?after=TOKEN` never older than it. 404 for one who has placed none.
@@ -35,10 +55,10 @@ async def get_customer(request: web.Request, task: PartitionTask) -> web.StreamR
     return json_response(customer_view(customer))
 
 
-def customer_view(customer: Customer) -> dict[str, Any]:
+def customer_view(customer: Customer) -> CustomerView:
     """A customer as the web view shows it."""
-    spent = [{"amount": plain_text(money.amount), "currency": money.currency} for money in customer.spent]
-    view = {
+    spent = [MoneyView(amount=plain_text(money.amount), currency=money.currency) for money in customer.spent]
+    view: CustomerView = {
         "customer_id": customer.customer_id,
         "order_count": customer.order_count,
         "confirmed_count": customer.confirmed_count,
@@ -46,4 +66,6 @@ def customer_view(customer: Customer) -> dict[str, Any]:
         "total_spent": spent[0] if spent else None,
         "last_order_at": None if customer.last_order_at is None else format_timestamp(customer.last_order_at),
     }
-    return view if len(spent) < 2 else view | {"spent": spent}
+    if len(spent) > 1:
+        view["spent"] = spent
+    return view

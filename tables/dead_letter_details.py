@@ -4,66 +4,137 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import Any, Final
+from typing import Final, TypedDict
 
-import msgspec
-
-from streams.engine.dead_letters import DeadLetter, why_not_retry
+from streams.engine.dead_letters import ActionName, DeadLetter, LetterState, why_not_retry
 from streams.engine.engine import Engine
 from streams.engine.failures import names_in
 from streams.engine.lanes import LANES, WAITING, LaneKey
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
-from streams.records import read_page, record_view
+from streams.envelope import TimeText
+from streams.records import RecordView, read_page, record_view
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
 from streams.transport.base import Record, TransportError
 from tables.dead_letter_queries import format_ms, lane_behind, letter_view, text_of
 from tables.orders import ORDER_HISTORY
-from tables.queries import event_views
+from tables.queries import EventView, event_views
 
 WAITING_SHOWN: Final = 20
 EVENTS_SHOWN: Final = 10
 LOOK_BACK_RECORDS: Final = 1000
 
 
-async def letter_details(engine: Engine, task: PartitionTask, number: int, letter: DeadLetter) -> dict[str, Any]:
+class ActionView(TypedDict):
+    """One line of a letter's audit trail."""
+
+    at: TimeText
+    action: ActionName
+    by: str | None
+    detail: str | None
+
+
+class Refusal(TypedDict):
+    """Why a letter may not be tried again as it is."""
+
+    reason: str
+    detail: str
+
+
+class WaitingRecordView(TypedDict):
+    """A record that waits behind a letter."""
+
+    offset: int
+    event_id: str | None
+    event_type: str | None
+
+
+class LetterDetails(RecordView):
+    """A letter in full: what lists show, its record, what was done about it, what waits behind it, and what was before.
+
+    `complete` is false when the record was too large to be kept here. `refusal` says why it may not be tried again as
+    it is. `recent_events` are null when the log cannot be read now.
+    """
+
+    id: str
+    state: LetterState
+    topic: str
+    agent: str
+    event_id: str | None
+    event_type: str | None
+    correlation_id: str | None
+    error_type: str
+    error: str
+    fingerprint: str
+    failed_at: TimeText
+    retry_count: int
+    replays: int
+    waiting: int
+    size_bytes: int | None
+    complete: bool
+    trace: str
+    closed_at: TimeText | None
+    actions: list[ActionView]
+    refusal: Refusal | None
+    waiting_records: list[WaitingRecordView]
+    recent_events: list[EventView] | None
+
+
+async def letter_details(engine: Engine, task: PartitionTask, number: int, letter: DeadLetter) -> LetterDetails:
     """A letter in full, see `GET /dead-letters/{id}`."""
-    shown: dict[str, Any] = msgspec.to_builtins(letter_view(task, number, letter))
-    shown |= _record(letter)
-    shown["trace"] = letter.trace
-    shown["closed_at"] = None if letter.closed_ms is None else format_ms(letter.closed_ms)
-    shown["actions"] = [
-        {"at": format_ms(action.at_ms), "action": action.action, "by": action.by, "detail": action.detail}
-        for action in letter.actions
-    ]
+    view = letter_view(task, number, letter)
     refusal = why_not_retry(letter, False, int(time.time() * 1000), engine.settings)
-    shown["refusal"] = None if refusal is None else {"reason": refusal[0], "detail": refusal[1]}
-    shown["waiting_records"] = _waiting_records(task, letter)
-    shown["recent_events"] = await _recent_events(engine, task, letter)
-    return shown
+    return {
+        **_record(letter),
+        "id": view.id,
+        "state": view.state,
+        "topic": view.topic,
+        "agent": view.agent,
+        "event_id": view.event_id,
+        "event_type": view.event_type,
+        "correlation_id": view.correlation_id,
+        "error_type": view.error_type,
+        "error": view.error,
+        "fingerprint": view.fingerprint,
+        "failed_at": view.failed_at,
+        "retry_count": view.retry_count,
+        "replays": view.replays,
+        "waiting": view.waiting,
+        "size_bytes": view.size_bytes,
+        "complete": letter.complete,
+        "trace": letter.trace,
+        "closed_at": None if letter.closed_ms is None else format_ms(letter.closed_ms),
+        "actions": [
+            {"at": format_ms(action.at_ms), "action": action.action, "by": action.by, "detail": action.detail}
+            for action in letter.actions
+        ],
+        "refusal": None if refusal is None else {"reason": refusal[0], "detail": refusal[1]},
+        "waiting_records": _waiting_records(task, letter),
+        "recent_events": await _recent_events(engine, task, letter),
+    }
 
 
-def _record(letter: DeadLetter) -> dict[str, Any]:
+def _record(letter: DeadLetter) -> RecordView:
     headers = tuple([(name, value or b"") for name, value in letter.headers])
     record = Record(letter.offset, letter.timestamp_ms, letter.key, letter.value, headers)
-    return {"complete": letter.complete, **record_view(letter.partition, record)}
+    return record_view(letter.partition, record)
 
 
-def _waiting_records(task: PartitionTask, letter: DeadLetter) -> list[dict[str, Any]]:
+def _waiting_records(task: PartitionTask, letter: DeadLetter) -> list[WaitingRecordView]:
     """The first ones behind the letter. What is in them is the business of their own aggregate's views."""
     lane = lane_behind(task, letter)
     if lane is None:
         return []
     key = LANES.key.encode(LaneKey(letter.agent, letter.key or b""))
     behind = (found for found in task.scan(WAITING, key) if found[0].number > lane.first)
-    items = []
+    items: list[WaitingRecordView] = []
     for _, waiting in islice(behind, WAITING_SHOWN):
         names = names_in(waiting.value)
         items.append({"offset": waiting.offset, "event_id": names.event_id, "event_type": names.event_type})
     return items
 
 
-async def _recent_events(engine: Engine, task: PartitionTask, letter: DeadLetter) -> list[Any] | None:
+async def _recent_events(engine: Engine, task: PartitionTask, letter: DeadLetter) -> list[EventView] | None:
     """The latest events of the letter's aggregate, oldest first; null when the log cannot be read now."""
     key = text_of(letter.key)
     if not key:

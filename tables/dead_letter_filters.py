@@ -19,10 +19,22 @@ STATES: Final[Mapping[str, tuple[LetterState, ...]]] = {
 }
 """What `state` may say, and the states that are meant by it."""
 
-TEXTS: Final = ("topic", "type", "error", "agent", "key", "fingerprint")
-AGES: Final = ("older_than", "newer_than")
+TEXTS: Final[Mapping[str, str]] = {
+    "topic": "the topic of the record that failed",
+    "type": "the type of the event or command",
+    "error": "the error's type, or a part of its text in whatever case",
+    "agent": "the agent at which it failed",
+    "key": "the record's key",
+    "fingerprint": "what failed alike has the same one",
+}
+AGES: Final[Mapping[str, str]] = {
+    "older_than": "failed longer ago than this, such as 90s, 15m, 2h or 3d",
+    "newer_than": "failed not as long ago as this, such as 90s, 15m, 2h or 3d",
+}
+"""What else a filter may say, with its meaning."""
+
 AGE_MAX_S: Final = 366 * 86_400
-_AGE = re.compile(r"([0-9]{1,9})(s|m|h|d)")
+AGE: Final = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -95,7 +107,7 @@ def states_of(name: str) -> tuple[LetterState, ...]:
 
 def parse_age(text: str) -> int:
     """Seconds of an age like `90s`, `15m`, `2h` or `3d`; raises ValueError."""
-    found = _AGE.fullmatch(text)
+    found = AGE.fullmatch(text)
     seconds = int(found[1]) * _SECONDS[found[2]] if found else -1
     if not 0 <= seconds <= AGE_MAX_S:
         raise ValueError("an age like 90s, 15m, 2h or 3d, at most 366d")

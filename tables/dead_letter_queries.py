@@ -30,7 +30,7 @@ from streams.engine.dead_letters import (
 )
 from streams.engine.lanes import LANES, Lane, LaneKey
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import format_timestamp
+from streams.envelope import TimeText, format_timestamp
 from streams.settings import Settings
 from tables.dead_letter_filters import LetterFilter
 
@@ -69,7 +69,7 @@ class LetterView(msgspec.Struct, frozen=True, gc=False):
     error_type: str
     error: str
     fingerprint: str
-    failed_at: str
+    failed_at: TimeText
     retry_count: int
     replays: int
     waiting: int

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import struct
 import time
-from typing import Any, Final
+from typing import Final, TypedDict
 
-import msgspec
 from aiohttp import web
 
 from streams.engine.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
 from streams.engine.partition_task import PartitionTask
-from streams.freshness import Hop, Path, by_partition, catch_up
+from streams.envelope import TimeText
+from streams.freshness import FRESHNESS, Hop, Path, by_partition, catch_up
+from streams.operation import Operation, Parameter
+from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
 from streams.topics import DEAD_LETTER_COMMANDS
-from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
-from tables.dead_letter_details import letter_details
-from tables.dead_letter_filters import InvalidFilter, LetterFilter, letter_filter, states_of
+from streams.web import ENGINE, Problem, invalid, json_response
+from tables.dead_letter_details import LetterDetails, letter_details
+from tables.dead_letter_filters import AGE, AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter, states_of
 from tables.dead_letter_gathering import letter_groups, newest_letters
 from tables.dead_letter_queries import LetterGroup, LetterView, find_letter, format_ms
 from tables.queries import InvalidCursor, decode_cursor, encode_cursor
@@ -27,7 +29,43 @@ _PLACE: Final = struct.Struct(">QH")  # number and partition
 service = Service("dead-letter-views")
 
 
-@service.route("GET", "/dead-letters")
+class LetterList(TypedDict):
+    """A page of dead letters, newest first."""
+
+    items: list[LetterView]
+    next_cursor: str | None
+
+
+class GroupView(TypedDict):
+    """Dead letters that failed alike; `error` and the example are the newest one's."""
+
+    fingerprint: str
+    count: int
+    waiting: int
+    topic: str
+    agent: str
+    error_type: str
+    error: str
+    example_id: str
+    first_failed_at: TimeText
+    last_failed_at: TimeText
+
+
+class GroupList(TypedDict):
+    """Groups of dead letters, most letters first."""
+
+    items: list[GroupView]
+
+
+_AGE_SCHEMA: Final = {"type": "string", "pattern": f"^{AGE.pattern}$"}
+FILTERS: Final = (
+    *(Parameter(name, text, {"type": "string", "minLength": 1}) for name, text in TEXTS.items()),
+    *(Parameter(name, text, _AGE_SCHEMA) for name, text in AGES.items()),
+    Parameter("state", "how far they are", {"type": "string", "enum": list(STATES), "default": "open"}),
+)
+
+
+@service.route("GET", "/dead-letters", Operation({200: LetterList}, (*FILTERS, LIMIT, CURSOR, *FRESHNESS)))
 async def list_letters(request: web.Request) -> web.StreamResponse:
     """Dead letters of all partitions, newest first: `{items, next_cursor}`; 503 when a partition cannot be read now.
 
@@ -35,24 +73,24 @@ async def list_letters(request: web.Request) -> web.StreamResponse:
     type, or a part of its text in whatever case; ages are like 90s, 15m, 2h or 3d. `?state=` is `open` (retrying ones
     included), `retrying`, `resolved`, `discarded` or `all`. `?limit=` is 20, at most 1000.
     """
-    limit, wanted, place = int_parameter(request, "limit", 20, 1, 1000), filter_of(request), _place(request)
+    limit, wanted, place = LIMIT.read(request), filter_of(request), _place(request)
     await catch_up(request, LETTER_PATH, None)
     found = await newest_letters(request, wanted, limit + 1, place)
     items = found[:limit]
-    return json_response({"items": items, "next_cursor": _cursor(items[-1]) if len(found) > limit else None})
+    return json_response(LetterList(items=items, next_cursor=_cursor(items[-1]) if len(found) > limit else None))
 
 
-@service.route("GET", "/dead-letters/groups")
+@service.route("GET", "/dead-letters/groups", Operation({200: GroupList}, (*FILTERS, LIMIT, *FRESHNESS)))
 async def list_groups(request: web.Request) -> web.StreamResponse:
     """Dead letters by what failed alike, most first: `{items}`; filters and `?limit=` as for the list.
 
     An item is `{fingerprint, count, waiting, topic, agent, error_type, error, first_failed_at, last_failed_at,
     example_id}`; `error` and the example are the newest one's.
     """
-    limit, wanted = int_parameter(request, "limit", 20, 1, 1000), filter_of(request)
+    limit, wanted = LIMIT.read(request), filter_of(request)
     await catch_up(request, LETTER_PATH, None)
     groups = await letter_groups(request, wanted)
-    return json_response({"items": [_group_view(group) for group in groups[:limit]]})
+    return json_response(GroupList(items=[_group_view(group) for group in groups[:limit]]))
 
 
 def partition_of_letter(request: web.Request) -> int:
@@ -60,7 +98,7 @@ def partition_of_letter(request: web.Request) -> int:
     return _parse_id(request)[0]
 
 
-@service.route("GET", "/dead-letters/{id}")
+@service.route("GET", "/dead-letters/{id}", Operation({200: LetterDetails}, problems=(404,)))
 @by_partition(partition_of_letter, LETTER_PATH)
 async def get_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """One letter in full; with `?after=TOKEN` never older than it.
@@ -111,19 +149,28 @@ def _cursor(letter: LetterView) -> str:
 
 
 def _place(request: web.Request) -> tuple[int, int] | None:
-    cursor = request.query.get("cursor")
+    cursor = request.query.get(CURSOR.name)
     if not cursor:
         return None
     try:
         number, partition = _PLACE.unpack(decode_cursor(cursor))
     except (InvalidCursor, struct.error) as error:
-        raise invalid("cursor", "not a cursor of this list") from error
+        raise invalid(CURSOR.name, "not a cursor of this list") from error
     if number >= 1 << 63:
-        raise invalid("cursor", "not a cursor of this list")
+        raise invalid(CURSOR.name, "not a cursor of this list")
     return number, partition
 
 
-def _group_view(group: LetterGroup) -> dict[str, Any]:
-    shown: dict[str, Any] = msgspec.to_builtins(group)
-    first, last = shown.pop("first_failed_ms"), shown.pop("last_failed_ms")
-    return shown | {"first_failed_at": format_ms(first), "last_failed_at": format_ms(last)}
+def _group_view(group: LetterGroup) -> GroupView:
+    return {
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "waiting": group.waiting,
+        "topic": group.topic,
+        "agent": group.agent,
+        "error_type": group.error_type,
+        "error": group.error,
+        "example_id": group.example_id,
+        "first_failed_at": format_ms(group.first_failed_ms),
+        "last_failed_at": format_ms(group.last_failed_ms),
+    }

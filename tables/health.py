@@ -1,35 +1,53 @@
 """Routes for those who run the system: is it alive, is it ready, what are its figures."""
 
+from typing import Literal, TypedDict
+
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from streams.engine.circuit import Pause
 from streams.engine.partition_task import TaskState
+from streams.operation import Answer, Operation
 from streams.service import Service
 from streams.web import ENGINE, FAUST_APP, GAUGES, Problem, json_response, unavailable
 
 service = Service("health")
 
 
-@service.route("GET", "/healthz")
+class Health(TypedDict):
+    """A worker that can go on by itself."""
+
+    status: Literal["ok"]
+
+
+class Readiness(TypedDict):
+    """A worker that has restored all its partitions, and whose calls to the outside are paused."""
+
+    status: Literal["ready"]
+    partitions: list[int]
+    paused: list[Pause]
+
+
+@service.route("GET", "/healthz", Operation({200: Health}))
 async def healthz(request: web.Request) -> web.StreamResponse:
     """200 while the worker can go on by itself, 503 when somebody has to do something."""
     fatal = request.app[ENGINE].fatal
     if fatal is not None:
         raise Problem(503, fatal)
-    return json_response({"status": "ok"})
+    return json_response(Health(status="ok"))
 
 
-@service.route("GET", "/readyz")
+@service.route("GET", "/readyz", Operation({200: Readiness}))
 async def readyz(request: web.Request) -> web.StreamResponse:
     """200 when every owned partition is restored, 503 before; says which agents wait for something outside."""
     engine = request.app[ENGINE]
     if not engine.is_ready():
         restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
         raise unavailable(f"waiting for the group, or restoring partitions {sorted(engine.numbers - restored)}")
-    return json_response({"status": "ready", "partitions": sorted(engine.numbers), "paused": engine.pauses()})
+    return json_response(Readiness(status="ready", partitions=sorted(engine.numbers), paused=engine.pauses()))
 
 
-@service.route("GET", "/metrics")
+@service.route("GET", "/metrics", Operation({200: Answer(media_type="text/plain")}))
 async def metrics(request: web.Request) -> web.StreamResponse:
     """All figures in the Prometheus text format."""
     await request.app[GAUGES].refresh(request.app[FAUST_APP].consumer)

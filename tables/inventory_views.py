@@ -9,6 +9,7 @@ from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
 from streams.freshness import Hop, Path, by_key
+from streams.operation import Operation
 from streams.service import Service
 from streams.topics import INVENTORY_COMMANDS
 from streams.web import Problem, json_response
@@ -43,7 +44,7 @@ def find_stock(task: PartitionTask, product_id: str) -> Stock | None:
     return stock if stock is not None and stock.stocked else None
 
 
-@service.route("GET", "/inventory/{product_id}")
+@service.route("GET", "/inventory/{product_id}", Operation({200: InventoryView}, problems=(404,)))
 @by_key("product_id", INVENTORY_PATH)
 async def get_inventory(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """What there is of a product; with `?after=TOKEN` never older than it, be it of stock or of an order.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, TypedDict
 
 import msgspec
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
-from streams.envelope import format_timestamp
+from streams.envelope import TimeText, format_timestamp
 from streams.freshness import Hop, Path, by_key
+from streams.operation import Operation
 from streams.service import Service
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
 from streams.web import json_response
@@ -35,11 +36,18 @@ class NotificationView(msgspec.Struct, frozen=True, gc=False):
     kind: str
     state: str
     message_id: str
-    sent_at: str | None
+    sent_at: TimeText | None
     detail: str | None
 
 
-@service.route("GET", "/orders/{order_id}/notifications")
+class NotificationList(TypedDict):
+    """The mails of an order."""
+
+    order_id: str
+    items: list[NotificationView]
+
+
+@service.route("GET", "/orders/{order_id}/notifications", Operation({200: NotificationList}, problems=(404,)))
 @by_key("order_id", NOTIFICATIONS_PATH)
 async def get_notifications(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The mails of an order, `{order_id, items}`, sorted by kind; one that still waits to be sent is not in it.
@@ -50,7 +58,7 @@ async def get_notifications(request: web.Request, task: PartitionTask) -> web.St
     found = notifications_of(task, order_id)
     if not found and find_order(task, order_id) is None:
         raise no_order(order_id)
-    return json_response({"order_id": order_id, "items": [_view(row) for row in found]})
+    return json_response(NotificationList(order_id=order_id, items=[_view(row) for row in found]))
 
 
 def notifications_of(task: PartitionTask, order_id: str) -> list[Notification]:

@@ -11,11 +11,13 @@ import msgspec
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
-from streams.freshness import by_key, catch_up
+from streams.freshness import FRESHNESS, by_key, catch_up
+from streams.operation import Operation, Parameter
+from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
-from streams.web import int_parameter, invalid, json_response, time_of
+from streams.web import invalid, json_response, time_of
 from tables.gathering import every_partition, own_partition
-from tables.order_lists import LIMIT_MAX, OrderPage, OrderQuery, customer_page, merged, partition_page
+from tables.order_lists import OrderPage, OrderQuery, customer_page, merged, partition_page
 from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
 from tables.places import PLACE_BYTES_MIN, decode_place
 from tables.queries import (
@@ -42,7 +44,13 @@ class OrderList(msgspec.Struct, frozen=True):
     next_cursor: str | None
 
 
-@service.route("GET", "/orders")
+STATUS: Final = Parameter("status", f"one or several of {', '.join(STATUSES)}, with commas between")
+FROM: Final = Parameter("from", "placed then or later: a time, or a day (UTC)")
+TO: Final = Parameter("to", "placed then or before: a time, or a day (UTC)")
+LIST: Final = (STATUS, FROM, TO, LIMIT, CURSOR)
+
+
+@service.route("GET", "/orders", Operation({200: OrderList}, (*LIST, *FRESHNESS)))
 async def list_orders(request: web.Request) -> web.StreamResponse:
     """All orders, newest first: `{items, next_cursor}`, items as in a customer's list; 503 when a partition moves.
 
@@ -61,7 +69,7 @@ async def list_orders(request: web.Request) -> web.StreamResponse:
     return _answer(merged(pages, query.limit))
 
 
-@service.route("GET", "/customers/{customer_id}/orders")
+@service.route("GET", "/customers/{customer_id}/orders", Operation({200: OrderList}, LIST))
 @by_key("customer_id", CUSTOMER_ORDERS_PATH)
 async def get_customer_orders(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none.
@@ -84,20 +92,19 @@ async def get_partition_page(request: web.Request) -> web.StreamResponse:
 
 def query_of(request: web.Request) -> OrderQuery:
     """The part of a list that a request asks for; raises a 422 problem."""
-    since, until = _bound(request, "from", timedelta()), _bound(request, "to", _LAST_OF_DAY)
+    since, until = _bound(request, FROM.name, timedelta()), _bound(request, TO.name, _LAST_OF_DAY)
     if since is not None and until is not None and until < since:
-        raise invalid("to", "a time not before from")
-    limit = int_parameter(request, "limit", 20, 1, LIMIT_MAX)
-    return OrderQuery(limit, _after(request), _statuses(request), since, until)
+        raise invalid(TO.name, "a time not before from")
+    return OrderQuery(LIMIT.read(request), _after(request), _statuses(request), since, until)
 
 
 def _statuses(request: web.Request) -> frozenset[str]:
-    text = request.query.get("status")
+    text = request.query.get(STATUS.name)
     if text is None:
         return frozenset()
     statuses = frozenset(text.split(","))
     if not statuses <= frozenset(STATUSES):
-        raise invalid("status", f"one or several of {', '.join(STATUSES)}, with commas between")
+        raise invalid(STATUS.name, f"one or several of {', '.join(STATUSES)}, with commas between")
     return statuses
 
 
@@ -115,7 +122,7 @@ def _bound(request: web.Request, name: str, into_day: timedelta) -> datetime | N
 
 
 def _after(request: web.Request) -> bytes:
-    cursor = request.query.get("cursor")
+    cursor = request.query.get(CURSOR.name)
     if not cursor:
         return b""
     try:
@@ -123,7 +130,7 @@ def _after(request: web.Request) -> bytes:
         decode_place(place)
         place[PLACE_BYTES_MIN:].decode()
     except (InvalidCursor, ValueError, OverflowError, struct.error) as error:
-        raise invalid("cursor", "not a cursor of this list") from error
+        raise invalid(CURSOR.name, "not a cursor of this list") from error
     return place
 
 

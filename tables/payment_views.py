@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import format_timestamp
+from streams.envelope import TimeText, format_timestamp
 from streams.events.money import Money
 from streams.freshness import Hop, Path, by_key
+from streams.operation import Operation
 from streams.service import Service
 from streams.topics import PAYMENT_COMMANDS
 from streams.web import Problem, json_response
@@ -22,6 +23,10 @@ from tables.queries import ORDER_PATH, find_order
 # The saga of an order asks for its payment where the order is decided.
 PAYMENT_PATH: Final[Path] = (*ORDER_PATH, Hop("decide-payments", PAYMENT_COMMANDS))
 
+PaymentStatusText = Annotated[
+    str, msgspec.Meta(extra_json_schema={"enum": ["pending", "received", "failed", "refunded"]})
+]
+
 service = Service("payment-views")
 
 
@@ -30,18 +35,18 @@ class PaymentView(msgspec.Struct, frozen=True, gc=False):
 
     order_id: str
     customer_id: str | None
-    status: str
+    status: PaymentStatusText
     amount: Money | None
     reference: str | None
     reason: str | None
     refund_reference: str | None
-    charged_at: str | None
-    failed_at: str | None
-    refunded_at: str | None
+    charged_at: TimeText | None
+    failed_at: TimeText | None
+    refunded_at: TimeText | None
     version: int
 
 
-@service.route("GET", "/payments/{order_id}")
+@service.route("GET", "/payments/{order_id}", Operation({200: PaymentView}, problems=(404,)))
 @by_key("order_id", PAYMENT_PATH)
 async def get_payment(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The payment of an order; with `?after=TOKEN` never older than it. 404 when there is none and none will come."""

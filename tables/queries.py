@@ -7,13 +7,13 @@ import binascii
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Annotated, Any, Final, NotRequired, TypedDict
 
 import msgspec
 
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
-from streams.envelope import Envelope, format_timestamp
+from streams.envelope import Envelope, TimeText, format_timestamp
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.freshness import Hop, Path
@@ -28,6 +28,8 @@ CUSTOMER_ORDERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customer-orders",
 # A saga begins in the unit of work that places its order.
 SAGA_PATH: Final[Path] = (*ORDER_PATH, Hop("resume-sagas", SAGA_COMMANDS))
 ORDER_INDEX_PATH: Final[Path] = (*ORDER_PATH, Hop("index-orders", ORDER_EVENTS))
+
+StatusText = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["pending", "confirmed", "cancelled", "rejected"]})]
 
 _decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
 _decode_rejected = msgspec.json.Decoder(OrderRejected).decode
@@ -51,12 +53,12 @@ class OrderSummaryView(msgspec.Struct, frozen=True, gc=False):
 
     order_id: str
     customer_id: str | None
-    status: str
+    status: StatusText
     item_count: int
     total: Money | None
-    created_at: str | None
-    confirmed_at: str | None
-    cancelled_at: str | None
+    created_at: TimeText | None
+    confirmed_at: TimeText | None
+    cancelled_at: TimeText | None
     version: int
 
 
@@ -66,7 +68,7 @@ class OrderView(OrderSummaryView, frozen=True, gc=False):
     country: str | None
     items: tuple[ItemView, ...]
     cancel_reason: str | None
-    shipped_at: str | None
+    shipped_at: TimeText | None
 
 
 def order_view(order: Order) -> OrderView:
@@ -108,7 +110,29 @@ def refusal_of(task: PartitionTask, order_id: str, command_id: str) -> OrderReje
     return None
 
 
-def event_views(history: Sequence[bytes]) -> list[Any]:
+class EventMetadataView(TypedDict):
+    """Where an event comes from."""
+
+    correlation_id: str | None
+    causation_id: str | None
+    user_id: str | None
+
+
+class EventView(TypedDict):
+    """An event as it was published, with snake_case names; its payload is that of `event_type`, see /asyncapi.json."""
+
+    event_id: str
+    event_type: str
+    aggregate_id: str
+    aggregate_type: str
+    timestamp: TimeText
+    version: int
+    metadata: EventMetadataView
+    payload: dict[str, Any]
+    aggregate_version: NotRequired[int]
+
+
+def event_views(history: Sequence[bytes]) -> list[EventView]:
     """Events of orders with snake_case names; the customer's mail address is not shown."""
     events = [snake_case(msgspec.json.decode(value)) for value in history]
     for event in events:

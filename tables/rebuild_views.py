@@ -12,11 +12,13 @@ from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask
 from streams.engine.projection import Projection
 from streams.engine.rebuilds import DONE, RUNNING
+from streams.operation import Operation
 from streams.service import Service
 from streams.web import ENGINE, Problem, invalid, json_response
 from tables.rebuilds import (
     Action,
     PartOfRebuild,
+    RebuildView,
     act_here,
     begin_everywhere,
     in_every_partition,
@@ -34,7 +36,7 @@ class RebuildBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     check: bool = False
 
 
-@service.route("POST", "/tables/{name}/rebuild")
+@service.route("POST", "/tables/{name}/rebuild", Operation({202: RebuildView}, body=RebuildBody, problems=(404, 409)))
 async def rebuild_table(request: web.Request) -> web.StreamResponse:
     """Make a projection anew from its topic, beside the running one, and then replace the rows that differ.
 
@@ -50,7 +52,7 @@ async def rebuild_table(request: web.Request) -> web.StreamResponse:
     return _answer(request, projection, parts, 202)
 
 
-@service.route("GET", "/tables/{name}/rebuild")
+@service.route("GET", "/tables/{name}/rebuild", Operation({200: RebuildView}, problems=(404, 409)))
 async def show_rebuild(request: web.Request) -> web.StreamResponse:
     """The last rebuild of a projection: its state, how far it is, and the rows that differ.
 
@@ -64,7 +66,7 @@ async def show_rebuild(request: web.Request) -> web.StreamResponse:
     return _answer(request, projection, await in_every_partition(request, projection, "look"), 200)
 
 
-@service.route("DELETE", "/tables/{name}/rebuild")
+@service.route("DELETE", "/tables/{name}/rebuild", Operation({200: RebuildView}, problems=(404, 409)))
 async def cancel_rebuild(request: web.Request) -> web.StreamResponse:
     """Give a rebuild up where it is not over; the same as GET. What partitions have replaced stays."""
     projection = _projection(request)

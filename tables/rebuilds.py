@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypedDict
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -117,7 +117,61 @@ def state_of(parts: Sequence[PartOfRebuild], id: str) -> RebuildState | Literal[
     return DONE
 
 
-def view_of(projection: Projection, table: str, parts: Sequence[PartOfRebuild]) -> dict[str, Any] | None:
+class RecordsView(TypedDict):
+    """What became of the records that a rebuild has read."""
+
+    applied: int
+    waiting: int
+    discarded: int
+    unreadable: int
+
+
+class DifferencesView(TypedDict):
+    """The rows that differ, by what is wrong with the running ones."""
+
+    added: int
+    changed: int
+    removed: int
+    rows: int
+    are_more: bool
+    samples: list[Difference]
+
+
+class PartitionView(TypedDict):
+    """How far one partition is."""
+
+    partition: int
+    state: str
+    phase: str | None
+    done: int
+    total: int
+
+
+class RebuildView(TypedDict):
+    """A rebuild as people see it."""
+
+    table: str
+    tables: list[str]
+    projection: str
+    topic: str
+    id: str
+    check: bool
+    state: str
+    records_done: int
+    records_total: int
+    records_per_second: float
+    seconds_left: float | None
+    records: RecordsView
+    suppressed: int
+    restarts: int
+    differences: DifferencesView
+    started_at: str
+    ended_at: str | None
+    errors: list[str]
+    partitions: list[PartitionView]
+
+
+def view_of(projection: Projection, table: str, parts: Sequence[PartOfRebuild]) -> RebuildView | None:
     """The newest rebuild as people see it, None when there never was one."""
     last = newest(parts)
     if last is None:
@@ -140,8 +194,10 @@ def view_of(projection: Projection, table: str, parts: Sequence[PartOfRebuild]) 
         "records_per_second": round(sum(part.per_second for part in own), 1),
         "seconds_left": None if None in left else max((round(s, 1) for s in left if s is not None), default=0.0),
         "records": {
-            name: sum(getattr(rebuild, name) for rebuild in rebuilds)
-            for name in ("applied", "waiting", "discarded", "unreadable")
+            "applied": sum(rebuild.applied for rebuild in rebuilds),
+            "waiting": sum(rebuild.waiting for rebuild in rebuilds),
+            "discarded": sum(rebuild.discarded for rebuild in rebuilds),
+            "unreadable": sum(rebuild.unreadable for rebuild in rebuilds),
         },
         "suppressed": sum(rebuild.suppressed for rebuild in rebuilds),
         "restarts": sum(rebuild.restarts for rebuild in rebuilds),
@@ -153,17 +209,19 @@ def view_of(projection: Projection, table: str, parts: Sequence[PartOfRebuild]) 
     }
 
 
-def _differences(rebuilds: Sequence[Rebuild]) -> dict[str, Any]:
+def _differences(rebuilds: Sequence[Rebuild]) -> DifferencesView:
     samples: list[Difference] = [sample for rebuild in rebuilds for sample in rebuild.samples]
     return {
-        **{name: sum(getattr(rebuild, name) for rebuild in rebuilds) for name in ("added", "changed", "removed")},
+        "added": sum(rebuild.added for rebuild in rebuilds),
+        "changed": sum(rebuild.changed for rebuild in rebuilds),
+        "removed": sum(rebuild.removed for rebuild in rebuilds),
         "rows": sum(rebuild.rows for rebuild in rebuilds),
         "are_more": any(rebuild.are_more for rebuild in rebuilds),
         "samples": samples[: 2 * SAMPLES_MAX],
     }
 
 
-def _partition(part: PartOfRebuild, id: str) -> dict[str, Any]:
+def _partition(part: PartOfRebuild, id: str) -> PartitionView:
     if part.rebuild is None or part.rebuild.id != id:
         return {"partition": part.partition, "state": "incomplete", "phase": None, "done": 0, "total": 0}
     state, phase = part.rebuild.outcome, part.phase if part.rebuild.is_active else None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, TypedDict
 
 from aiohttp import web
 
-from streams.events.money import EXACT_SUMS, plain_text
-from streams.freshness import Hop, catch_up, catch_up_with_now
+from streams.events.money import EXACT_SUMS, AmountText, plain_text
+from streams.freshness import FRESHNESS, Hop, catch_up, catch_up_with_now
+from streams.operation import Operation
 from streams.service import Service
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
 from streams.web import json_response
@@ -75,7 +76,70 @@ class Check(NamedTuple):
         return EXACT_SUMS.subtract(self.left, self.right)
 
 
-@service.route("GET", "/analytics/reconciliation")
+class CheckView(TypedDict):
+    """Two figures that have to be the same; they are pieces where the currency is null."""
+
+    check: str
+    currency: str | None
+    left: AmountText
+    right: AmountText
+    difference: AmountText
+    holds: bool
+
+
+class StockView(TypedDict):
+    """Pieces of all products."""
+
+    stocked: int
+    shipped: int
+    on_hand: int
+    reserved: int
+
+
+class PaymentsView(TypedDict):
+    """Money that was taken and given back, in one currency."""
+
+    currency: str
+    charged: AmountText
+    refunded: AmountText
+    held: AmountText
+
+
+class OrdersView(TypedDict):
+    """Orders as they stand, in one currency."""
+
+    currency: str
+    placed_count: int
+    confirmed_count: int
+    cancelled_count: int
+    placed: AmountText
+    confirmed: AmountText
+    cancelled: AmountText
+    held_pieces: int
+    shipped_pieces: int
+
+
+class RevenueView(TypedDict):
+    """What analytics shows, in one currency."""
+
+    currency: str
+    revenue: AmountText
+
+
+class Reconciliation(TypedDict):
+    """Whether everything adds up, and all that was compared; `sagas` are counts by state."""
+
+    adds_up: bool
+    is_settled: bool
+    checks: list[CheckView]
+    stock: StockView
+    payments: list[PaymentsView]
+    orders: list[OrdersView]
+    analytics: list[RevenueView]
+    sagas: dict[str, int]
+
+
+@service.route("GET", "/analytics/reconciliation", Operation({200: Reconciliation}, FRESHNESS))
 async def get_reconciliation(request: web.Request) -> web.StreamResponse:
     """`{adds_up, is_settled, checks, stock, payments, orders, analytics, sagas}`, as of now.
 
@@ -114,7 +178,7 @@ async def _shelf(request: web.Request) -> Shelf:
     return Shelf(on_hand, reserved)
 
 
-def reconciliation_view(books: Books) -> dict[str, Any]:
+def reconciliation_view(books: Books) -> Reconciliation:
     """The answer of `/analytics/reconciliation`."""
     checks = list(checks_of(books))
     return {
@@ -179,7 +243,7 @@ def _pieces(check: str, left: int, right: int) -> Check:
     return Check(check, None, Decimal(left), Decimal(right))
 
 
-def _check_view(check: Check) -> dict[str, Any]:
+def _check_view(check: Check) -> CheckView:
     return {
         "check": check.check,
         "currency": check.currency,

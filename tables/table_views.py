@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from itertools import islice
+from typing import Any, TypedDict
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -13,6 +14,8 @@ from aiohttp import web
 from streams.engine.engine import PartitionNotHere
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import TEXT_KEY, AnyTable
+from streams.operation import Operation, Parameter
+from streams.parameters import CURSOR, LIMIT
 from streams.routing import partition_of, task_here
 from streams.service import Service
 from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
@@ -33,7 +36,49 @@ class PartitionView(msgspec.Struct, frozen=True):
     store_bytes: int | None = None
 
 
-@service.route("GET", "/tables")
+PARTITION = Parameter("partition", "only this partition", {"type": "integer", "minimum": 0})
+
+
+class RowCount(TypedDict):
+    """Rows of a table in one partition, counted to 10,000; null while nobody can show them."""
+
+    partition: int
+    rows: int | None
+
+
+class TableView(TypedDict):
+    """A table and its size."""
+
+    name: str
+    help: str
+    changelog_topic: str
+    rows: int
+    rows_are_more: bool
+    partitions: list[RowCount]
+
+
+class StoreView(TypedDict):
+    """The store of one partition; null while nobody can show it."""
+
+    partition: int
+    store_bytes: int | None
+
+
+class TableList(TypedDict):
+    """All tables, and the stores that they are in."""
+
+    items: list[TableView]
+    stores: list[StoreView]
+
+
+class RowList(TypedDict):
+    """A page of rows as they are stored."""
+
+    items: list[TableRow]
+    next_cursor: str | None
+
+
+@service.route("GET", "/tables", Operation({200: TableList}))
 async def list_tables(request: web.Request) -> web.StreamResponse:
     """Every table, `{items, stores}`, with its size and partitions.
 
@@ -43,10 +88,10 @@ async def list_tables(request: web.Request) -> web.StreamResponse:
     """
     engine = request.app[ENGINE]
     views = await asyncio.gather(*(_partition(request, number) for number in range(engine.settings.partitions)))
-    items = []
+    items: list[TableView] = []
     for table in sorted(engine.tables.values(), key=lambda table: table.name):
         counts = [None if view.rows is None else view.rows.get(table.name, 0) for view in views]
-        item = {
+        item: TableView = {
             "name": table.name,
             "help": table.help,
             "changelog_topic": table.changelog_topic(engine.settings.app_id),
@@ -55,11 +100,11 @@ async def list_tables(request: web.Request) -> web.StreamResponse:
             "partitions": [{"partition": number, "rows": count} for number, count in enumerate(counts)],
         }
         items.append(item)
-    stores = [{"partition": view.partition, "store_bytes": view.store_bytes} for view in views]
-    return json_response({"items": items, "stores": stores})
+    stores: list[StoreView] = [{"partition": view.partition, "store_bytes": view.store_bytes} for view in views]
+    return json_response(TableList(items=items, stores=stores))
 
 
-@service.route("GET", "/tables/{name}")
+@service.route("GET", "/tables/{name}", Operation({200: RowList}, (LIMIT, CURSOR), problems=(404,)))
 async def list_rows(request: web.Request) -> web.StreamResponse:
     """Rows of a table, `{items: [{partition, key, row}], next_cursor}`, partition after partition in the order of keys.
 
@@ -67,12 +112,12 @@ async def list_rows(request: web.Request) -> web.StreamResponse:
     partition cannot be read now: nothing is left out silently.
     """
     items, next_cursor = await rows_of(request, _table(request))
-    return json_response({"items": items, "next_cursor": next_cursor})
+    return json_response(RowList(items=items, next_cursor=next_cursor))
 
 
 async def rows_of(request: web.Request, table: AnyTable) -> tuple[list[TableRow], str | None]:
     """The page of a table's rows that `?limit=` and `?cursor=` ask for, and the cursor of the next one; see above."""
-    limit = int_parameter(request, "limit", 20, 1, 1000)
+    limit = LIMIT.read(request)
     number, start = _decode_place(request)
     items: list[TableRow] = []
     next_cursor: str | None = None
@@ -86,7 +131,7 @@ async def rows_of(request: web.Request, table: AnyTable) -> tuple[list[TableRow]
     return items, next_cursor
 
 
-@service.route("GET", "/tables/{name}/{key}")
+@service.route("GET", "/tables/{name}/{key}", Operation({200: Any}, (PARTITION,), problems=(404,)))
 async def get_row(request: web.Request) -> web.StreamResponse:
     """One row as it is stored. `key` is the key itself, or its `key_id` when it is not a text.
 
@@ -95,8 +140,8 @@ async def get_row(request: web.Request) -> web.StreamResponse:
     """
     table, key = _table(request), request.match_info["key"]
     partitions = request.app[ENGINE].settings.partitions
-    if "partition" in request.query:
-        numbers = [int_parameter(request, "partition", 0, 0, partitions - 1)]
+    if PARTITION.name in request.query:
+        numbers = [int_parameter(request, PARTITION.name, 0, 0, partitions - 1)]
     else:
         likely = partition_of(request, key)
         numbers = [likely, *(number for number in range(partitions) if number != likely)]
@@ -227,11 +272,11 @@ def _table(request: web.Request) -> AnyTable:
 
 
 def _decode_place(request: web.Request) -> tuple[int, bytes]:
-    cursor = request.query.get("cursor")
+    cursor = request.query.get(CURSOR.name)
     if not cursor:
         return 0, b""
     try:
         raw = decode_cursor(cursor)
         return struct.unpack(">H", raw[:2])[0], raw[2:]
     except (InvalidCursor, struct.error) as error:
-        raise invalid("cursor", "not a cursor of this list") from error
+        raise invalid(CURSOR.name, "not a cursor of this list") from error

@@ -1,18 +1,56 @@
 """Routes that show the log: topics, their records, and the doctor's findings."""
 
 import asyncio
+from typing import TypedDict
 
 from aiohttp import web
 
+from streams.check import Check
 from streams.doctor import examine
-from streams.records import bounds, read_page, record_view
+from streams.operation import Operation, Parameter
+from streams.parameters import LIMIT, optional_number
+from streams.records import RecordView, bounds, read_page, record_view
 from streams.service import Service
 from streams.web import ENGINE, Problem, int_parameter, invalid, json_response
 
 service = Service("topic-views")
 
 
-@service.route("GET", "/topics")
+PARTITION = Parameter("partition", "only this partition", {"type": "integer", "minimum": 0})
+OFFSET = optional_number("offset", "from this offset of the partition on", 0)
+
+
+class Bounds(TypedDict):
+    """Where a partition begins and ends; `end_offset` is the next one."""
+
+    partition: int
+    start_offset: int
+    end_offset: int
+
+
+class TopicView(TypedDict):
+    """A topic, and where its partitions begin and end."""
+
+    name: str
+    help: str
+    partitions: list[Bounds]
+
+
+class TopicList(TypedDict):
+    """All topics of the application."""
+
+    items: list[TopicView]
+
+
+class RecordPage(TypedDict):
+    """Records, oldest first; the offsets are null when they are of several partitions."""
+
+    items: list[RecordView]
+    next_offset: int | None
+    end_offset: int | None
+
+
+@service.route("GET", "/topics", Operation({200: TopicList}))
 async def list_topics(request: web.Request) -> web.StreamResponse:
     """Every topic of the application, `{items}`.
 
@@ -23,7 +61,7 @@ async def list_topics(request: web.Request) -> web.StreamResponse:
     helps = {topic.name: topic.help for topic in engine.topics.values()}
     helps |= {name: f"changelog of table {table.name}" for name, table in changelogs.items()}
     found = await bounds(engine.broker, sorted(helps), engine.settings.partitions)
-    items = [
+    items: list[TopicView] = [
         {
             "name": name,
             "help": helps[name],
@@ -34,10 +72,12 @@ async def list_topics(request: web.Request) -> web.StreamResponse:
         }
         for name in sorted(helps)
     ]
-    return json_response({"items": items})
+    return json_response(TopicList(items=items))
 
 
-@service.route("GET", "/topics/{name}/records")
+@service.route(
+    "GET", "/topics/{name}/records", Operation({200: RecordPage}, (LIMIT, PARTITION, OFFSET), problems=(404,))
+)
 async def list_records(request: web.Request) -> web.StreamResponse:
     """Records of a topic, oldest first: `{items, next_offset, end_offset}`.
 
@@ -48,15 +88,15 @@ async def list_records(request: web.Request) -> web.StreamResponse:
     changelogs = {table.changelog_topic(engine.settings.app_id) for table in engine.tables.values()}
     if name not in engine.topics and name not in changelogs:
         raise Problem(404, f"there is no topic {name}")
-    limit = int_parameter(request, "limit", 20, 1, 1000)
-    if "partition" in request.query:
-        number = int_parameter(request, "partition", 0, 0, engine.settings.partitions - 1)
-        offset = int_parameter(request, "offset", 0, 0, 2**63 - 1) if "offset" in request.query else None
+    limit = LIMIT.read(request)
+    if PARTITION.name in request.query:
+        number = int_parameter(request, PARTITION.name, 0, 0, engine.settings.partitions - 1)
+        offset = OFFSET.read(request)
         records, next_offset, end = await read_page(engine.broker, name, number, offset, limit)
         items = [record_view(number, record) for record in records]
-        return json_response({"items": items, "next_offset": next_offset, "end_offset": end})
-    if "offset" in request.query:
-        raise invalid("offset", "needs a partition")
+        return json_response(RecordPage(items=items, next_offset=next_offset, end_offset=end))
+    if OFFSET.name in request.query:
+        raise invalid(OFFSET.name, "needs a partition")
     numbers = range(engine.settings.partitions)
     pages = await asyncio.gather(*(read_page(engine.broker, name, number, None, limit) for number in numbers))
     newest = sorted(
@@ -64,10 +104,10 @@ async def list_records(request: web.Request) -> web.StreamResponse:
         key=lambda found: (found[1].timestamp_ms, found[0], found[1].offset),
     )[-limit:]
     items = [record_view(number, record) for number, record in newest]
-    return json_response({"items": items, "next_offset": None, "end_offset": None})
+    return json_response(RecordPage(items=items, next_offset=None, end_offset=None))
 
 
-@service.route("GET", "/doctor")
+@service.route("GET", "/doctor", Operation({200: list[Check]}))
 async def doctor(request: web.Request) -> web.StreamResponse:
     """What the worker stands on: a list of `{check, ok, detail, advice}`."""
     return json_response(await examine(request.app[ENGINE]))

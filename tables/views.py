@@ -1,10 +1,13 @@
 """The web view of orders, and what workers ask each other."""
 
+from typing import TypedDict
+
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
 from streams.engine.waiters import Wanted
 from streams.freshness import by_key, wait_here
+from streams.operation import Operation
 from streams.service import Service
 from streams.web import (
     ENGINE,
@@ -16,6 +19,8 @@ from streams.web import (
 )
 from tables.queries import (
     ORDER_PATH,
+    EventView,
+    OrderView,
     event_views,
     find_order,
     order_history,
@@ -25,7 +30,14 @@ from tables.queries import (
 service = Service("order-views")
 
 
-@service.route("GET", "/orders/{order_id}")
+class OrderEvents(TypedDict):
+    """The audit trail of an order."""
+
+    order_id: str
+    items: list[EventView]
+
+
+@service.route("GET", "/orders/{order_id}", Operation({200: OrderView}, problems=(404,)))
 @by_key("order_id", ORDER_PATH)
 async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """One order; with `?after=TOKEN` never older than it. 404 when nothing was placed under the id."""
@@ -36,7 +48,7 @@ async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResp
     return json_response(order_view(order))
 
 
-@service.route("GET", "/orders/{order_id}/events")
+@service.route("GET", "/orders/{order_id}/events", Operation({200: OrderEvents}, problems=(404,)))
 @by_key("order_id", ORDER_PATH)
 async def get_order_events(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """The audit trail, `{order_id, items}`, oldest event first; refused commands are in it too."""
@@ -44,7 +56,7 @@ async def get_order_events(request: web.Request, task: PartitionTask) -> web.Str
     history = order_history(task, order_id)
     if not history:
         raise no_order(order_id)
-    return json_response({"order_id": order_id, "items": event_views(history)})
+    return json_response(OrderEvents(order_id=order_id, items=event_views(history)))
 
 
 @service.route("GET", "/internal/positions/{topic}/{number}")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from aiohttp import web
 
 from streams.engine.dead_letters import letter_id
 from streams.engine.lanes import LANES
-from streams.freshness import catch_up
+from streams.envelope import TimeText
+from streams.freshness import FRESHNESS, catch_up
+from streams.operation import Operation
+from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
 from streams.web import json_response
 from tables.dead_letter_queries import format_ms, text_of
@@ -19,7 +22,27 @@ from tables.table_views import rows_of
 service = Service("waiting-views")
 
 
-@service.route("GET", "/aggregates/waiting")
+class WaitingView(TypedDict):
+    """An aggregate that stands still at an agent."""
+
+    partition: int
+    agent: str
+    key: str | None
+    topic: str
+    waiting: int
+    since: TimeText
+    next_retry_at: TimeText | None
+    dead_letter_id: str | None
+
+
+class WaitingList(TypedDict):
+    """A page of aggregates that stand still."""
+
+    items: list[WaitingView]
+    next_cursor: str | None
+
+
+@service.route("GET", "/aggregates/waiting", Operation({200: WaitingList}, (LIMIT, CURSOR, *FRESHNESS)))
 async def list_waiting(request: web.Request) -> web.StreamResponse:
     """Aggregates that stand still, `{items, next_cursor}`, partition after partition, by agent and key.
 
@@ -29,10 +52,10 @@ async def list_waiting(request: web.Request) -> web.StreamResponse:
     """
     await catch_up(request, LETTER_PATH, None)
     items, next_cursor = await rows_of(request, LANES)
-    return json_response({"items": [_waiting_view(item) for item in items], "next_cursor": next_cursor})
+    return json_response(WaitingList(items=[_waiting_view(item) for item in items], next_cursor=next_cursor))
 
 
-def _waiting_view(item: TableRow) -> dict[str, Any]:
+def _waiting_view(item: TableRow) -> WaitingView:
     key, lane = key_of(LANES, item), LANES.decode_row(item.row)
     return {
         "partition": item.partition,

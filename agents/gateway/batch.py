@@ -7,23 +7,28 @@ import uuid
 from aiohttp import web
 
 from agents.gateway.bodies import PlaceOrderBody
-from agents.gateway.lines import read_line, take_lines
-from agents.gateway.publish import encode, envelope, id_header, metadata
+from agents.gateway.lines import LinesAccepted, read_line, take_lines
+from agents.gateway.publish import CORRELATION_ID, IDEMPOTENCY_KEY, encode, envelope, id_header, metadata
 from streams.envelope import Metadata, derived_id
+from streams.operation import Lines, Operation
 from streams.service import Service
 from streams.topics import ORDER_COMMANDS
 
 service = Service("gateway-batch", topics=(ORDER_COMMANDS,))
 
 
-@service.route("POST", "/orders/batch")
+@service.route(
+    "POST",
+    "/orders/batch",
+    Operation({202: LinesAccepted}, (IDEMPOTENCY_KEY, CORRELATION_ID), Lines(PlaceOrderBody)),
+)
 async def place_orders(request: web.Request) -> web.StreamResponse:
     """Place an order per line: 202 `{accepted, rejected, problems, token}`, see `take_lines`.
 
     A line without `order_id` gets a new id, or with an `Idempotency-Key` one that follows from the key and the line's
     number, so that the same request may be sent again.
     """
-    key = id_header(request, "Idempotency-Key")
+    key = id_header(request, IDEMPOTENCY_KEY.name)
     origin = metadata(request)
 
     def command(line: bytes, number: int) -> tuple[str, bytes]:

@@ -6,7 +6,16 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 from streams.events.money import Money, is_plain
@@ -46,8 +55,15 @@ def _utc(value: datetime) -> datetime:
 
 
 Id = Annotated[str, Field(min_length=1, max_length=128)]
-Amount = Annotated[Decimal, BeforeValidator(_amount)]
-Time = Annotated[AwareDatetime, BeforeValidator(_only_text), AfterValidator(_utc)]
+Amount = Annotated[
+    Decimal, BeforeValidator(_amount), WithJsonSchema({"type": "string", "pattern": f"^{_AMOUNT.pattern}$"})
+]
+Time = Annotated[
+    AwareDatetime,
+    BeforeValidator(_only_text),
+    AfterValidator(_utc),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
 
 
 class Body(BaseModel):
@@ -87,6 +103,20 @@ class PlaceOrderBody(Body):
 
     Programs that derive their command ids, as an import does, give them: a command takes effect once.
     """
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "customer_id": "customer-456",
+                    "items": [
+                        {"product_id": "SKU-1", "quantity": 2, "price": {"amount": "19.99", "currency": "USD"}},
+                    ],
+                    "country": "France",
+                }
+            ]
+        }
+    )
 
     order_id: Id | None = None
     customer_id: Id

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal, TypedDict
 from urllib.parse import quote
 
 import msgspec
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agents.domain.dead_letters import CannotEdit, edited_value
 from agents.gateway.bodies import Body
 from agents.gateway.orders import read_body
-from agents.gateway.publish import encode, envelope, metadata, publish_to
+from agents.gateway.publish import CORRELATION_ID, encode, envelope, metadata, publish_to
 from streams.engine.dead_letters import (
     DISCARDED,
     OPEN,
@@ -37,6 +37,7 @@ from streams.engine.partition_task import PartitionTask
 from streams.envelope import Metadata
 from streams.events.dead_letters import REASON_CHARACTERS_MAX, DeadLetterCommand, DiscardDeadLetter, RetryDeadLetter
 from streams.freshness import by_partition
+from streams.operation import LOCATION, Answer, Operation
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import DEAD_LETTER_COMMANDS
@@ -44,7 +45,7 @@ from streams.transport.base import Outgoing, Position
 from streams.web import ENGINE, Problem, invalid, json_response
 from tables.dead_letter_filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
 from tables.dead_letter_gathering import TO_DISCARD, TO_RETRY, Candidates, candidates
-from tables.dead_letter_queries import Candidate
+from tables.dead_letter_queries import Candidate, Refused
 from tables.dead_letter_views import LETTER_PATH, letter_of, partition_of_letter
 
 EDITED_BYTES_MAX: Final = 512 << 10
@@ -109,10 +110,50 @@ class DiscardManyBody(FilterBody):
     all: bool = False
 
 
+class LetterAccepted(TypedDict):
+    """A decision that is on its way, or was carried out before; `state` is the letter's before the request."""
+
+    id: str
+    status: Literal["processing", "done"]
+    state: LetterState
+    token: str
+
+
+class ManyAccepted(TypedDict):
+    """Which letters are meant, and those of them that are refused (the first 100)."""
+
+    dry_run: bool
+    matched: int
+    skipped: list[Refused]
+    skipped_count: int
+    token: str | None
+
+
+class ManyRetried(ManyAccepted):
+    """Letters that are tried again, or would be."""
+
+    retried: int
+
+
+class ManyDiscarded(ManyAccepted):
+    """Letters that are given up, or would be."""
+
+    discarded: int
+
+
+def _one(body: Any, *problems: int) -> Operation:
+    answer = Answer(LetterAccepted, (LOCATION,))
+    return Operation({200: answer, 202: answer}, (CORRELATION_ID,), body, problems)
+
+
+def _many(answer: Any, body: Any) -> Operation:
+    return Operation({200: answer, 202: answer}, (CORRELATION_ID,), body)
+
+
 # ---- one letter
 
 
-@service.route("POST", "/dead-letters/{id}/retry")
+@service.route("POST", "/dead-letters/{id}/retry", _one(RetryBody, 404, 409))
 @by_partition(partition_of_letter, LETTER_PATH)
 async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """Try a letter's record again: 202 `{id, status: "processing", state, token}`; `state` is that before the request.
@@ -122,7 +163,7 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
     already is left alone (202), so is one that was processed meanwhile (200). Problems: 409 with `reason` when the
     letter may not be tried again, was discarded, or is beyond being edited; 413 over 512 KiB; 422.
     """
-    edit = _retry_body(await request.read())
+    origin, edit = metadata(request), _retry_body(await request.read())
     number, letter = letter_of(request, task)
     id = letter_id(task.number, number)
     value = _edited(request, id, letter, edit)
@@ -132,24 +173,24 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
     if refusal is not None:
         raise Problem(409, refusal[1], reason=refusal[0])
     command = RetryDeadLetter(id, value=None if value is None else value.decode(), replays=letter.replays)
-    return await _submit(request, task.number, letter, command)
+    return await _submit(request, task.number, letter, command, origin)
 
 
-@service.route("POST", "/dead-letters/{id}/discard")
+@service.route("POST", "/dead-letters/{id}/discard", _one(DiscardBody, 404, 409))
 @by_partition(partition_of_letter, LETTER_PATH)
 async def discard_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """Give a letter's record up for a `{reason}`: 202 as for a retry; what waits behind it goes on.
 
     200 when it was discarded before, 409 when its record was processed after all.
     """
-    body = await read_body(request, DiscardBody)
+    origin, body = metadata(request), await read_body(request, DiscardBody)
     number, letter = letter_of(request, task)
     id = letter_id(task.number, number)
     if letter.state == RESOLVED:
         raise Problem(409, f"dead letter {id} was processed after all", reason=RESOLVED)
     if letter.state == DISCARDED:
         return _answer(id, letter, _seen(task))
-    return await _submit(request, task.number, letter, DiscardDeadLetter(id, body.reason))
+    return await _submit(request, task.number, letter, DiscardDeadLetter(id, body.reason), origin)
 
 
 def _retry_body(raw: bytes) -> RetryBody:
@@ -198,15 +239,17 @@ def _seen(task: PartitionTask) -> Position:
     return Position(hop.topic.name, task.number, max(0, task.reached(hop.agent, hop.topic.name) - 1))
 
 
-async def _submit(request: web.Request, partition: int, letter: DeadLetter, command: DeadLetterCommand) -> web.Response:
-    record = _record(request, command, metadata(request))
+async def _submit(
+    request: web.Request, partition: int, letter: DeadLetter, command: DeadLetterCommand, origin: Metadata
+) -> web.Response:
+    record = _record(request, command, origin)
     (position,) = await publish_to(request, DEAD_LETTER_COMMANDS, {partition: [record]})
     return _answer(command.dead_letter_id, letter, position)
 
 
 def _answer(id: str, letter: DeadLetter, position: Position) -> web.Response:
     is_closed = letter.state in (RESOLVED, DISCARDED)
-    answer = {
+    answer: LetterAccepted = {
         "id": id,
         "status": "done" if is_closed else "processing",
         "state": letter.state,
@@ -218,7 +261,7 @@ def _answer(id: str, letter: DeadLetter, position: Position) -> web.Response:
 # ---- many letters
 
 
-@service.route("POST", "/dead-letters/retry")
+@service.route("POST", "/dead-letters/retry", _many(ManyRetried, RetryManyBody))
 async def retry_letters(request: web.Request) -> web.StreamResponse:
     """Try all open letters again that a filter means: `{dry_run, matched, retried, skipped, skipped_count, token}`.
 
@@ -226,6 +269,7 @@ async def retry_letters(request: web.Request) -> web.StreamResponse:
     (1000, up to 10,000) are tried, the oldest first, `rate` (100) a second. `matched` are those and the ones that may
     not be tried again: `skipped` has the first 100 of them, `{id, reason}`. With `dry_run` nothing happens.
     """
+    origin = metadata(request)
     body = await read_body(request, RetryManyBody)
     found = await candidates(request, TO_RETRY, body.wanted((OPEN,)), body.limit)
     begins_ms = int(time.time() * 1000)
@@ -234,15 +278,17 @@ async def retry_letters(request: web.Request) -> web.StreamResponse:
         not_before_ms = begins_ms + int(index * 1000 / body.rate)
         return RetryDeadLetter(id, not_before_ms, replays=candidate.replays)
 
-    return await _change_many(request, "retried", found, body, command)
+    answer, status = await _change_many(request, found, body, origin, command)
+    return json_response(ManyRetried(**answer, retried=len(found.chosen)), status)
 
 
-@service.route("POST", "/dead-letters/discard")
+@service.route("POST", "/dead-letters/discard", _many(ManyDiscarded, DiscardManyBody))
 async def discard_letters(request: web.Request) -> web.StreamResponse:
     """Give up all open letters that a filter means, for a `reason`: as for retries, with `discarded` for `retried`.
 
     Retrying ones are meant too. At least one filter has to be given, or `"all": true`.
     """
+    origin = metadata(request)
     body = await read_body(request, DiscardManyBody)
     if body.all == any(getattr(body, name) is not None for name in (*TEXTS, *AGES)):
         raise invalid("all", "give at least one filter, or true to discard all letters")
@@ -251,37 +297,39 @@ async def discard_letters(request: web.Request) -> web.StreamResponse:
     def command(index: int, candidate: Candidate, id: str) -> DeadLetterCommand:
         return DiscardDeadLetter(id, body.reason)
 
-    return await _change_many(request, "discarded", found, body, command)
+    answer, status = await _change_many(request, found, body, origin, command)
+    return json_response(ManyDiscarded(**answer, discarded=len(found.chosen)), status)
 
 
 async def _change_many(
     request: web.Request,
-    done: str,
     found: Candidates,
     body: FilterBody,
+    origin: Metadata,
     command_of: Callable[[int, Candidate, str], DeadLetterCommand],
-) -> web.Response:
-    """Publish a command for each chosen letter, unless that is only to be tried out."""
+) -> tuple[ManyAccepted, int]:
+    """Publish a command for each chosen letter, unless that is only to be tried out; answer and status."""
     positions: Sequence[Position] = ()
     if found.chosen and not body.dry_run:
-        positions = await _publish_all(request, found.chosen, command_of)
-    answer = {
+        positions = await _publish_all(request, found.chosen, origin, command_of)
+    answer: ManyAccepted = {
         "dry_run": body.dry_run,
         "matched": len(found.chosen) + found.refused_count,
-        done: len(found.chosen),
         "skipped": found.refused,
         "skipped_count": found.refused_count,
         "token": encode_token(positions) if positions else None,
     }
-    return json_response(answer, 202 if positions else 200)
+    return answer, 202 if positions else 200
 
 
 async def _publish_all(
-    request: web.Request, chosen: Sequence[Candidate], command_of: Callable[[int, Candidate, str], DeadLetterCommand]
+    request: web.Request,
+    chosen: Sequence[Candidate],
+    origin: Metadata,
+    command_of: Callable[[int, Candidate, str], DeadLetterCommand],
 ) -> Sequence[Position]:
     """Publish in chunks, between which the loop is given back; where the last ones are."""
     positions: list[Position] = []
-    origin = metadata(request)
     for first in range(0, len(chosen), LETTERS_PER_CHUNK):
         grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for index, candidate in enumerate(chosen[first : first + LETTERS_PER_CHUNK], start=first):

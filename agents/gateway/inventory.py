@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated
+from typing import Annotated, Literal, TypedDict
 from urllib.parse import quote
 
 from aiohttp import web
@@ -11,11 +11,21 @@ from pydantic import Field
 
 from agents.domain.inventory import ON_HAND_MAX
 from agents.gateway.bodies import Body, Id, Time
-from agents.gateway.lines import read_line, take_lines
+from agents.gateway.lines import LinesAccepted, read_line, take_lines
 from agents.gateway.orders import read_body
-from agents.gateway.publish import ID_CHARACTERS_MAX, encode, envelope, id_header, metadata, publish
+from agents.gateway.publish import (
+    CORRELATION_ID,
+    ID_CHARACTERS_MAX,
+    IDEMPOTENCY_KEY,
+    encode,
+    envelope,
+    id_header,
+    metadata,
+    publish,
+)
 from streams.envelope import Metadata, derived_id
 from streams.events.inventory import INVENTORY_TYPES, AdjustStock
+from streams.operation import LOCATION, Answer, Lines, Operation
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import INVENTORY_COMMANDS
@@ -38,7 +48,19 @@ class AdjustStockLine(AdjustStockBody):
     product_id: Id
 
 
-@service.route("PUT", "/inventory/{product_id}")
+class StockAccepted(TypedDict):
+    """A command that is on its way; the token stands for it."""
+
+    product_id: str
+    status: Literal["processing"]
+    token: str
+
+
+@service.route(
+    "PUT",
+    "/inventory/{product_id}",
+    Operation({202: Answer(StockAccepted, (LOCATION,))}, (IDEMPOTENCY_KEY, CORRELATION_ID), AdjustStockBody),
+)
 async def adjust_stock(request: web.Request) -> web.StreamResponse:
     """Say how many pieces of a product there are: 202 with a token.
 
@@ -48,22 +70,26 @@ async def adjust_stock(request: web.Request) -> web.StreamResponse:
     product_id = request.match_info["product_id"]
     if len(product_id) > ID_CHARACTERS_MAX:
         raise invalid("product_id", f"1 to {ID_CHARACTERS_MAX} characters")
-    key = id_header(request, "Idempotency-Key")
+    key = id_header(request, IDEMPOTENCY_KEY.name)
     body = await read_body(request, AdjustStockBody)
     value = _record(request, product_id, body, key, metadata(request))
     position = await publish(request, INVENTORY_COMMANDS, product_id, value)
-    answer = {"product_id": product_id, "status": "processing", "token": encode_token([position])}
+    answer = StockAccepted(product_id=product_id, status="processing", token=encode_token([position]))
     return json_response(answer, 202, {"Location": f"/inventory/{quote(product_id, safe='')}"})
 
 
-@service.route("POST", "/inventory/batch")
+@service.route(
+    "POST",
+    "/inventory/batch",
+    Operation({202: LinesAccepted}, (IDEMPOTENCY_KEY, CORRELATION_ID), Lines(AdjustStockLine)),
+)
 async def adjust_stocks(request: web.Request) -> web.StreamResponse:
     """Say how many pieces there are of a product per line (NDJSON): 202 `{accepted, rejected, problems, token}`.
 
     A line is `{product_id, quantity, occurred_at?, command_id?}`; for the rest see `take_lines`. With an
     `Idempotency-Key` the same request may be sent again: each line is then the same command, which takes effect once.
     """
-    key = id_header(request, "Idempotency-Key")
+    key = id_header(request, IDEMPOTENCY_KEY.name)
     origin = metadata(request)
 
     def command(line: bytes, number: int) -> tuple[str, bytes]:

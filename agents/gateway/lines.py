@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -13,7 +13,7 @@ from agents.gateway.bodies import Body, field_errors, parse
 from agents.gateway.publish import publish_commands
 from streams.tokens import encode_token
 from streams.topics import Topic
-from streams.web import Problem, json_response
+from streams.web import Problem, ProblemDetails, json_response
 
 LINES_PER_SLICE = 100  # about 5 ms; the loop is then given back
 PROBLEMS_MAX = 1000
@@ -22,6 +22,21 @@ B = TypeVar("B", bound=Body)
 
 LineCommand = Callable[[bytes, int], tuple[str, bytes]]
 """Key and record of a line, which is given with its number; raises a problem when it cannot be used."""
+
+
+class LineProblem(ProblemDetails, frozen=True, kw_only=True):
+    """A line that was refused, counted from 1, and why."""
+
+    line: int
+
+
+class LinesAccepted(TypedDict):
+    """What became of the lines; the token stands for all commands together, null when nothing was accepted."""
+
+    accepted: int
+    rejected: int
+    problems: list[LineProblem]
+    token: str | None
 
 
 async def take_lines(request: web.Request, topic: Topic, command_of: LineCommand) -> web.Response:

@@ -9,7 +9,7 @@ another command, which the order refuses. Without either, every request is a new
 from __future__ import annotations
 
 import uuid
-from typing import TypeVar
+from typing import Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
@@ -17,7 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from agents.gateway.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody, field_errors, parse
 from agents.gateway.publish import (
+    CORRELATION_ID,
     ID_CHARACTERS_MAX,
+    IDEMPOTENCY_KEY,
     encode,
     envelope,
     id_header,
@@ -25,18 +27,20 @@ from agents.gateway.publish import (
     publish,
 )
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import derived_id
+from streams.envelope import Metadata, derived_id
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, ShipOrder
 from streams.freshness import catch_up
+from streams.operation import LOCATION, Answer, Operation
+from streams.parameters import duration
 from streams.routing import ROUTER, partition_of, task_here
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from streams.transport.base import Position
-from streams.web import ENGINE, PASSING, TIMEOUT_S, Problem, duration_parameter, invalid, json_response, unavailable
+from streams.web import ENGINE, PASSING, TIMEOUT_S, Problem, invalid, json_response, unavailable
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
-from tables.queries import ORDER_PATH, find_order, order_view, refusal_of
+from tables.queries import ORDER_PATH, OrderView, find_order, order_view, refusal_of
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -45,7 +49,32 @@ _ACCEPT_REQUESTS = "accept-requests", REQUESTS_TOPIC.name
 service = Service("gateway", topics=(ORDER_COMMANDS, REQUESTS_TOPIC))
 
 
-@service.route("POST", "/orders")
+class OrderAccepted(TypedDict):
+    """A command that is on its way; the token stands for it."""
+
+    order_id: str
+    status: Literal["processing"]
+    token: str
+
+
+WAIT = duration("wait", "how long to wait for the read model, such as 2s or 500ms, at most 30s", 0.0)
+
+
+def change(body: type[BaseModel]) -> Operation:
+    """The contract of a command that changes an order."""
+    return Operation({202: Answer(OrderAccepted, (LOCATION,))}, (IDEMPOTENCY_KEY, CORRELATION_ID), body)
+
+
+@service.route(
+    "POST",
+    "/orders",
+    Operation(
+        {201: Answer(OrderView, (LOCATION,)), 202: Answer(OrderAccepted, (LOCATION,))},
+        (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
+        PlaceOrderBody,
+        problems=(409,),
+    ),
+)
 async def place_order(request: web.Request) -> web.StreamResponse:
     """Place an order: 202 with its id and a token.
 
@@ -53,16 +82,19 @@ async def place_order(request: web.Request) -> web.StreamResponse:
     be placed because of what there is already, 422 when a business rule refuses it, both with `reason`.
     With an `Idempotency-Key` 409 when it was used for another body.
     """
-    wait_s = duration_parameter(request, "wait", 0.0)
-    key = id_header(request, "Idempotency-Key")
+    wait_s = WAIT.read(request)
+    key = id_header(request, IDEMPOTENCY_KEY.name)
     body = await read_body(request, PlaceOrderBody)
+    origin = metadata(request, body.customer_id)
     if key is None:
         order_id, command_id = _ids(body)
-        return await _submit(request, body, order_id, command_id, wait_s)
+        command = envelope(body.command(order_id), command_id, body.occurred_at, origin)
+        position = await publish(request, ORDER_COMMANDS, order_id, encode(request, command))
+        return await _accepted(request, order_id, command_id, position, wait_s)
     number = partition_of(request, request_key(body.customer_id, key))
     if task_here(request, number) is None:
         return await request.app[ROUTER].forward(request, number)
-    known = await _accept_once(request, body, key, number)
+    known = await _accept_once(request, body, key, number, origin)
     # What the request became is in order-commands by now: the token of its end stands for it.
     commands = partition_of(request, known.order_id)
     end = await request.app[ENGINE].broker.end_offset(ORDER_COMMANDS.name, commands)
@@ -70,21 +102,21 @@ async def place_order(request: web.Request) -> web.StreamResponse:
     return await _accepted(request, known.order_id, known.command_id, position, wait_s)
 
 
-@service.route("POST", "/orders/{order_id}/confirm")
+@service.route("POST", "/orders/{order_id}/confirm", change(ChangeOrderBody))
 async def confirm_order(request: web.Request) -> web.StreamResponse:
     """Ask to confirm a pending order: 202 with a token; the audit trail tells what became of it."""
     body = await read_body(request, ChangeOrderBody)
     return await _change(request, body, ConfirmOrder(_order_id(request)))
 
 
-@service.route("POST", "/orders/{order_id}/cancel")
+@service.route("POST", "/orders/{order_id}/cancel", change(CancelOrderBody))
 async def cancel_order(request: web.Request) -> web.StreamResponse:
     """Ask to cancel an order: 202 with a token; the audit trail tells what became of it."""
     body = await read_body(request, CancelOrderBody)
     return await _change(request, body, CancelOrder(_order_id(request), body.reason))
 
 
-@service.route("POST", "/orders/{order_id}/ship")
+@service.route("POST", "/orders/{order_id}/ship", change(ChangeOrderBody))
 async def ship_order(request: web.Request) -> web.StreamResponse:
     """Ask to send a confirmed order away: 202 with a token; the audit trail tells what became of it."""
     body = await read_body(request, ChangeOrderBody)
@@ -141,17 +173,9 @@ def _ids(body: PlaceOrderBody) -> tuple[str, str]:
     return body.order_id, body.command_id or derived_id(body.order_id, f"place:{body.fingerprint()}")
 
 
-async def _submit(
-    request: web.Request, body: PlaceOrderBody, order_id: str, command_id: str, wait_s: float
-) -> web.Response:
-    command = envelope(body.command(order_id), command_id, body.occurred_at, metadata(request, body.customer_id))
-    position = await publish(request, ORDER_COMMANDS, order_id, encode(request, command))
-    return await _accepted(request, order_id, command_id, position, wait_s)
-
-
 async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCommand) -> web.Response:
     """Publish a command that changes an order; the same Idempotency-Key makes it the same command."""
-    key = id_header(request, "Idempotency-Key")
+    key = id_header(request, IDEMPOTENCY_KEY.name)
     order_id = command.order_id
     command_id = body.command_id
     if command_id is None:
@@ -161,7 +185,9 @@ async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCom
     return _processing(order_id, position)
 
 
-async def _accept_once(request: web.Request, body: PlaceOrderBody, key: str, number: int) -> OrderRequest:
+async def _accept_once(
+    request: web.Request, body: PlaceOrderBody, key: str, number: int, origin: Metadata
+) -> OrderRequest:
     """The first request under the key, which may be this one; this worker owns its partition.
 
     Raises problems: 409 when its body was another one, 503 when it is not known within TIMEOUT_S.
@@ -171,7 +197,7 @@ async def _accept_once(request: web.Request, body: PlaceOrderBody, key: str, num
     if known is None:
         order_id = body.order_id or derived_id(row_key, "order")
         command_id = body.command_id or str(uuid.uuid4())
-        command = envelope(body.command(order_id), command_id, body.occurred_at, metadata(request, body.customer_id))
+        command = envelope(body.command(order_id), command_id, body.occurred_at, origin)
         headers = ((FINGERPRINT_HEADER, fingerprint.encode()),)
         position = await publish(request, REQUESTS_TOPIC, row_key, encode(request, command), headers)
         task = request.app[ENGINE].task(number)
@@ -223,5 +249,5 @@ async def _wait_for_outcome(
 
 
 def _processing(order_id: str, position: Position) -> web.Response:
-    answer = {"order_id": order_id, "status": "processing", "token": encode_token([position])}
+    answer = OrderAccepted(order_id=order_id, status="processing", token=encode_token([position]))
     return json_response(answer, 202, {"Location": location(order_id)})

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from streams.envelope import Envelope, Message, Metadata, new_envelope
+from streams.operation import Parameter
 from streams.topics import Topic
 from streams.tracing.current import annotate, publishing
 from streams.transport.base import Broker, Headers, Outgoing, Position, TransportError
@@ -19,6 +20,13 @@ from streams.web import ENGINE, Problem, invalid, unavailable
 C = TypeVar("C", bound=Message)
 
 ID_CHARACTERS_MAX = 128
+_ID_SCHEMA = {"type": "string", "minLength": 1, "maxLength": ID_CHARACTERS_MAX}
+CORRELATION_ID = Parameter(
+    "X-Correlation-Id", "what the request belongs to; goes along with everything that follows", _ID_SCHEMA, "header"
+)
+IDEMPOTENCY_KEY = Parameter(
+    "Idempotency-Key", "the same key makes it the same command, which takes effect once", _ID_SCHEMA, "header"
+)
 PUBLISH_TIMEOUT_S = 10.0
 
 
@@ -32,7 +40,7 @@ def id_header(request: web.Request, name: str) -> str | None:
 
 def metadata(request: web.Request, user_id: str | None = None) -> Metadata:
     """Where the request's commands come from; without `X-Correlation-Id` the request starts a correlation."""
-    correlation_id = id_header(request, "X-Correlation-Id") or str(uuid.uuid4())
+    correlation_id = id_header(request, CORRELATION_ID.name) or str(uuid.uuid4())
     annotate("orders.correlation_id", correlation_id)
     return Metadata(correlation_id=correlation_id, user_id=user_id)
 

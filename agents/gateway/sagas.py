@@ -8,9 +8,10 @@ from urllib.parse import quote
 from aiohttp import web
 
 from agents.gateway.bodies import ChangeOrderBody
-from agents.gateway.orders import read_body
-from agents.gateway.publish import ID_CHARACTERS_MAX, encode, envelope, metadata, publish
+from agents.gateway.orders import OrderAccepted, read_body
+from agents.gateway.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
+from streams.operation import LOCATION, Answer, Operation
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import SAGA_COMMANDS
@@ -19,7 +20,11 @@ from streams.web import invalid, json_response
 service = Service("gateway-sagas", topics=(SAGA_COMMANDS,), types=SAGA_TYPES)
 
 
-@service.route("POST", "/sagas/{order_id}/resume")
+@service.route(
+    "POST",
+    "/sagas/{order_id}/resume",
+    Operation({202: Answer(OrderAccepted, (LOCATION,))}, (CORRELATION_ID,), ChangeOrderBody),
+)
 async def resume_saga(request: web.Request) -> web.StreamResponse:
     """Ask a saga that stands as `compensation_failed` to try again: 202 with a token; other sagas are left alone."""
     order_id = request.match_info["order_id"]
@@ -28,5 +33,5 @@ async def resume_saga(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChangeOrderBody)
     command = envelope(ResumeSaga(order_id), body.command_id or str(uuid.uuid4()), body.occurred_at, metadata(request))
     position = await publish(request, SAGA_COMMANDS, order_id, encode(request, command))
-    answer = {"order_id": order_id, "status": "processing", "token": encode_token([position])}
+    answer = OrderAccepted(order_id=order_id, status="processing", token=encode_token([position]))
     return json_response(answer, 202, {"Location": f"/sagas/{quote(order_id, safe='')}"})

@@ -17,19 +17,17 @@ from streams.transport.base import Record
 ERROR_BYTES_MAX = 1024
 TRACE_BYTES_MAX = 8192
 NAME_CHARACTERS_MAX = 128
-_OWN_HEADERS = frozenset(
-    (
-        "original_topic",
-        "original_partition",
-        "original_offset",
-        "error_type",
-        "error",
-        "trace",
-        "retry_count",
-        "failed_at",
-        "agent",
-        "dead_letter_id",
-    )
+DEAD_LETTER_HEADERS = (
+    "original_topic",
+    "original_partition",
+    "original_offset",
+    "error_type",
+    "error",
+    "trace",
+    "retry_count",
+    "failed_at",
+    "agent",
+    "dead_letter_id",
 )
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|[0-9a-f]{8}-[0-9a-f-]{27}|\d+")
 
@@ -108,7 +106,7 @@ def dead_letter_headers(
         "agent": agent,
         "dead_letter_id": letter_id,
     }
-    original = [(name, value) for name, value in record.headers if name not in _OWN_HEADERS]
+    original = [(name, value) for name, value in record.headers if name not in DEAD_LETTER_HEADERS]
     return original + [(name, text.encode()) for name, text in own.items()]
 
 

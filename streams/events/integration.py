@@ -1,7 +1,7 @@
 """The stable outside contract, derived from domain events: snake_case JSON with CloudEvents headers."""
 
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar, get_type_hints
 
 import msgspec
 
@@ -12,19 +12,23 @@ from streams.events.orders import OrderCancelled, OrderConfirmed, OrderItem, Ord
 from streams.events.payments import PaymentFailed, PaymentReceived, PaymentRefunded
 
 M = TypeVar("M", bound=Message)
+P = TypeVar("P", bound=msgspec.Struct)
 Headers = list[tuple[str, bytes]]
 
 SOURCE: Final = b"/order-processing"
 """`ce_source` of everything published here, a URI reference as CloudEvents 1.0 asks for."""
 
 
-class IntegrationEvent(msgspec.Struct, frozen=True, gc=False):
+CLOUD_EVENT_HEADERS: Final = ("ce_id", "ce_type", "ce_source", "ce_specversion", "ce_time", "content-type")
+
+
+class IntegrationEvent(msgspec.Struct, Generic[P], frozen=True, gc=False):
     """The published value; the payload is one of the contracts below, or another service's."""
 
     event_id: str
     event_type: str
     timestamp: str
-    payload: msgspec.Struct
+    payload: P
 
 
 class PublishedItem(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +93,11 @@ def publishes(event_class: type[M]) -> Callable[[Callable[[M], msgspec.Struct]],
     return add
 
 
+def published_types() -> Mapping[type[Message], type[msgspec.Struct]]:
+    """Events that are published, and the class of the payload that each has outside."""
+    return {event: get_type_hints(contract)["return"] for event, contract in _contracts.items()}
+
+
 def to_integration(envelope: Envelope[Any]) -> tuple[bytes, Headers] | None:
     """Return value and headers for `integration-events`, or None when the type is not published.
 
@@ -99,15 +108,15 @@ def to_integration(envelope: Envelope[Any]) -> tuple[bytes, Headers] | None:
         return None
     timestamp = format_timestamp(envelope.timestamp)
     event = IntegrationEvent(envelope.event_id, envelope.event_type, timestamp, contract(envelope.payload))
-    headers = [
-        ("ce_id", envelope.event_id.encode()),
-        ("ce_type", envelope.event_type.encode()),
-        ("ce_source", SOURCE),
-        ("ce_specversion", b"1.0"),
-        ("ce_time", timestamp.encode()),
-        ("content-type", b"application/json"),
-    ]
-    return _encode(event), headers
+    values = (
+        envelope.event_id.encode(),
+        envelope.event_type.encode(),
+        SOURCE,
+        b"1.0",
+        timestamp.encode(),
+        b"application/json",
+    )
+    return _encode(event), list(zip(CLOUD_EVENT_HEADERS, values, strict=True))
 
 
 def _published_item(item: OrderItem) -> PublishedItem:

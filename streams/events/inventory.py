@@ -153,13 +153,14 @@ class InventoryRejected(InventoryMessage, frozen=True, gc=False):
     detail: str
 
 
-INVENTORY_TYPES: tuple[type[InventoryMessage], ...] = (
+INVENTORY_COMMAND_TYPES: tuple[type[InventoryMessage], ...] = (
     AddStock,
     AdjustStock,
     ReserveStock,
     ReleaseStock,
     ShipStock,
-    StockAdded,
+)
+LINE_EVENT_TYPES: tuple[type[InventoryMessage], ...] = (
     StockReserved,
     StockReservationFailed,
     StockReleased,
@@ -167,3 +168,7 @@ INVENTORY_TYPES: tuple[type[InventoryMessage], ...] = (
     StockShipped,
     InventoryRejected,
 )
+"""What a command about an order's line is answered with."""
+
+INVENTORY_EVENT_TYPES: tuple[type[InventoryMessage], ...] = (StockAdded, *LINE_EVENT_TYPES)
+INVENTORY_TYPES: tuple[type[InventoryMessage], ...] = (*INVENTORY_COMMAND_TYPES, *INVENTORY_EVENT_TYPES)

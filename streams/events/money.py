@@ -12,6 +12,9 @@ else:
     # no cost per record; a check in Python would cost a fifth of the whole decoding.
     Amount = Decimal | Annotated[int, msgspec.Meta(ge=1, le=0)] | Annotated[float, msgspec.Meta(ge=1.0, le=0.0)]
 
+AmountText = Annotated[str, msgspec.Meta(extra_json_schema={"pattern": r"^-?[0-9]+(\.[0-9]+)?$"})]
+"""An amount as `plain_text` writes it."""
+
 EXACT_SUMS: Final = Context(prec=100, traps=[Inexact, InvalidOperation, Overflow])
 """Arithmetic for sums over orders: amounts of 28 digits each fit, and rounding would be an error."""
 

@@ -1,11 +1,10 @@
 """Commands and events of orders."""
 
-from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from streams.envelope import Id, Message
+from streams.envelope import Id, Message, Time
 from streams.events.money import Money, is_plain
 from streams.events.registry import EventRegistry
 
@@ -157,27 +156,24 @@ class OrderSummaryChanged(OrderMessage, frozen=True, gc=False):
     status: str
     item_count: int
     total: Money
-    created_at: datetime
-    confirmed_at: datetime | None = None
-    cancelled_at: datetime | None = None
+    created_at: Time
+    confirmed_at: Time | None = None
+    cancelled_at: Time | None = None
     change: str | None = None
 
 
 OrderCommand = PlaceOrder | ConfirmOrder | CancelOrder | ShipOrder
 OrderEvent = OrderPlaced | OrderConfirmed | OrderCancelled | OrderShipped | OrderRejected
 
-ORDER_TYPES: tuple[type[OrderMessage], ...] = (
-    PlaceOrder,
-    ConfirmOrder,
-    CancelOrder,
-    ShipOrder,
+ORDER_COMMAND_TYPES: tuple[type[OrderMessage], ...] = (PlaceOrder, ConfirmOrder, CancelOrder, ShipOrder)
+ORDER_EVENT_TYPES: tuple[type[OrderMessage], ...] = (
     OrderPlaced,
     OrderConfirmed,
     OrderCancelled,
     OrderShipped,
     OrderRejected,
-    OrderSummaryChanged,
 )
+ORDER_TYPES: tuple[type[OrderMessage], ...] = (*ORDER_COMMAND_TYPES, *ORDER_EVENT_TYPES, OrderSummaryChanged)
 
 
 def registry() -> EventRegistry:

@@ -86,11 +86,11 @@ class PaymentRefundFailed(PaymentMessage, frozen=True, gc=False):
     reason: str
 
 
-PAYMENT_TYPES: tuple[type[PaymentMessage], ...] = (
-    ChargePayment,
-    RefundPayment,
+PAYMENT_COMMAND_TYPES: tuple[type[PaymentMessage], ...] = (ChargePayment, RefundPayment)
+PAYMENT_EVENT_TYPES: tuple[type[PaymentMessage], ...] = (
     PaymentReceived,
     PaymentFailed,
     PaymentRefunded,
     PaymentRefundFailed,
 )
+PAYMENT_TYPES: tuple[type[PaymentMessage], ...] = (*PAYMENT_COMMAND_TYPES, *PAYMENT_EVENT_TYPES)

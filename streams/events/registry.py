@@ -1,6 +1,6 @@
 """From type string and schema version to payload class, with upcasters for the versions of the past."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC
 from typing import Any, TypeVar
 
@@ -54,6 +54,18 @@ class EventRegistry:
     def knows(self, event_type: str) -> bool:
         """Whether a class is registered for the type."""
         return event_type in self._current
+
+    @property
+    def classes(self) -> Mapping[str, type[Message]]:
+        """The class of each type, which is its current version."""
+        return self._classes
+
+    def reads(self, event_type: str, version: int) -> bool:
+        """Whether a payload of this version can be decoded: it is the current one, or upcasters lead there."""
+        if event_type not in self._current:
+            return False
+        current = self._current[event_type][0]
+        return version <= current and all((event_type, at) in self._upcasters for at in range(version, current))
 
     def upcaster(self, event_type: str, from_version: int) -> Callable[[Upcaster], Upcaster]:
         """Register a function from the JSON payload of `from_version` to that of `from_version + 1`.

@@ -70,5 +70,7 @@ def test_the_service_of_the_readme_is_one_new_file_and_counts_orders_of_before_a
         }
         assert site.status("/products/C/sales") == 404
         assert site.get("/tables/product-sales/A") == expected
+        assert "/products/{product_id}/sales" in site.get("/openapi.json")["paths"]
+        assert set(site.get("/asyncapi.json")["channels"]["product-orders"]["messages"]) == {"order.placed"}
         assert site.get("/orders/o-1")["item_count"] == 6, "everything else is still there"
         assert worker.stop() == 0
