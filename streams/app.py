@@ -95,6 +95,8 @@ class OrdersApp(faust.App):
             web.web_app.middlewares.insert(0, trace_requests(self.spans))
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
+            for setup in service.web_setups:
+                setup(web.web_app)
             for method, path, function in service.routes:
                 web.web_app.router.add_route(method, path, function)
 
