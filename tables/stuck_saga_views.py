@@ -6,10 +6,12 @@ from typing import Any
 
 from aiohttp import web
 
+from streams.freshness import catch_up
 from streams.service import Service
 from streams.web import invalid, json_response
 from tables.dead_letter_queries import format_ms
 from tables.gathering import TableRow
+from tables.queries import SAGA_PATH
 from tables.sagas import COMPENSATION_FAILED, FAILED_SAGAS
 from tables.table_views import rows_of
 
@@ -26,6 +28,7 @@ async def list_sagas(request: web.Request) -> web.StreamResponse:
     """
     if request.query.get("state", COMPENSATION_FAILED) != COMPENSATION_FAILED:
         raise invalid("state", f"{COMPENSATION_FAILED}; other sagas are at /sagas/ORDER_ID")
+    await catch_up(request, SAGA_PATH, None)
     items, next_cursor = await rows_of(request, FAILED_SAGAS)
     return json_response({"items": [_view(item) for item in items], "next_cursor": next_cursor})
 
