@@ -1,6 +1,6 @@
 # `make` lists the targets. Each sets up .venv itself when it needs it.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock kafka bench chaos clean setup
+.PHONY: help run test check format lock kafka screenshots bench chaos clean setup
 
 BIN := .venv/bin
 CODE := $(wildcard streams tables agents tests bench)
@@ -8,7 +8,7 @@ CODE := $(wildcard streams tables agents tests bench)
 UV_VERSION := 0.13.9
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-11s %s\n", $$1, $$2 }'
 
 run: ## set everything up and run on the embedded log with real orders (PORT=, DATA=)
 	@./run
@@ -36,6 +36,9 @@ LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-ver
 
 kafka: setup ## a real single-node Kafka in the foreground, data kept in .kafka/ (PORT=9092; Java + Maven)
 	@$(BIN)/python -m tests.kafka --port $(or $(PORT),9092) --dir .kafka
+
+screenshots: setup ## the pictures of the web page in docs/screenshots, on the real orders (Chromium)
+	@$(BIN)/python -m tests.browser.screenshots
 
 bench: setup ## the benchmarks, beside the peers, on a real Kafka (ARGS=)
 	@$(BIN)/python -m bench.run $(ARGS)

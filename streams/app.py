@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
-from aiohttp.web import AppRunner
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
@@ -88,8 +87,6 @@ class OrdersApp(faust.App):
         web.web_app[GAUGES] = Gauges(self.engine, declared)
         # Faust asks its CORS library at every answer; nothing here may be read from other origins.
         web.web_app.on_response_prepare.clear()
-        # Faust's own runner lets requests go on whose clients have gone away; see streams/web.py for those that do.
-        web._runner = AppRunner(web.web_app, access_log=None, handler_cancellation=True)
         if self.spans is not None:
             from streams.tracing.requests import trace_requests
 
@@ -97,6 +94,8 @@ class OrdersApp(faust.App):
         web.web_app[DOCUMENTS] = Documents(self.engine, tuple(self.services))
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:
+            for setup in service.web_setups:
+                setup(web.web_app)
             for route in service.routes:
                 web.web_app.router.add_route(route.method, route.path, route.function)
 

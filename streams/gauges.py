@@ -8,7 +8,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from faust.types import TP
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -19,6 +19,16 @@ from streams.service import ServiceGauge
 from streams.transport.base import TransportError
 
 REFRESH_TIMEOUT_S = 2.0
+
+
+class Lag(NamedTuple):
+    """What an agent has not committed yet of a partition: offsets, and the age of the oldest record it has fetched."""
+
+    topic: str
+    partition: int
+    agent: str
+    records: int
+    seconds: float
 
 
 class Gauges:
@@ -59,17 +69,23 @@ class Gauges:
         seconds = GaugeMetricFamily(
             "consumer_lag_seconds", "age of the oldest record an agent has fetched and not handled", labels=labels
         )
+        for lag in self.lags():
+            values = lag.topic, str(lag.partition), lag.agent
+            records.add_metric(values, lag.records)
+            seconds.add_metric(values, lag.seconds)
+        yield records
+        yield seconds
+
+    def lags(self) -> Iterator[Lag]:
+        """How far each agent is behind in each partition, as of the last `refresh`."""
         now_ms = time.time() * 1000
         for number in self._running():
             task = self._engine.tasks[number]
             for agent, topic in self._engine.agents.items():
-                values = topic.name, str(number), agent
                 position = task.reached(agent, topic.name)
-                records.add_metric(values, max(0, self._ends.get(TP(topic.name, number), position) - position))
+                end = self._ends.get(TP(topic.name, number), position)
                 oldest_ms = task.oldest_ms.get((agent, topic.name), now_ms)
-                seconds.add_metric(values, max(0.0, now_ms - oldest_ms) / 1000)
-        yield records
-        yield seconds
+                yield Lag(topic.name, number, agent, max(0, end - position), max(0.0, now_ms - oldest_ms) / 1000)
 
     def _of_services(self) -> Iterator[Metric]:
         for gauge in self._declared:

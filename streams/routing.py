@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 
 import aiohttp
@@ -17,6 +17,8 @@ from streams.web import ENGINE, TIMEOUT_MAX_S
 
 FORWARDED = "X-Orders-Forwarded"
 CONNECT_TIMEOUT_S = 2.0
+SILENCE_S = 5.0  # a stream has something to tell every second
+STREAM_BUFFER_BYTES = 1 << 20  # as long as a line may be
 _REQUEST_HEADERS = ("Authorization", "Content-Type", "Idempotency-Key", "X-Correlation-Id", "Accept", *HTTP_HEADERS)
 _ANSWER_HEADERS = ("Content-Type", "Location", "Retry-After", "Allow", "WWW-Authenticate")
 # A frozen worker holds its connections open: what it has not answered by then, it will not answer.
@@ -83,6 +85,20 @@ class Router:
                 answered(answer.status)
                 kept = {name: answer.headers[name] for name in _ANSWER_HEADERS if name in answer.headers}
                 return web.Response(status=answer.status, body=await answer.read(), headers=kept)
+
+    def others(self) -> set[str]:
+        """Addresses of the other workers that own anything."""
+        urls = {self._owner_url(number) for number in range(self._engine.settings.partitions)}
+        return {url.rstrip("/") for url in urls if url} - {self._engine.settings.public_url.rstrip("/")}
+
+    @contextlib.asynccontextmanager
+    async def listen(self, url: str) -> AsyncIterator[aiohttp.StreamReader]:
+        """Give what another worker streams at an address; raises ClientError or OSError when it goes silent or away."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S)
+        headers = {FORWARDED: "1"}
+        async with self._http().get(url, headers=headers, timeout=timeout, read_bufsize=STREAM_BUFFER_BYTES) as answer:
+            answer.raise_for_status()
+            yield answer.content
 
     def _http(self) -> aiohttp.ClientSession:
         if self._session is None:

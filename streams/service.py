@@ -20,6 +20,7 @@ A = TypeVar("A", bound=AgentFunction)
 T = TypeVar("T", bound=TimerHandler)
 G = TypeVar("G", bound=Callable[[PartitionTask], Mapping[str, float]])
 H = TypeVar("H", bound=Callable[..., None])
+WebSetup = Callable[[web.Application], None]
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 R = TypeVar("R", bound=RouteFunction)
 
@@ -69,6 +70,7 @@ class Service:
         self.gauges: list[ServiceGauge] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
         self.routes: list[Route] = []
+        self.web_setups: list[WebSetup] = []
         self.types: Sequence[type[Message]] = tuple(types)
         self.produces: Sequence[Topic] = tuple(topics)
 
@@ -153,3 +155,8 @@ class Service:
             return function
 
         return register
+
+    def web_setup(self, function: WebSetup) -> WebSetup:
+        """Declare what is done with the web application before it starts: what its routes share, and how that ends."""
+        self.web_setups.append(function)
+        return function

@@ -31,8 +31,13 @@ class WebServer(faust_aiohttp.Web):
     def __init__(self, app: Any, settings: Settings, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._connections_max = settings.web_connections_max
+        # Faust's own runner lets requests go on whose clients have gone away; see streams/web.py for those that do.
         self._runner = web.AppRunner(
-            self.web_app, access_log=None, keepalive_timeout=IDLE_S, shutdown_timeout=SHUTDOWN_S
+            self.web_app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=IDLE_S,
+            shutdown_timeout=SHUTDOWN_S,
         )
         self._connections: Connections | None = None
 

@@ -1,4 +1,4 @@
-"""Fixtures for every test: a real Kafka where one can be had, and a last word where it cannot."""
+"""Fixtures for every test: a real Kafka and a real browser where they can be had, and a last word where not."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,10 +14,8 @@ from typing import NoReturn
 import pytest
 
 from tests import kafka
+from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
-
-KAFKA_FIXTURES = frozenset({"kafka_broker", "own_kafka", "private_kafka_broker", "guarded_kafka"})
-NO_KAFKA = "no Kafka here: "
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKaf
 def own_kafka() -> None:
     """Let a test run only where it can start brokers itself: KAFKA_BOOTSTRAP is not enough."""
     if (reason := _why_no_own_broker()) is not None:
-        _no_kafka(reason)
+        _missing(KAFKA, reason)
 
 
 @pytest.fixture
@@ -56,7 +54,7 @@ def private_kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[k
 def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedKafka]:
     """Start a Kafka that wants TLS and logins, with a port for each way to connect."""
     if shutil.which("openssl") is None:
-        _no_kafka("openssl is not installed, which makes its certificates")
+        _missing(KAFKA, "openssl is not installed, which makes its certificates")
     guarded = GuardedKafka(tmp_path_factory.mktemp("guarded-kafka"))
     with _start_broker(guarded.folder, guarded.extras()):
         yield guarded
@@ -68,35 +66,32 @@ def unused_port() -> int:
     return kafka.unused_port()
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m selects
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test that uses a broker."""
-    for item in items:
-        if KAFKA_FIXTURES & set(getattr(item, "fixturenames", ())):
-            item.add_marker("kafka")
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Give the path of a Chromium."""
+    found = find_chromium()
+    assert found is not None, "tests with this fixture are not set up without one"
+    return found
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, or under REQUIRE_KAFKA=1 fail, what needs a broker where none can be had."""
-    if item.get_closest_marker("kafka") and (reason := _why_no_kafka()) is not None:
-        _no_kafka(reason)
+@dataclass(frozen=True)
+class Need:
+    """Something that some tests need and not every machine has: tests that use a fixture of it are marked."""
 
+    name: str
+    fixtures: frozenset[str]
+    why_missing: Callable[[], str | None]
+    advice: str
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say at the end whether tests on Kafka were left out, and how to get them."""
-    skipped = [
-        report.longrepr[2]
-        for report in terminalreporter.getreports("skipped")
-        if isinstance(report.longrepr, tuple) and NO_KAFKA in report.longrepr[2]
-    ]
-    if skipped:
-        reason = skipped[0].split(NO_KAFKA, 1)[1].splitlines()[0]
-        terminalreporter.section("Kafka", yellow=True)
-        terminalreporter.line(f"{len(skipped)} tests on real Kafka were SKIPPED: {reason}.", yellow=True)
-        terminalreporter.line(
-            f"To run them, install Java {kafka.JAVA_VERSION_MIN}+ and Maven, or set KAFKA_BOOTSTRAP=host:port. "
-            "REQUIRE_KAFKA=1 turns such a skip into a failure."
-        )
+    @property
+    def marker(self) -> str:
+        """What its tests are marked with."""
+        return self.name.lower()
+
+    @property
+    def missing(self) -> str:
+        """How reasons of skips begin."""
+        return f"no {self.name} here: "
 
 
 @functools.cache
@@ -109,20 +104,67 @@ def _why_no_own_broker() -> str | None:
     return kafka.missing_tools()
 
 
+def _why_no_chromium() -> str | None:
+    return None if find_chromium() else "there is neither chromium nor google-chrome on the path"
+
+
+KAFKA = Need(
+    "Kafka",
+    frozenset({"kafka_broker", "own_kafka", "private_kafka_broker", "guarded_kafka"}),
+    _why_no_kafka,
+    f"install Java {kafka.JAVA_VERSION_MIN}+ and Maven, or set KAFKA_BOOTSTRAP=host:port",
+)
+CHROMIUM = Need("Chromium", frozenset({"chromium"}), _why_no_chromium, "install chromium")
+NEEDS = (KAFKA, CHROMIUM)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test that needs something special."""
+    for item in items:
+        for need in NEEDS:
+            if need.fixtures & set(getattr(item, "fixturenames", ())):
+                item.add_marker(need.marker)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, or under REQUIRE_KAFKA=1 fail, what cannot run here."""
+    for need in NEEDS:
+        if item.get_closest_marker(need.marker) and (reason := need.why_missing()) is not None:
+            _missing(need, reason)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say at the end whether tests were left out, and how to get them."""
+    skips = [
+        report.longrepr[2] for report in terminalreporter.getreports("skipped") if isinstance(report.longrepr, tuple)
+    ]
+    for need in NEEDS:
+        skipped = [text for text in skips if need.missing in text]
+        if not skipped:
+            continue
+        reason = skipped[0].split(need.missing, 1)[1].splitlines()[0]
+        terminalreporter.section(need.name, yellow=True)
+        terminalreporter.line(f"{len(skipped)} tests with a real {need.name} were SKIPPED: {reason}.", yellow=True)
+        terminalreporter.line(
+            f"To run them, {need.advice}. REQUIRE_KAFKA=1 turns such a skip into a failure, whatever is missing."
+        )
+
+
 def _start_broker(folder: Path, extras: kafka.Extras | None = None) -> kafka.KafkaBroker:
     if (reason := _why_no_own_broker()) is not None:
-        _no_kafka(reason)
+        _missing(KAFKA, reason)
     try:
         kafka.resolve_jars()
     except kafka.KafkaUnavailable as error:
-        _no_kafka(str(error))
+        _missing(KAFKA, str(error))
     return kafka.KafkaBroker(folder, extras=extras)
 
 
-def _no_kafka(reason: str) -> NoReturn:
+def _missing(need: Need, reason: str) -> NoReturn:
     if os.environ.get("REQUIRE_KAFKA", "") not in ("", "0"):
-        pytest.fail(f"REQUIRE_KAFKA is set, but there is {NO_KAFKA}{reason}", pytrace=False)
-    pytest.skip(NO_KAFKA + reason)
+        pytest.fail(f"REQUIRE_KAFKA is set, but there is {need.missing}{reason}", pytrace=False)
+    pytest.skip(need.missing + reason)
 
 
 def _check_it_answers(bootstrap: str) -> None:

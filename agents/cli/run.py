@@ -94,7 +94,7 @@ async def refunded_order(client: WorkerClient, history: OrderHistory) -> str | N
 
 def addresses(url: str, history: OrderHistory, refunded: str | None) -> str:
     """Addresses to look at, with an order, a product and a customer that the file really has."""
-    rows: list[tuple[str, str]] = []
+    rows = [("all of this as a page", "/")]
     cancelled = refunded or next((command.order_id for command in reversed(history.cancellations)), None)
     if cancelled is not None:
         rows.append(("an order that was cancelled", path_of("orders", cancelled)))

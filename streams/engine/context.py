@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from streams.engine.batch import Fetched
 from streams.engine.circuit import Circuit
+from streams.engine.commit_listeners import CommitListeners
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.loop_share import LoopShare
 from streams.engine.projection import Projection
@@ -35,6 +36,7 @@ class EngineContext(Protocol):
     waiting: WaitingRoom
     tracing: Untraced
     rebuild_turns: asyncio.Lock  # held by the rebuild that comes next in this worker
+    commit_listeners: CommitListeners
     probe: Callable[[str], None]  # called around the steps of each commit; tests end the process there
 
     def agents_of(self, topic: str) -> tuple[str, ...]:

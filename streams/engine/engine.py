@@ -14,6 +14,7 @@ import msgspec
 
 from streams.engine.batch import Fetched
 from streams.engine.circuit import Circuit, Pause
+from streams.engine.commit_listeners import CommitListeners
 from streams.engine.context import TimerHandler
 from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS, TIMERS_AGENT
 from streams.engine.failures import names_in
@@ -114,6 +115,7 @@ class Engine:
         self.tracing = Untraced()
         self.projections: Mapping[str, Projection] = {made.agent: made for made in projections}
         self.rebuild_turns = asyncio.Lock()
+        self.commit_listeners = CommitListeners()
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)

@@ -554,6 +554,7 @@ class PartitionTask:
         if LANES in work.rows:
             self.lanes.committed(work.rows[LANES], work.rows.get(WAITING, {}))
         self.rebuilds.committed(work)
+        context.commit_listeners.notify(self.number, work.rows)
         context.metrics.commits += 1
         context.metrics.committed_records += records
         context.metrics.commit_records.observe(records)

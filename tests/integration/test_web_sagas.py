@@ -14,7 +14,7 @@ from streams.events.inventory import ShipStock
 from streams.topics import INVENTORY_COMMANDS
 from tables.sagas import SAGAS, Saga
 from tests.apps import caught_up, make_settings, publish, row, running, wait_until
-from tests.integration.web import order
+from tests.integration.web import check_problem, order
 from tests.unit.test_envelope import TEN_O_CLOCK
 
 
@@ -72,6 +72,16 @@ async def test_a_stuck_saga_is_seen_listed_counted_and_resumed(app: OrdersApp, c
     assert (await client.get("/sagas/o-1")).json()["state"] == "compensation_failed"
     listed = (await client.get("/tables/failed-sagas")).json()["items"]
     assert [(item["key"], item["row"]["error"]) for item in listed] == [("o-1", "already_shipped")]
+    (shown,) = (await client.get("/sagas?state=compensation_failed")).json()["items"]
+    assert shown.pop("failed_at")
+    assert shown == {
+        "order_id": "o-1",
+        "state": "compensation_failed",
+        "step": "reserve",
+        "line": 1,
+        "error": "already_shipped",
+    }
+    check_problem(await client.get("/sagas?state=running"), 422)
     figures = (await client.get("/metrics")).text.splitlines()
     assert 'saga_active{state="compensation_failed"} 1.0' in figures
     assert 'saga_oldest_seconds{state="compensation_failed"} 0.0' not in figures

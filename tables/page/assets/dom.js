@@ -1,0 +1,88 @@
+// Elements from data. Text goes in as text nodes only, so nothing that a customer has typed can become markup.
+
+/** An element; `on…` attributes are listeners, true and false switch attributes on and off, null leaves them out. */
+export function el(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else element.setAttribute(key, value === true ? "" : String(value));
+  }
+  element.append(...present(children));
+  return element;
+}
+
+const present = (children) => children.flat().filter((child) => child !== null && child !== undefined);
+
+/** A card with a heading; `extra` stands beside the heading. */
+export function card(title, extra, ...children) {
+  const heading = el("h2", {}, title);
+  return el("section", { class: "card", "aria-label": title }, el("div", { class: "card-head" }, heading, extra), ...children);
+}
+
+/** A card whose content comes later. */
+export function slot(title, extra = null, attributes = {}) {
+  const body = el("div", attributes);
+  return { section: card(title, extra, body), fill: (...children) => body.replaceChildren(...present(children)), body };
+}
+
+/** The state of something as a word, coloured by what it means. */
+export function pill(state, label = state.replaceAll("_", " ")) {
+  return el("span", { class: "pill", "data-state": state }, label);
+}
+
+/** Facts as pairs of name and value; those without a value are left out. */
+export function facts(pairs) {
+  const shown = pairs.filter(([, value]) => value !== null && value !== undefined && value !== "");
+  return el("dl", { class: "facts" }, shown.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value))));
+}
+
+/**
+ * A table. A column is {name, cell: row => child, number?, minor?}: numbers are flush right, minor columns give way on
+ * phones. Rows with the same key keep their elements, so that focus stays where it is.
+ */
+export function table(caption, columns, { empty = "Nothing here." } = {}) {
+  const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: classOf(column) }, column.name)));
+  const body = el("tbody");
+  const none = el("p", { class: "empty" }, empty);
+  const grid = el("table", {}, el("caption", { class: "hidden" }, caption), el("thead", {}, head), body);
+  const wrap = el("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: "0" }, grid);
+  const node = el("div", {}, wrap, none);
+  const drawn = new Map(); // key to [row element, what it shows]
+
+  const draw = (row) => el("tr", {}, columns.map((c) => el("td", { class: classOf(c) }, c.cell(row) ?? "–")));
+  const show = (rows, keyOf = (row) => JSON.stringify(row)) => {
+    const kept = new Set();
+    rows.forEach((row, index) => {
+      const key = keyOf(row);
+      const text = JSON.stringify(row);
+      kept.add(key);
+      if (drawn.get(key)?.[1] !== text) {
+        const element = draw(row);
+        drawn.get(key)?.[0].replaceWith(element);
+        drawn.set(key, [element, text]);
+      }
+      const element = drawn.get(key)[0];
+      if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
+    });
+    for (const [key, [element]] of drawn) {
+      if (kept.has(key)) continue;
+      element.remove();
+      drawn.delete(key);
+    }
+    wrap.hidden = rows.length === 0;
+    none.hidden = rows.length !== 0;
+  };
+  show([]);
+  return { node, show };
+}
+
+const classOf = (column) => [column.number && "number", column.minor && "minor"].filter(Boolean).join(" ") || null;
+
+/** A field of a form with its label; `note` explains it. */
+export function field(label, input, note = null) {
+  const id = input.id || `f-${Math.random().toString(36).slice(2)}`;
+  input.id = id;
+  if (note) input.setAttribute("aria-describedby", `${id}-note`);
+  return el("div", { class: "field" }, el("label", { for: id }, label), input, note && el("small", { id: `${id}-note` }, note));
+}
