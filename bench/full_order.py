@@ -179,7 +179,7 @@ async def throughput(bench: Bench, run: str, orders: int, count: int, profile: P
             bootstrap, ORDER_EVENTS.name, auto_offset_reset="latest", max_partition_fetch_bytes=8 << 20
         ) as consumer,
     ):
-        await warm_up(bootstrap, f"{run}-warm")
+        await warm_up(bootstrap, f"warm-{run}")  # not a prefix of its own orders
         await consumer.seek_to_end()
         await running.meter.start()
         for process in running.processes:
@@ -328,8 +328,8 @@ async def run(arguments: argparse.Namespace, bootstrap: str) -> None:
         if "sustained" in only:
             await latency(bench, arguments.sustained_rate, arguments.seconds, profile)
         if "scaling" in only:
-            await throughput(bench, f"{RUN}-alone", arguments.orders, 1, profile)
-            await throughput(bench, f"{RUN}-both", arguments.orders, 2, profile)
+            for count in range(1, arguments.workers + 1):
+                await throughput(bench, f"{RUN}-by-{count}", arguments.orders, count, profile)
         if "embedded" in only:
             await embedded(bench.folder, arguments.orders, bench.partitions)
 
@@ -347,6 +347,7 @@ def main() -> None:
     parser.add_argument("--sustained-rate", type=int, default=SUSTAINED_PER_S)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=4, help="scaling: from one up to this many (default 4)")
     parser.add_argument("--only", default=",".join(FIGURES))
     parser.add_argument("--bootstrap")
     parser.add_argument("--profile", action="store_true", help="py-spy beside each figure; the figures suffer from it")

@@ -20,6 +20,7 @@ def main() -> int:
         ("bench.poison", f"--rounds={arguments.rounds}"),
         ("bench.latency",),
         ("bench.full_order",),
+        ("bench.footprint",),
         ("bench.restore", f"--rows={arguments.rows}"),
         ("bench.reads",),
         ("bench.metrics_cost",),

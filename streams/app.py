@@ -24,7 +24,7 @@ from streams.engine.batch import Batch, Batches, StaleBatch
 from streams.engine.engine import Engine
 from streams.engine.faust_tables import EngineTables
 from streams.engine.handlers import Handler
-from streams.events.orders import ORDER_TYPES
+from streams.events.orders import registry as order_registry
 from streams.events.registry import EventRegistry
 from streams.gauges import Gauges
 from streams.routing import install as install_routing
@@ -153,12 +153,19 @@ def create_app(
         autodiscover=False,
     )
     app.services = found
-    types = (*ORDER_TYPES, *(message for service in found for message in service.types))
-    app.engine = _create_engine(settings, found, registry or EventRegistry(types))
+    app.engine = _create_engine(settings, found, registry or _registry_of(found))
     for service in found:
         for name, (topic, function) in service.agents.items():
             _bind_agent(app, name, topic, function)
     return app
+
+
+def _registry_of(services: Iterable[Service]) -> EventRegistry:
+    """All types there are, with the converters of their other versions."""
+    registry = order_registry()
+    for service in services:
+        registry.extend(service.registry)
+    return registry
 
 
 def _create_engine(settings: Settings, services: Sequence[Service], registry: EventRegistry) -> Engine:

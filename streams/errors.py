@@ -32,7 +32,7 @@ class UnknownEventType(RecordError):
 
 
 class UnknownEventVersion(RecordError):
-    """The payload's version is newer than the one known here, or no upcaster leads from it to the current one.
+    """The payload's version is newer than those known here, or no upcaster leads from it to the current one.
 
     The next version will know it, so its aggregate waits.
     """

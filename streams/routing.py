@@ -134,12 +134,13 @@ def _asking(method: str, url: URL) -> AbstractContextManager[Mapping[str, str]]:
 
 
 def install(application: web.Application, engine: Engine, owner_url: Callable[[int], str | None]) -> None:
-    """Give an application its router, and let requests that wait go when the worker stops."""
+    """Give an application its router, and let requests that wait go when the worker stops: here, or at another one."""
     router = application[ROUTER] = Router(engine, owner_url)
 
     async def stop_waiting(_: web.Application) -> None:
         for task in engine.tasks.values():
             task.waiters.close()
+        await router.close()
 
     async def close(_: web.Application) -> None:
         await router.close()

@@ -12,6 +12,7 @@ from streams.engine.partition_task import PartitionTask
 from streams.engine.projection import Projection, check_source
 from streams.engine.table import AnyTable
 from streams.envelope import Message
+from streams.events.registry import EventRegistry
 from streams.operation import Operation, Undocumented
 from streams.topics import Topic
 
@@ -51,7 +52,8 @@ class Service:
     """Declarations of one module, bound to no application, so that several applications may share the module.
 
     `topics` it produces to and `tables` it writes are created with the application; each table has one writing service.
-    `types` are the events and commands it brings along, which the application can then decode.
+    `types` are the events and commands it brings along, which the application can then decode; converters of their
+    other versions are added to `registry`.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Service:
         self.routes: list[Route] = []
         self.web_setups: list[WebSetup] = []
         self.types: Sequence[type[Message]] = tuple(types)
+        self.registry = EventRegistry(self.types)
         self.produces: Sequence[Topic] = tuple(topics)
 
     @property

@@ -225,7 +225,18 @@ async def _to_its_end(change: Awaitable[web.StreamResponse]) -> web.StreamRespon
     going_on = asyncio.ensure_future(change)
     _changes.add(going_on)  # the loop itself would let go of it
     going_on.add_done_callback(_changes.discard)
-    return await asyncio.shield(going_on)
+    try:
+        return await asyncio.shield(going_on)
+    except asyncio.CancelledError:
+        going_on.add_done_callback(_log_abandoned)
+        raise
+
+
+def _log_abandoned(change: asyncio.Future[web.StreamResponse]) -> None:
+    """Say what made a change fail whose client has gone; what would have been an answer is nobody's concern."""
+    error = None if change.cancelled() else change.exception()
+    if error is not None and not isinstance(error, (Problem, web.HTTPException, *PASSING)):
+        log.error("a change failed whose client has gone", exc_info=error)
 
 
 def _log_failure(request: web.Request) -> None:

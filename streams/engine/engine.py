@@ -200,6 +200,14 @@ class Engine:
         since = time.monotonic() - BUSY_FOR_S
         return any(task.busy_at > since or task.queued.total() for task in self.tasks.values())
 
+    def stored_numbers(self) -> list[int]:
+        """Numbers that this worker has a store of, the one that was used last first."""
+        try:
+            folders = [folder for folder in self._stores_dir.iterdir() if folder.name.isdecimal()]
+        except FileNotFoundError:
+            return []
+        return [int(folder.name) for folder in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
+
     def wake_transport(self) -> None:
         """There is room for another fetch."""
         if self._control is not None:

@@ -177,5 +177,5 @@ ORDER_TYPES: tuple[type[OrderMessage], ...] = (*ORDER_COMMAND_TYPES, *ORDER_EVEN
 
 
 def registry() -> EventRegistry:
-    """Return a new registry of all order types; upcasters of order events belong here."""
+    """Return a new registry of all order types; converters of their other versions belong here."""
     return EventRegistry(ORDER_TYPES)

@@ -1,4 +1,4 @@
-"""From type string and schema version to payload class, with upcasters for the versions of the past."""
+"""From type string and schema version to payload class, with converters for the versions of the past and the next."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC
@@ -10,7 +10,7 @@ from streams.envelope import Envelope, Message, encode_envelope
 from streams.errors import InvalidPayload, UndecodableRecord, UnknownEventType, UnknownEventVersion
 
 M = TypeVar("M", bound=Message)
-Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+Converter = Callable[[dict[str, Any]], dict[str, Any]]
 
 # Current version, payload decoder, and the payload field that must equal the aggregate id. A plain tuple: unpacking a
 # named one is slower, and this is done for every record.
@@ -29,7 +29,7 @@ class EventRegistry:
         """Register the given classes."""
         self._classes: dict[str, type[Message]] = {}
         self._current: dict[str, _Current] = {}
-        self._upcasters: dict[tuple[str, int], Upcaster] = {}
+        self._converters: dict[tuple[str, int, int], Converter] = {}  # by type, from version and to version
         for message_class in message_classes:
             self.register(message_class)
 
@@ -61,30 +61,36 @@ class EventRegistry:
         return self._classes
 
     def reads(self, event_type: str, version: int) -> bool:
-        """Whether a payload of this version can be decoded: it is the current one, or upcasters lead there."""
+        """Whether a payload of this version can be decoded: it is the current one, or converters lead there."""
         if event_type not in self._current:
             return False
-        current = self._current[event_type][0]
-        return version <= current and all((event_type, at) in self._upcasters for at in range(version, current))
+        try:
+            self._path(event_type, version, self._current[event_type][0])
+        except UnknownEventVersion:
+            return False
+        return True
 
-    def upcaster(self, event_type: str, from_version: int) -> Callable[[Upcaster], Upcaster]:
+    def upcaster(self, event_type: str, from_version: int) -> Callable[[Converter], Converter]:
         """Register a function from the JSON payload of `from_version` to that of `from_version + 1`.
 
         Raises ValueError if there is one already.
         """
+        return lambda function: self._add_converter(event_type, from_version, from_version + 1, function)
 
-        def add(function: Upcaster) -> Upcaster:
-            self._add_upcaster(event_type, from_version, function)
-            return function
+    def downcaster(self, event_type: str, from_version: int) -> Callable[[Converter], Converter]:
+        """Register a function from the JSON payload of `from_version` to that of `from_version - 1`.
 
-        return add
+        For the release before the one that writes `from_version`: while both run, it can read what the next one writes.
+        Raises ValueError if there is one already.
+        """
+        return lambda function: self._add_converter(event_type, from_version, from_version - 1, function)
 
     def extend(self, other: "EventRegistry") -> None:
-        """Take over all that `other` knows; raises ValueError if both know a type or an upcaster differently."""
+        """Take over all that `other` knows; raises ValueError if both know a type or a converter differently."""
         for message_class in other._classes.values():
             self.register(message_class)
-        for (event_type, from_version), function in other._upcasters.items():
-            self._add_upcaster(event_type, from_version, function)
+        for (event_type, from_version, to_version), function in other._converters.items():
+            self._add_converter(event_type, from_version, to_version, function)
 
     def decode(self, value: bytes) -> Envelope[Any]:
         """Decode a record's value; the payload is of the registered class and `version` is that class's version.
@@ -111,7 +117,7 @@ class EventRegistry:
             if envelope.version == version:
                 payload = decode_payload(envelope.payload)
             else:
-                payload = self._upcast(envelope, version)
+                payload = self._convert(envelope, version)
                 _force_setattr(envelope, "version", version)
         except _DECODE_ERRORS as error:
             raise InvalidPayload(_explain(envelope, error)) from error
@@ -139,35 +145,48 @@ class EventRegistry:
             )
         return encode_envelope(envelope)
 
-    def _add_upcaster(self, event_type: str, from_version: int, function: Upcaster) -> None:
-        known = self._upcasters.setdefault((event_type, from_version), function)
+    def _add_converter(self, event_type: str, from_version: int, to_version: int, function: Converter) -> Converter:
+        known = self._converters.setdefault((event_type, from_version, to_version), function)
         if known is not function:
-            raise ValueError(f"{event_type} already has an upcaster from version {from_version}")
+            kind = "an upcaster" if to_version > from_version else "a downcaster"
+            raise ValueError(f"{event_type} already has {kind} from version {from_version}")
+        return function
 
-    def _upcast(self, envelope: Envelope[msgspec.Raw], current_version: int) -> Message:
+    def _convert(self, envelope: Envelope[msgspec.Raw], current_version: int) -> Message:
         event_type, version = envelope.event_type, envelope.version
-        if version > current_version:
-            raise UnknownEventVersion(
-                f"{event_type} version {version} is newer than version {current_version}, the newest known here; "
-                "deploy a version that knows it and retry"
-            )
+        path = self._path(event_type, version, current_version)
         payload = msgspec.json.decode(envelope.payload, type=dict[str, Any])
-        for from_version in range(version, current_version):
-            upcaster = self._upcasters.get((event_type, from_version))
-            if upcaster is None:
-                raise UnknownEventVersion(
-                    f"{event_type} has no upcaster from version {from_version} to {from_version + 1}; "
-                    "register one and retry"
-                )
+        for to_version, converter in path:
             try:
-                payload = upcaster(payload)
-            # The payload has not been validated yet: an upcaster may stumble over it in any way.
+                payload = converter(payload)
+            # The payload has not been validated yet: a converter may stumble over it in any way.
             except Exception as error:
                 raise InvalidPayload(
                     f"the payload of {event_type} version {version} could not be brought to version "
-                    f"{from_version + 1}: {type(error).__name__}: {error}"
+                    f"{to_version}: {type(error).__name__}: {error}"
                 ) from error
         return msgspec.convert(payload, self._classes[event_type])
+
+    def _path(self, event_type: str, version: int, current_version: int) -> list[tuple[int, Converter]]:
+        """The converters from a version to the current one, each with the version it leads to."""
+        path = []
+        step = 1 if version < current_version else -1
+        for from_version in range(version, current_version, step):
+            converter = self._converters.get((event_type, from_version, from_version + step))
+            if converter is None:
+                raise UnknownEventVersion(_unknown_version(event_type, version, current_version, from_version))
+            path.append((from_version + step, converter))
+        return path
+
+
+def _unknown_version(event_type: str, version: int, current_version: int, from_version: int) -> str:
+    """Why a payload cannot be converted: no converter begins at `from_version`."""
+    if version > current_version:
+        return (
+            f"{event_type} version {version} is newer than version {current_version}, the newest known here; "
+            "deploy a version that knows it and retry"
+        )
+    return f"{event_type} has no upcaster from version {from_version} to {from_version + 1}; register one and retry"
 
 
 def _explain(envelope: Envelope[Any], error: Exception) -> str:

@@ -20,6 +20,8 @@ from streams.transport.kafka_connection import connection_options
 
 log = logging.getLogger(__name__)
 
+HEARTBEAT_MAX_MS = 500
+
 
 def _to_record(tp: TopicPartition, record: Any) -> Record:
     """A record of a fetched batch; takes the place of a method of aiokafka's PartitionRecords."""
@@ -92,7 +94,8 @@ class KafkaConsumer(FetchConsumer):
             max_partition_fetch_bytes=FETCH_BYTES_MAX,
             fetch_max_wait_ms=500,
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=max(100, session_ms // 10),
+            # The answer to a heartbeat tells of a rebalance, and all wait for the last one who hears of it.
+            heartbeat_interval_ms=max(100, min(session_ms // 10, HEARTBEAT_MAX_MS)),
             rebalance_timeout_ms=max(session_ms, 60_000),
             max_poll_interval_ms=600_000,
         )

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
@@ -31,6 +31,13 @@ class WrongAnswer(Exception):
     """A worker answered with what it must not answer."""
 
 
+class Sighting(NamedTuple):
+    """When a client first asked for an order (seconds since 1970), and how long until it saw it in the read model."""
+
+    began_at: float
+    seconds: float
+
+
 class Driver:
     """Clients of a system under faults; `orders` holds what they asked for and were promised.
 
@@ -50,6 +57,9 @@ class Driver:
         self.retries = 0
         self.bears_failures = False  # an order that nobody could place, as its customer waited, is asked for again
         self.patience_s = GIVE_UP_S
+        self.retry_max_s = RETRY_MAX_S
+        self.looks = False  # whoever places an order over HTTP reads it back until it is there
+        self.sightings: list[Sighting] = []
         self._random = random.Random(seed)
         self._run = f"{seed:x}"
         self._urls = urls
@@ -126,7 +136,11 @@ class Driver:
     async def _take(self, order: Order, step: Step, rnd: random.Random) -> None:
         """Ask for something now, and now and then twice."""
         step.asked_at = datetime.now(UTC)
+        began_at = time.time()
         await self._ask(order, step, rnd)
+        if self.looks and step.kind == PLACE and order.over_http:
+            await self._until_answered(lambda: self._look(order, rnd), f"order {order.ref}")
+            self.sightings.append(Sighting(began_at, time.time() - began_at))
         if rnd.random() < 0.2:
             await self._ask(order, step, rnd)
 
@@ -148,7 +162,7 @@ class Driver:
             if time.monotonic() > deadline:
                 raise NobodyAnswers(f"{what}: nobody answered for {self.patience_s:.0f} s")
             await asyncio.sleep(pause_s)
-            pause_s = min(RETRY_MAX_S, 1.5 * pause_s)
+            pause_s = min(self.retry_max_s, 1.5 * pause_s)
 
     async def _produce(self, order: Order, step: Step, rnd: random.Random) -> bool:
         assert order.order_id is not None
@@ -177,18 +191,36 @@ class Driver:
             raise WrongAnswer(f"{step.kind} of order {order.ref}: {status} {found}")
         if order.order_id not in (None, found["order_id"]):
             raise WrongAnswer(f"order {order.ref} was {order.order_id} and is {found['order_id']} now")
-        order.order_id = found["order_id"]
+        order.order_id, order.token = found["order_id"], found.get("token")
         return True
 
+    async def _look(self, order: Order, rnd: random.Random) -> bool:
+        """Read an order back with the token of its command, if that is not what the answer was."""
+        if order.token is None:
+            return True
+        answer = await self._send("GET", f"/orders/{order.order_id}?after={order.token}", rnd)
+        if answer is not None and (answer[0] != 200 or answer[1]["order_id"] != order.order_id):
+            raise WrongAnswer(f"order {order.ref} is at {order.token}: {answer}")
+        return answer is not None
+
     async def _send(self, method: str, path: str, rnd: random.Random, **request: Any) -> tuple[int, Any] | None:
-        """Status and body of an answer; None when there is none for now: ask again."""
+        """Status and body of an answer; None when there is none for now: ask again.
+
+        Where nobody listens, the next worker is asked at once, as a load balancer does.
+        """
         assert self._http is not None
-        try:
-            async with self._http.request(method, rnd.choice(self._urls()) + path, **request) as answer:
-                status, found = answer.status, await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return None
-        return None if status in (503, 504) else (status, found)
+        urls = list(self._urls())
+        rnd.shuffle(urls)
+        for url in urls:
+            try:
+                async with self._http.request(method, url + path, **request) as answer:
+                    status, found = answer.status, await answer.json(content_type=None)
+            except aiohttp.ClientConnectorError:
+                continue
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
+                return None
+            return None if status in (503, 504) else (status, found)
+        return None
 
     def _request(self, order: Order, step: Step) -> tuple[str, dict[str, Any], dict[str, str]]:
         """Path, body and headers; the same for the same step."""

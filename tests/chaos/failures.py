@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.chaos.driver import Driver
 from tests.chaos.failure_books import HANDLED, FailureBooks, Place
+from tests.chaos.faults import WORKER
 from tests.chaos.operators import Letter, Operators
 from tests.chaos.orders import COMMAND_TYPES, PLACE, Order
 from tests.chaos.releases import Releases
@@ -40,7 +41,8 @@ Verdict = tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]
 class Failing(ABC):
     """A workload on failing workers. Only commands that clients sent are discarded, and those with no other way out."""
 
-    command: Sequence[str] = ("-m", "tests.chaos.failing_worker")
+    releases: Sequence[Sequence[str]] = (("-m", "tests.chaos.failing_worker"),)
+    sound: Sequence[str] = WORKER
 
     def __init__(self, inner: Workload, folder: Path) -> None:
         self._inner = inner

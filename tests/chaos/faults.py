@@ -22,7 +22,7 @@ from tests.kafka import KafkaBroker, _kill_when_we_die, unused_port
 ROOT = Path(__file__).resolve().parents[2]
 WORKER: Sequence[str] = ("-m", "agents.cli", "worker")
 READY_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 10.0  # promised: whoever sent SIGTERM may kill after it
 LOG_TAIL_LINES = 40
 START_MARK = "---- started at"
 NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the transaction before
@@ -30,6 +30,7 @@ NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the
 PAUSE_S = (1.0, 6.0)  # between faults
 
 KILL, KILL_AND_WIPE, KILL_ALL, FREEZE, BROKER = "kill", "kill and wipe", "kill all", "freeze", "broker"
+ROLLING = "rolling restart"
 
 
 class WorkerEnded(Exception):
@@ -48,7 +49,7 @@ class Worker:
         self.log_path = folder / "worker.log"
         self.port = unused_port()
         self.frozen = False
-        self._command = command
+        self.command = command
         self._environment = {
             "PYTHONPATH": str(ROOT),
             "ORDERS_BROKER": broker,
@@ -79,7 +80,7 @@ class Worker:
             log.flush()
             # In its own folder no .env is found; in a session of its own Ctrl-C does not reach it.
             self._process = subprocess.Popen(
-                [sys.executable, *(command or self._command)],
+                [sys.executable, *(command or self.command)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -107,9 +108,10 @@ class Worker:
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
 
-    def stop(self) -> None:
-        """SIGTERM; raises WorkerEnded when it does not end well in time."""
+    def stop(self) -> float:
+        """SIGTERM; how many seconds it took to end. Raises WorkerEnded when it does not end well in time."""
         assert self._process is not None
+        began = time.monotonic()
         self._process.terminate()
         try:
             status = self._process.wait(STOP_TIMEOUT_S)
@@ -119,6 +121,7 @@ class Worker:
             self.kill()
         if status != 0:
             raise WorkerEnded(f"worker {self.name} ended with status {status} on SIGTERM")
+        return time.monotonic() - began
 
     def check(self) -> None:
         """Raise WorkerEnded when it has ended by itself."""
@@ -214,7 +217,9 @@ class Fault:
 class Faults:
     """Carries out a schedule of kinds on random workers; freezes overlap with what follows them.
 
-    Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed.
+    Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed. Each
+    rolling restart brings the next of `releases`, after the last one the first again. `sigterm_s` is how long workers
+    took to end when they were told to.
     """
 
     seed: int
@@ -224,7 +229,9 @@ class Faults:
     down_s: tuple[float, float] = (0.0, 2.0)
     freeze_s: tuple[float, float] = (5.0, 6.0)
     look: Callable[[], Awaitable[None]] | None = None
+    releases: Sequence[Sequence[str]] = (WORKER,)
     done: list[Fault] = field(default_factory=list)
+    sigterm_s: list[float] = field(default_factory=list)
 
     async def run(self, schedule: Iterable[str]) -> None:
         """Carry out the whole schedule, then leave everything running."""
@@ -239,6 +246,10 @@ class Faults:
                     continue
                 if kind == KILL_ALL:
                     await self._kill_all()
+                    continue
+                if kind == ROLLING:
+                    await asyncio.gather(*freezes)
+                    await self._roll()
                     continue
                 while not (awake := [worker for worker in self.workers if not worker.frozen]):
                     frozen = {freeze for freeze in freezes if not freeze.done()}
@@ -291,6 +302,17 @@ class Faults:
             for worker in self.workers:
                 worker.start()
 
+    async def _roll(self) -> None:
+        """Restart one worker after the other as the next release, each when the one before it is ready."""
+        release = self.releases[(self.count(ROLLING) + 1) % len(self.releases)]
+        await asyncio.gather(*(worker.ready() for worker in self.workers))
+        with self._noted(ROLLING, "all workers"):
+            for worker in self.workers:
+                self.sigterm_s.append(await asyncio.to_thread(worker.stop))
+                worker.command = release
+                worker.start()
+                await worker.ready()
+
     async def _freeze(self, worker: Worker, freeze_s: float) -> None:
         with self._noted(FREEZE, worker.name):
             worker.freeze()
@@ -315,6 +337,7 @@ def shuffled(seed: int, **counts: int) -> list[str]:
         "kills_of_all": KILL_ALL,
         "freezes": FREEZE,
         "broker_restarts": BROKER,
+        "rolling_restarts": ROLLING,
     }
     schedule = [kinds[name] for name, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
@@ -325,4 +348,5 @@ def for_minutes(seed: int, minutes: float, kills_of_all: bool = False) -> Iterab
     """Faults of all kinds at random until the time is over; kills of all workers at once only if wanted."""
     rnd, until = random.Random(seed), time.monotonic() + minutes * 60
     while time.monotonic() < until:
-        yield rnd.choices((KILL, KILL_AND_WIPE, FREEZE, BROKER, KILL_ALL), (50, 20, 25, 5, 10 * kills_of_all))[0]
+        kinds = (KILL, KILL_AND_WIPE, FREEZE, BROKER, ROLLING, KILL_ALL)
+        yield rnd.choices(kinds, (50, 20, 25, 5, 5, 10 * kills_of_all))[0]

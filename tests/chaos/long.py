@@ -1,8 +1,10 @@
-"""The long chaos run on a real Kafka of its own: `make chaos`, or `python -m tests.chaos.long --minutes 30 --seed 7`.
+"""The long chaos run on real Kafkas of its own: `make chaos`, or `python -m tests.chaos.long --minutes 30 --seed 7`.
 
-Unless told otherwise, handlers fail at random too; then all workers are killed at once now and then, and every record
-must be applied, waiting, a dead letter or discarded at that moment. Prints its seed first and one JSON line per figure
-at the end; exits with 1 when the verifier found a problem.
+Two phases. First rolling restarts between two releases, while clients look for the orders they place: how long that
+takes, and how long workers take to end, is in the figures. Then faults of all kinds at random. Unless told otherwise,
+handlers fail at random then; all workers are killed at once now and then, and every record must be applied, waiting, a
+dead letter or discarded at that moment. Prints its seed first and one JSON line per figure at the end of each phase;
+exits with 1 when the verifier found a problem.
 """
 
 from __future__ import annotations
@@ -14,10 +16,12 @@ import logging
 import random
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.chaos.failures import FailingCommands, FailingSagas
 from tests.chaos.faults import for_minutes
+from tests.chaos.rolling import Rolling, back_and_forth
 from tests.chaos.sagas import STYLES, Sagas
 from tests.chaos.scenario import Commands, Report, Workload, run_on_kafka
 from tests.kafka import KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
@@ -27,6 +31,10 @@ def main() -> None:
     """Read the options, run, report."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.long", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="how long there are faults (default 30)")
+    parser.add_argument(
+        "--rolling-minutes", type=float, default=3.0, help="how long there are rolling restarts before (default 3)"
+    )
+    parser.add_argument("--rolling", action="store_true", help="rolling restarts alone, for --rolling-minutes")
     parser.add_argument("--seed", type=int, default=random.randrange(2**32), help="repeat the choices of a run")
     parser.add_argument("--workers", type=int, default=3, help="worker processes (default 3)")
     parser.add_argument("--orders-per-s", type=float, default=40.0, help="load (default 40)")
@@ -52,30 +60,41 @@ def main() -> None:
     print(f"seed {options.seed}; logs and data in {folder}", flush=True)
     if reason := missing_tools():
         sys.exit(reason)
+    reports = []
+    if options.rolling_minutes > 0:
+        # With the simulator: a gateway that keeps orders waiting for long would be no news.
+        calm: Workload = Rolling(Commands() if options.saga == "none" else Sagas(options.saga))
+        reports.append(_run("rolling", calm, back_and_forth(options.rolling_minutes), options, folder / "rolling"))
+    if not options.rolling:
+        failing = _failing_workload(options, folder) if options.failures else _workload(options)
+        schedule = for_minutes(options.seed, options.minutes, kills_of_all=options.failures)
+        reports.append(_run("faults", failing, schedule, options, folder / "faults"))
+    sys.exit(1 if any(report.problems for report in reports) else 0)
+
+
+def _workload(options: argparse.Namespace) -> Workload:
+    return Commands() if options.saga == "none" else Sagas(options.saga, options.payments == "http")
+
+
+def _failing_workload(options: argparse.Namespace, folder: Path) -> Workload:
+    if options.saga == "none":
+        return FailingCommands(folder)
+    return FailingSagas(Sagas(options.saga, options.payments == "http"), folder)
+
+
+def _run(phase: str, workload: Workload, schedule: Iterable[str], options: argparse.Namespace, folder: Path) -> Report:
+    """Run a phase on a broker of its own and print its figures."""
     try:
         with KafkaBroker(folder / "kafka") as broker:
-            schedule = for_minutes(options.seed, options.minutes, kills_of_all=options.failures)
-            workload = _workload(options, folder)
             run = run_on_kafka(options.seed, schedule, folder, broker, options.workers, options.orders_per_s, workload)
             report = asyncio.run(run)
     except (KafkaUnavailable, KafkaFailed) as error:
         sys.exit(str(error))
-    _print(report)
-    sys.exit(1 if report.problems else 0)
-
-
-def _workload(options: argparse.Namespace, folder: Path) -> Workload:
-    if options.saga == "none":
-        return FailingCommands(folder) if options.failures else Commands()
-    sagas = Sagas(options.saga, options.payments == "http")
-    return FailingSagas(sagas, folder) if options.failures else sagas
-
-
-def _print(report: Report) -> None:
     for name, value in report.figures.items():
-        print(json.dumps({"chaos": name, "value": value, "seed": report.seed}))
+        print(json.dumps({"chaos": name, "value": value, "phase": phase, "seed": report.seed}), flush=True)
     if report.problems:
         print(report.text(), file=sys.stderr)
+    return report
 
 
 if __name__ == "__main__":

@@ -37,7 +37,10 @@ class Step:
 
 @dataclass
 class Order:
-    """One order; `ref` is written into the mail address, so that an order placed under two ids is noticed."""
+    """One order; `ref` is written into the mail address, so that an order placed under two ids is noticed.
+
+    `token` is what the last answer over HTTP gave for reading it back.
+    """
 
     ref: str
     order_id: str | None
@@ -46,6 +49,7 @@ class Order:
     over_http: bool
     with_key: bool
     steps: list[Step] = field(default_factory=list)
+    token: str | None = None
 
     @property
     def email(self) -> str:

@@ -42,7 +42,8 @@ class Sagas:
         self._shop: Shop | None = None
         self._views: dict[str, tuple[int, Any]] = {}
 
-    command: Sequence[str] = WORKER
+    releases: Sequence[Sequence[str]] = (WORKER,)
+    sound: Sequence[str] = WORKER
 
     def settings(self, number: int) -> dict[str, str]:
         """See Workload."""

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from tests.chaos.driver import Driver
-from tests.chaos.faults import BROKER, FREEZE, KILL, KILL_ALL, KILL_AND_WIPE, PAUSE_S, WORKER, Fault, Faults, Worker
+from tests.chaos.faults import (
+    BROKER,
+    FREEZE,
+    KILL,
+    KILL_ALL,
+    KILL_AND_WIPE,
+    PAUSE_S,
+    ROLLING,
+    WORKER,
+    Fault,
+    Faults,
+    Worker,
+)
 from tests.chaos.orders import Order
 from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
 from tests.chaos.verify_balance import id_in, problems_at_any_moment
@@ -34,8 +46,10 @@ Urls = Callable[[], Sequence[str]]
 class Workload(Protocol):
     """What is asked of the workers, and how what came of it is judged."""
 
-    command: Sequence[str]
-    """How a worker is started."""
+    releases: Sequence[Sequence[str]]
+    """How workers are started: with the first of these, and after each rolling restart with the next one."""
+    sound: Sequence[str]
+    """How a worker is started that has all tables, and no bugs."""
 
     def settings(self, number: int) -> dict[str, str]:
         """Settings of the first, second... worker."""
@@ -65,7 +79,8 @@ class Workload(Protocol):
 class Commands:
     """Orders without sagas: clients place, confirm and cancel."""
 
-    command: Sequence[str] = WORKER
+    releases: Sequence[Sequence[str]] = (WORKER,)
+    sound: Sequence[str] = WORKER
 
     def settings(self, number: int) -> dict[str, str]:
         """See Workload."""
@@ -140,10 +155,10 @@ async def run_on_kafka(
     """Drive workers on a broker of their own through faults; then compare topics, tables, views and stores."""
     url = f"kafka://{broker.bootstrap}"
     team = [
-        Worker(f"w{n}", folder / f"w{n}", url, SETTINGS | workload.settings(n), workload.command)
+        Worker(f"w{n}", folder / f"w{n}", url, SETTINGS | workload.settings(n), workload.releases[0])
         for n in range(1, workers + 1)
     ]
-    faults = Faults(seed, team, broker, pause_s=pause_s)
+    faults = Faults(seed, team, broker, pause_s=pause_s, releases=workload.releases)
     report = Report(seed, list(team), faults.done)
     source, world = KafkaSource(broker.bootstrap), World(())
 
@@ -172,7 +187,7 @@ async def run_on_kafka(
             await workload.look(world, urls)
             await world.update(source)
             _judge(world, workload, driver, faults, report)
-            fresh = Worker("fresh", folder / "fresh", url, SETTINGS | workload.settings(1))
+            fresh = Worker("fresh", folder / "fresh", url, SETTINGS | workload.settings(1), workload.sound)
             report.workers.append(fresh)
             report.note("check_stores", await _compare_stores(world, team, fresh))
     except Exception as error:
@@ -193,8 +208,8 @@ async def run_on_embedded_log(
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> Report:
     """Drive one worker on the embedded log through kills, everything over HTTP."""
-    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS | workload.settings(1), workload.command)
-    faults = Faults(seed, [worker], down_s=(0.0, 0.3), pause_s=pause_s)
+    worker = Worker("w1", folder / "w1", "embedded://", SETTINGS | workload.settings(1), workload.releases[0])
+    faults = Faults(seed, [worker], down_s=(0.0, 0.3), pause_s=pause_s, releases=workload.releases)
     report = Report(seed, [worker], faults.done)
     faults.look = lambda: _look_at_moment(lambda: World.read(EmbeddedSource(worker.data_dir), ()), workload, report)
 
@@ -216,7 +231,7 @@ async def run_on_embedded_log(
             world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
             report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
             _judge(world, workload, driver, faults, report)
-            fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS | workload.settings(1))
+            fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS | workload.settings(1), workload.sound)
             report.workers.append(fresh)
             shutil.copytree(worker.data_dir / "log", fresh.data_dir / "log")
             report.note("check_stores", await _restored(world, fresh))
@@ -314,13 +329,38 @@ def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, rep
         "kills": faults.count(KILL, KILL_AND_WIPE, KILL_ALL),
         "freezes": faults.count(FREEZE),
         "broker_restarts": faults.count(BROKER),
+        "rolling_restarts": faults.count(ROLLING),
         "lost": lost,
         "duplicated": duplicated,
         "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),
         "recovery_s_max": round(max(recoveries, default=0.0), 2),
         "recovery_s_median": round(statistics.median(recoveries or [0.0]), 2),
+        **_rolling_figures(faults, driver),
         **figures,
     }
+
+
+def _rolling_figures(faults: Faults, driver: Driver) -> dict[str, float]:
+    """How long workers took to end, and how long orders took to be seen that were placed or seen meanwhile."""
+    if not faults.sigterm_s:
+        return {}
+    figures = {"sigterm_s_max": round(max(faults.sigterm_s), 2)}
+    restarts = [(fault.began_at, fault.ended_at) for fault in faults.done if fault.kind == ROLLING]
+    seconds = [
+        seen.seconds
+        for seen in driver.sightings
+        if any(seen.began_at <= end and begin <= seen.began_at + seen.seconds for begin, end in restarts)
+    ]
+    if len(seconds) > 1:
+        cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+        figures |= {
+            "rolling_s_max": round(max(end - begin for begin, end in restarts), 1),
+            "orders_seen_while_rolling": len(seconds),
+            "placed_to_visible_s_p50": round(cuts[49], 3),
+            "placed_to_visible_s_p99": round(cuts[98], 3),
+            "placed_to_visible_s_max": round(max(seconds), 3),
+        }
+    return figures
 
 
 def _recovery_s(world: World, began_at: float) -> float | None:

@@ -118,6 +118,41 @@ def test_a_version_newer_than_known_is_refused() -> None:
         registry().decode(version_3_bytes())
 
 
+def reader_of_later_versions() -> EventRegistry:
+    """Today's order types, in the release before `order.placed` changes: it can read what the next ones write."""
+    before = registry()
+    before.downcaster("order.placed", from_version=3)(
+        lambda payload: {**payload, "channel": "/".join(filter(None, (payload["channel"], payload["device"])))}
+    )
+    before.downcaster("order.placed", from_version=2)(
+        lambda payload: {name: value for name, value in payload.items() if name != "channel"}
+    )
+    return before
+
+
+@pytest.mark.parametrize("value", [version_2_bytes("app/phone"), version_3_bytes()])
+def test_a_release_that_was_told_how_reads_what_the_next_one_writes_as_its_own_version(value: bytes) -> None:
+    before = reader_of_later_versions()
+    read = before.decode(value)
+    assert read == before.decode(PLACED_V1)
+    assert (type(read.payload), read.version) == (OrderPlaced, 1)
+    assert json.loads(before.encode(read))["version"] == 1
+
+
+def test_a_later_version_than_downcasters_lead_from_is_refused() -> None:
+    gap = registry()
+    gap.downcaster("order.placed", from_version=2)(lambda payload: payload)
+    with pytest.raises(UnknownEventVersion, match="version 3 is newer than version 1"):
+        gap.decode(version_3_bytes())
+
+
+def test_a_downcaster_that_fails_makes_the_payload_invalid() -> None:
+    record = json.loads(version_3_bytes())
+    del record["payload"]["device"]
+    with pytest.raises(InvalidPayload, match="brought to version 2: KeyError"):
+        reader_of_later_versions().decode(json.dumps(record).encode())
+
+
 def test_an_old_version_without_an_upcaster_is_refused() -> None:
     gap = EventRegistry([OrderPlacedV3])
     gap.upcaster("order.placed", from_version=1)(lambda payload: payload)
