@@ -81,7 +81,7 @@ class OrdersApp(faust.App):
 
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to the web server, once it is known where it listens."""
-        web.web_app.middlewares.append(answer_problems(self.engine.settings, self.conf.web_bind))
+        web.web_app.middlewares.append(answer_problems(self.engine, self.conf.web_bind))
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
         declared = [gauge for service in self.services for gauge in service.gauges]
         web.web_app[GAUGES] = Gauges(self.engine, declared)
@@ -96,8 +96,10 @@ class OrdersApp(faust.App):
         for service in self.services:
             for setup in service.web_setups:
                 setup(web.web_app)
-            for route in service.routes:
-                web.web_app.router.add_route(route.method, route.path, route.function)
+        # The router tries them one after the other: what is asked for most, an order, has a short path.
+        routes = [route for service in self.services for route in service.routes]
+        for route in sorted(routes, key=lambda route: route.path.count("/")):
+            web.web_app.router.add_route(route.method, route.path, route.function)
 
     def _new_web(self) -> Any:
         return WebServer(self, self.engine.settings)

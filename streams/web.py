@@ -21,7 +21,6 @@ from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.failures import NAME_CHARACTERS_MAX, InfrastructureError
 from streams.engine.waiters import PartitionLost, TooManyWaiters
 from streams.gauges import Gauges
-from streams.settings import Settings
 from streams.transport.base import TransportError
 
 log = logging.getLogger(__name__)
@@ -181,17 +180,19 @@ def time_of(name: str, text: str) -> datetime:
     return time
 
 
-def answer_problems(settings: Settings, bound_to: str) -> Any:
+def answer_problems(engine: Engine, bound_to: str) -> Any:
     """The middleware around every route: checks who asks, turns errors into problems, and secures the answers.
 
     `bound_to` is the address the worker listens on.
     """
+    settings, attention = engine.settings, engine.loop_share.somebody_asks
     token = settings.api_token.get_secret_value()
     expected = f"Bearer {token}".encode() if token else b""
     is_ours = host_check(settings, bound_to)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        attention()
         try:
             if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
                 raise Problem(421, UNKNOWN_HOST)

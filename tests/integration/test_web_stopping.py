@@ -46,8 +46,9 @@ async def frozen_worker() -> AsyncIterator[tuple[str, asyncio.Event]]:
 async def test_a_request_that_another_worker_holds_does_not_hold_up_the_end(tmp_path: Path) -> None:
     settings = make_settings("memory://", tmp_path)
     async with frozen_worker() as (owner, asked), aiohttp.ClientSession() as client:
-        application = web.Application(middlewares=[answer_problems(settings, settings.web_host)])
-        install(application, create_app(settings, services=()).engine, lambda number: owner)
+        engine = create_app(settings, services=()).engine
+        application = web.Application(middlewares=[answer_problems(engine, settings.web_host)])
+        install(application, engine, lambda number: owner)
 
         async def forward(request: web.Request) -> web.StreamResponse:
             return await request.app[ROUTER].forward(request, 0)
@@ -78,7 +79,8 @@ async def test_of_a_change_whose_client_has_gone_only_bugs_are_logged(
         await go_on.wait()
         raise error
 
-    application = web.Application(middlewares=[answer_problems(settings, settings.web_host)])
+    engine = create_app(settings, services=()).engine
+    application = web.Application(middlewares=[answer_problems(engine, settings.web_host)])
     application.router.add_post("/orders", change)
     runner = web.AppRunner(application, handler_cancellation=True)
     await runner.setup()

@@ -1,18 +1,36 @@
-"""LoopShare: all that handle records in one turn of the loop hold it for little longer than one of them may."""
+"""LoopShare: while there are requests, all that handle records in one turn of the loop hold it for a short time."""
 
 import asyncio
+import time
 
 import pytest
 
-from streams.engine.loop_share import LEAST_S, TURN_S, LoopShare
+from streams.engine.loop_share import ATTENTION_S, LEAST_S, SLICE_S, TURN_S, LoopShare
 
 
-async def test_the_first_of_a_turn_has_all_of_it() -> None:
-    assert LoopShare().next_s() == TURN_S
-
-
-async def test_later_ones_share_what_is_left_and_everybody_gets_something() -> None:
+@pytest.fixture
+def share() -> LoopShare:
     share = LoopShare()
+    share.somebody_asks()
+    return share
+
+
+async def test_the_first_of_a_turn_has_all_of_it(share: LoopShare) -> None:
+    assert share.next_s() == TURN_S
+
+
+async def test_while_nobody_asks_everybody_has_a_slice_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    share = LoopShare()
+    share.used(TURN_S)
+    assert share.next_s() == SLICE_S
+    share.somebody_asks()
+    assert share.next_s() == LEAST_S
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + ATTENTION_S + 0.1)
+    assert share.next_s() == SLICE_S
+
+
+async def test_later_ones_share_what_is_left_and_everybody_gets_something(share: LoopShare) -> None:
     share.used(TURN_S / 2)
     assert share.next_s() == pytest.approx(TURN_S / 2)
     share.used(TURN_S / 2)
@@ -21,8 +39,7 @@ async def test_later_ones_share_what_is_left_and_everybody_gets_something() -> N
     assert share.next_s() == LEAST_S
 
 
-async def test_the_next_turn_begins_anew_however_often_the_last_one_was_used() -> None:
-    share = LoopShare()
+async def test_the_next_turn_begins_anew_however_often_the_last_one_was_used(share: LoopShare) -> None:
     for _ in range(3):
         share.used(TURN_S)
         share.used(TURN_S)
@@ -30,8 +47,8 @@ async def test_the_next_turn_begins_anew_however_often_the_last_one_was_used() -
         assert share.next_s() == TURN_S
 
 
-async def test_many_ready_tasks_hold_a_turn_for_little_longer_than_one() -> None:
-    share, turns, goes_on = LoopShare(), list[float](), True
+async def test_many_ready_tasks_hold_a_turn_for_little_longer_than_one(share: LoopShare) -> None:
+    turns, goes_on = list[float](), True
 
     async def handle() -> None:
         while goes_on:
