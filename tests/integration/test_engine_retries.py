@@ -117,7 +117,7 @@ async def test_a_record_that_fails_is_tried_again_and_its_aggregate_keeps_its_or
         assert [count for value, count in moody.tries if value == "b"] == [0, 1, 2, 3]
         assert (open_letters(app), closed_letters(app), lanes(app), waiting(app)) == ({}, {}, {}, {})
         assert await dead_letters(app, moody.source) == []
-        assert app.engine.metrics.retries == {"moody": 3}
+        assert +app.engine.metrics.retries == {"moody": 3}
 
 
 async def test_while_a_record_waits_other_aggregates_of_its_partition_go_on(settings: Settings) -> None:
