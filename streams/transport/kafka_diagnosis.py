@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 from aiokafka.conn import AIOKafkaConnection, collect_hosts
@@ -40,7 +41,7 @@ async def diagnose(settings: Settings, options: dict[str, Any], failure: Excepti
         try:
             await _try(host, port, options)
         except (KafkaError, OSError, TimeoutError, EOFError) as error:
-            if (found := _explain(settings, f"{host}:{port}", error)) is not None:
+            if (found := _explain(settings, f"{host}:{port}", error, failure)) is not None:
                 return found
     return TransportError(
         f"cannot reach Kafka at {', '.join(settings.bootstrap_servers)} ({failure}); "
@@ -62,9 +63,12 @@ async def _try(host: str, port: int, options: dict[str, Any]) -> None:
             await asyncio.wait({closed}, timeout=CLOSE_TIMEOUT_S)
 
 
-def _explain(settings: Settings, where: str, error: BaseException) -> TransportError | None:
-    """What an error of a connection means for the settings; None when it says no more than that nobody answers."""
-    chain = list(_causes(error))
+def _explain(settings: Settings, where: str, error: BaseException, handled: BaseException) -> TransportError | None:
+    """What an error of a connection means for the settings; None when it says no more than that nobody answers.
+
+    `handled` is what the caller is about: it is in the context of everything that is raised meanwhile.
+    """
+    chain = list(_causes(error, handled))
     for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return TransportUnusable(f"Kafka at {where} is not trusted: {_certificate(settings, cause)}")
@@ -77,8 +81,8 @@ def _explain(settings: Settings, where: str, error: BaseException) -> TransportE
     return None
 
 
-def _causes(error: BaseException | None) -> Any:
-    while error is not None:
+def _causes(error: BaseException | None, handled: BaseException) -> Iterator[BaseException]:
+    while error is not None and error is not handled:
         yield error
         error = error.__cause__ or error.__context__
 
