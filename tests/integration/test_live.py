@@ -271,6 +271,7 @@ async def test_every_worker_tells_of_all_partitions(private_kafka_broker: KafkaB
             before = [sum(name == "resync" for name, _ in s.events) for s in streams]
             await crash(apps[2])
             await settled(apps[:2])
+            await wait_until(lambda: all(s.figures()[-1]["workers"] == 2 for s in streams), "both know that it is gone")
             newcomer = new_worker(private_kafka_broker, tmp_path / "newcomer")
             await newcomer.start()
             try:

@@ -88,12 +88,16 @@ async def test_confirmed_declined_cancelled_and_shipped_orders_add_up(settings: 
     paid, (declined,) = await order_ids(settings, False, 5), await order_ids(settings, True, 1)
     async with client_of(app) as client:
         await client.put("/inventory/A", json={"quantity": 20})
-        await place(client, basket(paid[0], 2, "1.50"))
-        await place(client, basket(paid[1], 3, "0.333", "EUR"))
-        await place(client, basket(paid[2], 1, "10.00"))
-        await place(client, basket(declined, 4, "5.00"))
-        await place(client, basket(paid[3], 2, "7.00"))
-        await place(client, basket(paid[4], 1, "99.00", product="never stocked"))
+        for body in (
+            basket(paid[0], 2, "1.50"),
+            basket(paid[1], 3, "0.333", "EUR"),
+            basket(paid[2], 1, "10.00"),
+            basket(declined, 4, "5.00"),
+            basket(paid[3], 2, "7.00"),
+            basket(paid[4], 1, "99.00", product="never stocked"),
+        ):
+            token = await place(client, body)
+            await find(client, f"/sagas/{body['order_id']}", after=token, timeout="30s")  # it has begun
         assert (await settled(client))["sagas"] == {
             "running": 0,
             "completed": 4,

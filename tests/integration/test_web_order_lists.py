@@ -177,7 +177,7 @@ UNUSABLE = (
     ("cursor=AAAA", "cursor"),
     ("cursor=AAAAAAAAAAAA", "cursor"),
     ("after=x", "after"),
-    ("timeout=x&after=gQGh", "after"),
+    ("timeout=x&after=gQGh", "timeout"),
 )
 
 
