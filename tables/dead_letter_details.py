@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from itertools import islice
-from typing import Final, TypedDict
+from typing import Any, Final, TypedDict
 
-from streams.engine.dead_letters import ActionName, DeadLetter, LetterState, why_not_retry
+import msgspec
+
+from streams.engine.dead_letters import ActionName, DeadLetter, why_not_retry
 from streams.engine.engine import Engine
 from streams.engine.failures import names_in
 from streams.engine.lanes import LANES, WAITING, LaneKey
@@ -16,7 +18,7 @@ from streams.envelope import TimeText
 from streams.records import RecordView, read_page, record_view
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
 from streams.transport.base import Record, TransportError
-from tables.dead_letter_queries import format_ms, lane_behind, letter_view, text_of
+from tables.dead_letter_queries import LetterView, format_ms, lane_behind, letter_view, text_of
 from tables.orders import ORDER_HISTORY
 from tables.queries import EventView, event_views
 
@@ -49,28 +51,17 @@ class WaitingRecordView(TypedDict):
     event_type: str | None
 
 
-class LetterDetails(RecordView):
+class LetterDetails(LetterView, frozen=True, kw_only=True, gc=True):
     """A letter in full: what lists show, its record, what was done about it, what waits behind it, and what was before.
 
     `complete` is false when the record was too large to be kept here. `refusal` says why it may not be tried again as
     it is. `recent_events` are null when the log cannot be read now.
     """
 
-    id: str
-    state: LetterState
-    topic: str
-    agent: str
-    event_id: str | None
-    event_type: str | None
-    correlation_id: str | None
-    error_type: str
-    error: str
-    fingerprint: str
-    failed_at: TimeText
-    retry_count: int
-    replays: int
-    waiting: int
-    size_bytes: int | None
+    timestamp: TimeText
+    value: Any
+    headers: dict[str, str]
+    value_base64: str | msgspec.UnsetType = msgspec.UNSET
     complete: bool
     trace: str
     closed_at: TimeText | None
@@ -82,36 +73,21 @@ class LetterDetails(RecordView):
 
 async def letter_details(engine: Engine, task: PartitionTask, number: int, letter: DeadLetter) -> LetterDetails:
     """A letter in full, see `GET /dead-letters/{id}`."""
-    view = letter_view(task, number, letter)
     refusal = why_not_retry(letter, False, int(time.time() * 1000), engine.settings)
-    return {
-        **_record(letter),
-        "id": view.id,
-        "state": view.state,
-        "topic": view.topic,
-        "agent": view.agent,
-        "event_id": view.event_id,
-        "event_type": view.event_type,
-        "correlation_id": view.correlation_id,
-        "error_type": view.error_type,
-        "error": view.error,
-        "fingerprint": view.fingerprint,
-        "failed_at": view.failed_at,
-        "retry_count": view.retry_count,
-        "replays": view.replays,
-        "waiting": view.waiting,
-        "size_bytes": view.size_bytes,
-        "complete": letter.complete,
-        "trace": letter.trace,
-        "closed_at": None if letter.closed_ms is None else format_ms(letter.closed_ms),
-        "actions": [
+    shown: dict[str, Any] = {**msgspec.structs.asdict(letter_view(task, number, letter)), **_record(letter)}
+    return LetterDetails(
+        **shown,
+        complete=letter.complete,
+        trace=letter.trace,
+        closed_at=None if letter.closed_ms is None else format_ms(letter.closed_ms),
+        actions=[
             {"at": format_ms(action.at_ms), "action": action.action, "by": action.by, "detail": action.detail}
             for action in letter.actions
         ],
-        "refusal": None if refusal is None else {"reason": refusal[0], "detail": refusal[1]},
-        "waiting_records": _waiting_records(task, letter),
-        "recent_events": await _recent_events(engine, task, letter),
-    }
+        refusal=None if refusal is None else {"reason": refusal[0], "detail": refusal[1]},
+        waiting_records=_waiting_records(task, letter),
+        recent_events=await _recent_events(engine, task, letter),
+    )
 
 
 def _record(letter: DeadLetter) -> RecordView:
