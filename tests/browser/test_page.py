@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -43,14 +44,29 @@ def check_state(page: Page, state: str) -> None:
     expect(page.locator("#order-state")).to_have_text(state)
 
 
+def hold(page: Page, address: re.Pattern[str]) -> list[Route]:
+    """Keep the page's requests for an address back; what is returned collects them."""
+    held: list[Route] = []
+    page.route(address, lambda route: held.append(route))
+    return held
+
+
+def first_held(page: Page, held: list[Route]) -> Route:
+    """Wait for the first request that is kept back; the page says that it is processing before it asks."""
+    end = time.monotonic() + 5
+    while not held:
+        assert time.monotonic() < end, "the page asked for nothing"
+        page.wait_for_timeout(10)
+    return held[0]
+
+
 # ---- what a shop does
 
 
 def test_an_order_that_is_placed_is_processing_until_its_token_resolves_and_then_follows_its_saga(
     page: Page, shop: Shop
 ) -> None:
-    held: list[Route] = []
-    page.route(re.compile(r"/orders/[^/]+\?after="), lambda route: held.append(route))
+    held = hold(page, re.compile(r"/orders/[^/]+\?after="))
     shop.hold_payments()
     try:
         go(page, "/new", "New order")
@@ -59,9 +75,9 @@ def test_an_order_that_is_placed_is_processing_until_its_token_resolves_and_then
         page.get_by_role("button", name="Place order").click()
         row = page.get_by_role("row").filter(has_text=customer_id)
         expect(row).to_contain_text("processing")
-        page.wait_for_timeout(50)
+        token_request = first_held(page, held)
         expect(row).to_contain_text("processing")
-        held.pop().continue_()
+        token_request.continue_()
         expect(row).to_contain_text("pending")
         expect(row).to_contain_text("£13.50")
     finally:
@@ -121,15 +137,14 @@ def test_an_order_is_cancelled_from_its_page_and_the_page_follows(page: Page, sh
     order_id = shop.place_confirmed()
     open_order(page, order_id)
     check_state(page, "confirmed")
-    held: list[Route] = []
-    page.route(re.compile(r"/orders/[^/]+\?after="), lambda route: held.append(route))
+    held = hold(page, re.compile(r"/orders/[^/]+\?after="))
     page.get_by_role("button", name="Cancel order").click()
     dialog = page.get_by_role("dialog", name=f"Cancel order {order_id}?")
     expect(dialog.get_by_label("Reason")).to_be_focused()
     dialog.get_by_label("Reason").fill("too many teapots")
     dialog.get_by_role("button", name="Cancel the order").click()
     check_state(page, "processing")
-    held.pop().continue_()
+    first_held(page, held).continue_()
     check_state(page, "cancelled")
     expect(page.get_by_role("region", name="What happened")).to_contain_text("too many teapots")
     expect(page.get_by_role("region", name="Payment and mails")).to_contain_text("refunded")
@@ -180,6 +195,35 @@ def test_orders_placed_elsewhere_appear_and_change_without_a_reload(page: Page, 
     page.get_by_label("Status").select_option("cancelled")
     expect(page.get_by_role("row").filter(has_text=before)).to_have_count(0)
     expect(row).to_contain_text("cancelled")
+
+
+def test_a_link_that_is_pressed_while_its_row_changes_is_followed_and_keeps_the_focus(page: Page, shop: Shop) -> None:
+    order_id = shop.place_confirmed()
+    go(page, "/orders", "Orders")
+    row = page.get_by_role("row").filter(has_text=order_id)
+    link = row.get_by_role("link", name=order_id)
+    link.hover()
+    page.mouse.down()
+    shop.cancel(order_id)
+    expect(row).to_contain_text("cancelled")
+    expect(link).to_be_focused()
+    page.mouse.up()
+    expect(page.get_by_role("heading", level=1)).to_have_text(f"Order {order_id}")
+
+
+def test_what_a_reader_has_opened_stays_open_when_the_page_follows(page: Page, shop: Shop) -> None:
+    order_id = shop.place_confirmed()
+    open_order(page, order_id)
+    event = page.get_by_role("region", name="What happened").get_by_text("Event", exact=True).first
+    event.click()
+    shown = page.get_by_label("Event order.placed")
+    expect(shown).to_be_visible()
+    shop.cancel(order_id)
+    check_state(page, "cancelled")
+    expect(
+        page.get_by_role("region", name="What happened").locator("[data-kind='order.cancelled']").first
+    ).to_be_visible()
+    expect(shown).to_be_visible()
 
 
 def test_the_overview_has_figures_and_charts_that_move(page: Page, shop: Shop) -> None:

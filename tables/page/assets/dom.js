@@ -20,10 +20,31 @@ export function card(title, extra, ...children) {
   return el("section", { class: "card", "aria-label": title }, el("div", { class: "card-head" }, heading, extra), ...children);
 }
 
-/** A card whose content comes later. */
+/** A card whose content comes later, and may change. */
 export function slot(title, extra = null, attributes = {}) {
   const body = el("div", attributes);
-  return { section: card(title, extra, body), fill: (...children) => body.replaceChildren(...present(children)), body };
+  return { section: card(title, extra, body), fill: (...children) => refill(body, ...children), body };
+}
+
+/**
+ * Give an element these children, leaving what looks the same where it is: a click that has begun there, or the focus,
+ * is not lost. Listeners stay with what they are on, so what they act on has to show, in a label or an address.
+ */
+export function refill(element, ...children) {
+  const wanted = document.createDocumentFragment();
+  wanted.append(...present(children));
+  const before = [...element.childNodes];
+  const after = [...wanted.childNodes];
+  after.forEach((child, index) => (index < before.length ? refresh(before[index], child) : element.append(child)));
+  before.slice(after.length).forEach((child) => child.remove());
+}
+
+function refresh(node, fresh) {
+  if (node.nodeName === "DETAILS") fresh.open = node.open; // what the reader has opened stays open
+  if (node.isEqualNode(fresh)) return;
+  const isAlike = node.cloneNode().isEqualNode(fresh.cloneNode());
+  if (isAlike) refill(node, ...fresh.childNodes);
+  else node.replaceWith(fresh);
 }
 
 /** The state of something as a word, coloured by what it means. */
@@ -39,7 +60,7 @@ export function facts(pairs) {
 
 /**
  * A table. A column is {name, cell: row => child, number?, minor?}: numbers are flush right, minor columns give way on
- * phones. Rows with the same key keep their elements, so that focus stays where it is.
+ * phones. Rows with the same key keep their elements, as `refill` does.
  */
 export function table(caption, columns, { empty = "Nothing here." } = {}) {
   const head = el("tr", {}, columns.map((column) => el("th", { scope: "col", class: classOf(column) }, column.name)));
@@ -50,19 +71,16 @@ export function table(caption, columns, { empty = "Nothing here." } = {}) {
   const node = el("div", {}, wrap, none);
   const drawn = new Map(); // key to [row element, what it shows]
 
-  const draw = (row) => el("tr", {}, columns.map((c) => el("td", { class: classOf(c) }, c.cell(row) ?? "–")));
+  const cells = (row) => columns.map((column) => el("td", { class: classOf(column) }, column.cell(row) ?? "–"));
   const show = (rows, keyOf = (row) => JSON.stringify(row)) => {
     const kept = new Set();
     rows.forEach((row, index) => {
       const key = keyOf(row);
       const text = JSON.stringify(row);
       kept.add(key);
-      if (drawn.get(key)?.[1] !== text) {
-        const element = draw(row);
-        drawn.get(key)?.[0].replaceWith(element);
-        drawn.set(key, [element, text]);
-      }
-      const element = drawn.get(key)[0];
+      const [element, before] = drawn.get(key) ?? [el("tr")];
+      if (before !== text) refill(element, ...cells(row));
+      drawn.set(key, [element, text]);
       if (body.children[index] !== element) body.insertBefore(element, body.children[index] ?? null);
     });
     for (const [key, [element]] of drawn) {

@@ -75,8 +75,7 @@ function recordOf(letter, changed) {
 }
 
 function edit(id, payload, changed) {
-  const text = el("textarea", { rows: "8", spellcheck: "false" });
-  text.value = JSON.stringify(payload, null, 2);
+  const text = el("textarea", { id: `payload-${id}`, rows: "8", spellcheck: "false" }, JSON.stringify(payload, null, 2));
   const form = el("form", { class: "stack" }, field("Another payload", text), el("div", { class: "actions" }, el("button", { type: "submit" }, "Retry with this payload")));
   form.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -1,6 +1,6 @@
 // The story of an order: what was asked, what happened and what was sent, each below what caused it.
 
-import { card, el, pill } from "./dom.js";
+import { card, el, pill, refill } from "./dom.js";
 import { time } from "./format.js";
 
 export function storyTree() {
@@ -10,7 +10,7 @@ export function storyTree() {
     node,
     show(roots) {
       node.hidden = roots.length === 0;
-      tree.replaceChildren(branches(roots));
+      refill(tree, branches(roots));
     },
   };
 }

@@ -1,6 +1,6 @@
 // What has happened to an order: its events by business time, and how its saga went by the worker's clock.
 
-import { card, el, slot } from "./dom.js";
+import { card, el, refill, slot } from "./dom.js";
 import { time } from "./format.js";
 
 export function timeline() {
@@ -10,19 +10,18 @@ export function timeline() {
   return {
     node: card("What happened", null, events.body, behind),
     show(items, happenings) {
-      const open = new Set([...events.body.querySelectorAll("details[open]")].map((details) => details.dataset.event));
-      events.fill(el("ol", { class: "timeline" }, items.map((event) => entry(event, open))));
+      events.fill(el("ol", { class: "timeline" }, items.map(entry)));
       behind.hidden = happenings.length === 0;
-      process.replaceChildren(...happenings.map(step));
+      refill(process, ...happenings.map(step));
     },
   };
 }
 
-function entry(event, open) {
+function entry(event) {
   const said = event.payload.detail ?? event.payload.reason;
   const all = el(
     "details",
-    { "data-event": event.event_id, open: open.has(event.event_id) },
+    { "data-event": event.event_id },
     el("summary", {}, "Event"),
     el("pre", { tabindex: "0", "aria-label": `Event ${event.event_type}` }, JSON.stringify(event, null, 2)),
   );
