@@ -16,7 +16,7 @@ from tests.chaos.orders import COMMAND_TYPES, PLACE, Order
 from tests.chaos.releases import Releases
 from tests.chaos.sagas import Sagas
 from tests.chaos.scenario import Commands, Urls, Workload
-from tests.chaos.spoiler import HOPELESS
+from tests.chaos.spoiler import HOPELESS, MISPLACED
 from tests.chaos.verifier import COMMANDS, DEAD_LETTERS, EVENTS, check_promises, check_requests, count_broken
 from tests.chaos.verify_balance import (
     check_nothing_is_left,
@@ -141,16 +141,16 @@ class FailingSagas(Failing):
 
 
 class Discarded:
-    """What was discarded of the commands of orders, and what was never meant to be one."""
+    """What was discarded of the commands of orders, and what no client has meant to be one."""
 
     def __init__(self, world: World) -> None:
         self._world = world
         books = FailureBooks(world)
         letters = [letter for letter in books.letters if letter.row["topic"] == COMMANDS]
-        hopeless = {letter.place for letter in letters if letter.row["error_type"] in HOPELESS}
-        given_up = {letter.place for letter in letters if letter.state == "discarded"} - hopeless
+        spoiled = {letter.place for letter in letters if letter.row["error_type"] in (*HOPELESS, *MISPLACED)}
+        given_up = {letter.place for letter in letters if letter.state == "discarded"} - spoiled
         moved = {letter.row["event_id"] for letter in letters if letter.is_moved}
-        self._hopeless, self._given_up = _places(hopeless), _places(given_up)
+        self._spoiled, self._given_up = _places(spoiled), _places(given_up)
         self._repeated: set[RecordPlace] = set()
         self._ids: set[str] = set()
         for command_id, copies in copies_of_commands(books).items():
@@ -163,12 +163,12 @@ class Discarded:
 
     def world_without(self, orders: Sequence[Order]) -> World:
         """The world as if nobody had sent what was discarded, and nothing had ever failed."""
-        dropped = self._hopeless | self._repeated | self._given_up
+        dropped = self._spoiled | self._repeated | self._given_up
         return self._world.without(orders, lambda record: record.topic == DEAD_LETTERS or record.place in dropped)
 
     def only_commands(self) -> World:
-        """The world without what no handler can take."""
-        dropped = self._hopeless | self._repeated
+        """The world without what only the spoiler, or an operator, has written."""
+        dropped = self._spoiled | self._repeated
         return self._world.without(self._world.orders, lambda record: record.place in dropped)
 
     def order_without(self, order: Order) -> Order:

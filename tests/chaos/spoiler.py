@@ -16,7 +16,9 @@ from tests.chaos.orders import encode, new_id
 
 RECENT = 20
 HOPELESS = ("UndecodableRecord", "InvalidPayload", "UnknownEventType", "KeyMismatch")
-"""Types of errors of records that are never processed; others lie in the wrong place only."""
+"""Types of errors of records that are never processed."""
+MISPLACED = ("WrongPartition", "MissingKey")
+"""Those of records that lie in the wrong place only: the system's own commands once more."""
 
 
 class Spoiler:

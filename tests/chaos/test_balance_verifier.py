@@ -21,6 +21,7 @@ from streams.topics import ORDER_COMMANDS
 from streams.transport.embedded_broker import EmbeddedBroker
 from tables.orders import ORDERS
 from tests.apps import caught_up, make_settings, publish, row, running, wait_until
+from tests.chaos.failures import Discarded
 from tests.chaos.orders import CANCEL, CONFIRM, EVENT_TYPES, PLACE, Order, new_step, random_order
 from tests.chaos.verify_balance import count_failures, problems_at_any_moment, problems_at_the_end
 from tests.chaos.world import IDENTITY_KEY, Record, World, read_log
@@ -117,17 +118,19 @@ async def play(scene: Scene, app: OrdersApp) -> None:
         await publish(app, ORDER_COMMANDS, order.order_id or "", *(order.command(step) for step in order.steps))
     fine = scene.orders[FINE]
     await publish(app, ORDER_COMMANDS, fine.order_id or "", b"{no json")
-    elsewhere = 1 - app.engine.partition_for(scene.key(FINE))
-    copy = scene.key(FINE), fine.command(fine.steps[0]), ()
-    await app.engine.broker.publish(ORDER_COMMANDS.name, elsewhere, [copy])
+    for name in (FINE, RESOLVED):
+        elsewhere, order = 1 - app.engine.partition_for(scene.key(name)), scene.orders[name]
+        copy = scene.key(name), order.command(order.steps[0]), ()
+        await app.engine.broker.publish(ORDER_COMMANDS.name, elsewhere, [copy])
     await caught_up(app, "decide-orders")
     letters = {(letter.key, letter.error_type): id for id, letter in open_letters(app).items()}
-    assert len(letters) == 6
+    assert len(letters) == 7
     scene.mended.add(scene.command(RESOLVED, 1))
     await retry(app, letters[scene.key(RESOLVED), "Broken"], letters[scene.key(FINE), "WrongPartition"])
     await retry(app, letters[scene.key(RETRIED), "Broken"], not_before_ms=int(time.time() * 1000) + FAR_MS)
     await discard(app, letters[scene.key(DISCARDED), "Broken"])
-    await wait_until(lambda: len(closed_letters(app)) == 3, "letters are closed")
+    await discard(app, letters[scene.key(RESOLVED), "WrongPartition"])
+    await wait_until(lambda: len(closed_letters(app)) == 4, "letters are closed")
     await wait_until(lambda: all(is_cancelled(app, scene.orders[n]) for n in (RESOLVED, DISCARDED)), "lanes went on")
     await caught_up(app)
 
@@ -160,8 +163,17 @@ async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_a_sound_world_has_no_problems_at_any_moment(scene: Scene) -> None:
     assert problems_at_any_moment(scene.world()) == {}
     found = count_failures(scene.world())
-    assert (found["open"], found["resolved"], found["discarded"], found["moved"]) == (2, 1, 1, 1)
+    assert (found["open"], found["resolved"], found["discarded"], found["moved"]) == (2, 1, 2, 1)
     assert found["waiting"] == 3, "the retried one, and what is behind it and behind the open one"
+
+
+def test_a_copy_in_the_wrong_partition_is_no_command_of_a_client_whether_it_was_moved_or_discarded(
+    scene: Scene,
+) -> None:
+    discarded = Discarded(scene.world())
+    sent = [record.body["eventId"] for record in discarded.only_commands().records(ORDER_COMMANDS.name)]
+    assert sorted(sent) == sorted(step.command_id for order in scene.orders.values() for step in order.steps)
+    assert discarded.keys == {scene.key(DISCARDED)}
 
 
 def test_at_the_end_nothing_may_wait_and_no_letter_may_be_open(scene: Scene) -> None:
