@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -151,14 +152,20 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         )
 
 
-def _start_broker(folder: Path, extras: kafka.Extras | None = None) -> kafka.KafkaBroker:
+@contextlib.contextmanager
+def _start_broker(folder: Path, extras: kafka.Extras | None = None) -> Iterator[kafka.KafkaBroker]:
     if (reason := _why_no_own_broker()) is not None:
         _missing(KAFKA, reason)
     try:
         kafka.resolve_jars()
     except kafka.KafkaUnavailable as error:
         _missing(KAFKA, str(error))
-    return kafka.KafkaBroker(folder, extras=extras)
+    broker = kafka.KafkaBroker(folder, extras=extras)
+    broker.start()
+    try:
+        yield broker
+    finally:
+        broker.kill()  # nobody reads its data any more, and a proper end takes seconds
 
 
 def _missing(need: Need, reason: str) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import random
 import re
@@ -16,7 +17,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -37,6 +38,7 @@ LOG_TAIL_LINES = 30
 
 # Below every system's ephemeral range: while a broker is down, no client's outgoing connection can take its port.
 PORTS = range(20_000, 30_000)
+PROCESSES_MAX = 4  # of tests side by side (pytest-xdist), each with a share of the ports
 
 
 class KafkaUnavailable(Exception):
@@ -96,10 +98,11 @@ def resolve_jars() -> Path:
         if done.returncode != 0:
             raise KafkaUnavailable(f"Maven could not fetch Kafka {VERSION}:\n{_tail(done.stdout)}")
         shutil.copy(POM, fetched)
-        shutil.rmtree(target, ignore_errors=True)
         # Another process may have been quicker; its jars are the same.
-        with contextlib.suppress(OSError):
-            fetched.rename(target)
+        if not _jars_complete(target):
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                fetched.rename(target)
     return target
 
 
@@ -109,11 +112,24 @@ def _jars_complete(folder: Path) -> bool:
     return kept.is_file() and kept.read_bytes() == POM.read_bytes()
 
 
+def _own_ports() -> Iterator[int]:
+    """Ports of this process, in turn: what is down for a moment, or not up yet, does not lose its port to another."""
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES_MAX
+    share = len(PORTS) // PROCESSES_MAX
+    own = PORTS[process * share : (process + 1) * share - 1]  # so that the one above each is not another process's
+    first = random.SystemRandom().randrange(share)  # tests seed the other one
+    return itertools.cycle((*own[first:], *own[:first]))
+
+
+_ports = _own_ports()
+
+
 def unused_port(also_next: bool = False) -> int:
     """Return a loopback TCP port that nobody listens on; with `also_next`, the one above it is free as well."""
-    for _ in range(200):
-        port = random.choice(PORTS)
+    for port in itertools.islice(_ports, 200):
         if port_is_free(port) and (not also_next or port_is_free(port + 1)):
+            if also_next:
+                next(_ports)
             return port
     raise RuntimeError(f"no free port in {PORTS}")
 

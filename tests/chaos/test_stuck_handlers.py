@@ -38,7 +38,9 @@ class Site:
         }
         environment = {f"ORDERS_{name.upper()}": str(value) for name, value in shared.items()}
         self.worker = Worker("w1", folder, broker, {**environment, "STUCK_NAME": name})
-        self.settings = Settings(_env_file=None, broker=broker, data_dir=self.worker.data_dir, **shared)
+        self.settings = Settings(
+            _env_file=None, broker=broker, data_dir=self.worker.data_dir, web_port=self.worker.port, **shared
+        )
         self.stubborn = Stubborn(name)
 
     def marks(self) -> list[Path]:
