@@ -81,7 +81,7 @@ class OrdersApp(faust.App):
 
     def on_webserver_init(self, web: Any) -> None:
         """Add the services' routes to the web server, once it is known where it listens."""
-        web.web_app.middlewares.append(answer_problems(self.engine, self.conf.web_bind))
+        web.around.append(answer_problems(self.engine, self.conf.web_bind))
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
         declared = [gauge for service in self.services for gauge in service.gauges]
         web.web_app[GAUGES] = Gauges(self.engine, declared)
@@ -90,7 +90,7 @@ class OrdersApp(faust.App):
         if self.spans is not None:
             from streams.tracing.requests import trace_requests
 
-            web.web_app.middlewares.insert(0, trace_requests(self.spans))
+            web.around.append(trace_requests(self.spans))
         web.web_app[DOCUMENTS] = Documents(self.engine, tuple(self.services))
         install_routing(web.web_app, self.engine, lambda number: cast(NumberAssignor, self.assignor).owner_url(number))
         for service in self.services:

@@ -60,11 +60,14 @@ def by_partition(
         @wraps(function)
         async def route(request: web.Request) -> web.StreamResponse:
             number = number_of(request)
-            if task_here(request, number) is None:
+            task = task_here(request, number)
+            if task is None:
                 return await request.app[ROUTER].forward(request, number)
-            key = request.match_info[key_name].encode() if key_name is not None else None
-            await catch_up(request, path, number, key)
-            return await function(request, request.app[ENGINE].task(number))
+            if request.query_string:
+                key = request.match_info[key_name].encode() if key_name is not None else None
+                await catch_up(request, path, number, key)
+                task = request.app[ENGINE].task(number)
+            return await function(request, task)
 
         implies(route, FRESHNESS)
         return route

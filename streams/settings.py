@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     # Half of what a topic takes: a record that waits is kept as JSON, in which bytes need a third more room.
     record_bytes_max: Annotated[int, Field(ge=1024, le=TOPIC_RECORD_BYTES_MAX // 2)] = 1 << 20
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000
-    cache_rows_max: Annotated[int, Field(ge=0)] = 100_000
+    cache_rows_max: Annotated[int, Field(ge=0)] = 300_000
     dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
     handler_timeout: Annotated[float, Field(gt=0)] = 5.0
     session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from aiohttp import hdrs, web
@@ -43,7 +43,7 @@ SECURITY_HEADERS: CIMultiDict[str] = CIMultiDict(
         "Cache-Control": "no-store",
     }
 )
-_SECURED = istr("Cross-Origin-Resource-Policy")
+_SECURED = istr("Cross-Origin-Resource-Policy")  # an answer that has it has the others
 _JSON_HEADERS = CIMultiDict(SECURITY_HEADERS, **{hdrs.CONTENT_TYPE: "application/json"})
 UNKNOWN_HOST = (
     "this worker listens on its own machine only and is not known by the name in the header Host; "
@@ -62,6 +62,8 @@ _encode = msgspec.json.Encoder().encode
 _changes: set[asyncio.Future[web.StreamResponse]] = set()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Around = Callable[[Handler], Handler]
+"""What stands around all requests, before a route is looked for; as aiohttp's middleware it costs a read 6 % more."""
 
 
 class Problem(Exception):
@@ -111,8 +113,9 @@ def invalid(field: str, message: str) -> Problem:
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
     """JSON of structs, dictionaries and lists; decimals become strings."""
-    made = _JSON_HEADERS.copy()  # which costs a tenth of setting each of them
+    made = _JSON_HEADERS  # of which the answer makes a copy
     if headers:
+        made = made.copy()
         made.update(headers)
     return web.Response(body=_encode(value), status=status, headers=made)
 
@@ -142,13 +145,10 @@ def duration_parameter(request: web.Request, name: str, default_s: float) -> flo
 def secure(response: web.StreamResponse) -> None:
     """Add what keeps browsers from taking an answer for more than it is, unless its handler has said otherwise.
 
-    Every answer gets it; a handler that prepares a stream by itself has to call this before. An answer with a
-    `Cross-Origin-Resource-Policy` has them already.
+    Every answer gets it; a handler that prepares a stream by itself has to call this before.
     """
-    headers = response.headers
-    if _SECURED not in headers:
-        for name, value in SECURITY_HEADERS.items():
-            headers.setdefault(name, value)
+    for name, value in SECURITY_HEADERS.items():
+        response.headers.setdefault(name, value)
 
 
 class FieldProblem(msgspec.Struct, frozen=True):
@@ -180,8 +180,8 @@ def time_of(name: str, text: str) -> datetime:
     return time
 
 
-def answer_problems(engine: Engine, bound_to: str) -> Any:
-    """The middleware around every route: checks who asks, turns errors into problems, and secures the answers.
+def answer_problems(engine: Engine, bound_to: str) -> Around:
+    """Around all requests: checks who asks, turns errors into problems, and secures the answers.
 
     `bound_to` is the address the worker listens on.
     """
@@ -190,35 +190,37 @@ def answer_problems(engine: Engine, bound_to: str) -> Any:
     expected = f"Bearer {token}".encode() if token else b""
     is_ours = host_check(settings, bound_to)
 
-    @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        attention()
-        try:
-            if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
-                raise Problem(421, UNKNOWN_HOST)
-            is_change = request.method not in SAFE_METHODS
-            if is_change:
-                if is_from_another_site(request, settings.web_url):
-                    raise Problem(403, OTHER_SITE)
-                if expected:
-                    _check_token(request, expected)
-            response = await (_to_its_end(handler(request)) if is_change else handler(request))
-        except Problem as problem:
-            response = problem.response()
-        except web.HTTPException as error:
-            if error.status < 400:
-                raise
-            response = _explain(request, error).response()
-        except PASSING as error:
-            response = unavailable(str(error)).response()
-        except Exception:
-            _log_failure(request)
-            response = Problem(500, "an unexpected error; the worker's log has the details").response()
-        if not response.prepared:
-            secure(response)
-        return response
+    def around(handle: Handler) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            attention()
+            try:
+                if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
+                    raise Problem(421, UNKNOWN_HOST)
+                is_change = request.method not in SAFE_METHODS
+                if is_change:
+                    if is_from_another_site(request, settings.web_url):
+                        raise Problem(403, OTHER_SITE)
+                    if expected:
+                        _check_token(request, expected)
+                response = await (_to_its_end(handle(request)) if is_change else handle(request))
+            except Problem as problem:
+                response = problem.response()
+            except web.HTTPException as error:
+                if error.status < 400:
+                    raise
+                response = _explain(request, error).response()
+            except PASSING as error:
+                response = unavailable(str(error)).response()
+            except Exception:
+                _log_failure(request)
+                response = Problem(500, "an unexpected error; the worker's log has the details").response()
+            if _SECURED not in response.headers and not response.prepared:
+                secure(response)
+            return response
 
-    return middleware
+        return answer
+
+    return around
 
 
 async def _to_its_end(change: Awaitable[web.StreamResponse]) -> web.StreamResponse:
@@ -242,14 +244,20 @@ def _log_abandoned(change: asyncio.Future[web.StreamResponse]) -> None:
 
 def _log_failure(request: web.Request) -> None:
     """Say that a route failed; not on which path, in which a customer's id may be."""
-    resource = request.match_info.route.resource
     correlation_id = request.headers.get("X-Correlation-Id", "")[:NAME_CHARACTERS_MAX]
     log.exception(
         "%s %s failed",
         request.method,
-        resource.canonical if resource is not None else "",
+        route_of(request) or "",
         extra=about(correlation_id=correlation_id or None),
     )
+
+
+def route_of(request: web.Request) -> str | None:
+    """The path of a request's route with names for its parts; None when none was looked for, or found."""
+    match = cast(web.UrlMappingMatchInfo | None, request.match_info)
+    resource = match.route.resource if match is not None else None
+    return resource.canonical if resource is not None else None
 
 
 def _check_token(request: web.Request, expected: bytes) -> None:

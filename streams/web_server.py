@@ -11,6 +11,7 @@ from faust.web.drivers import aiohttp as faust_aiohttp
 
 from streams.connections import IDLE_S, Connections, Patience
 from streams.settings import Settings
+from streams.web import Around
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,14 @@ class WebServer(faust_aiohttp.Web):
             shutdown_timeout=SHUTDOWN_S,
         )
         self._connections: Connections | None = None
+        self.around: list[Around] = []  # from the inside out
 
     def _new_transport_tcp(self) -> web.BaseSite:
+        server = cast(web.Server, self._runner.server)
+        for around in self.around:
+            server.request_handler = around(server.request_handler)  # type: ignore[assignment]
         maximum = within_open_files(self._connections_max)
-        self._connections = Connections(cast(web.Server, self._runner.server), maximum, self.patience)
+        self._connections = Connections(server, maximum, self.patience)
         conf = self.app.conf
         return _Site(self._runner, conf.web_bind, conf.web_port, self._connections, conf.web_ssl_context)
 

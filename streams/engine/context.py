@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from streams.engine.batch import Fetched
+from streams.engine.cache import CacheBudget
 from streams.engine.circuit import Circuit
 from streams.engine.commit_listeners import CommitListeners
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
@@ -30,6 +31,7 @@ class EngineContext(Protocol):
     broker: Broker
     metrics: Metrics
     loop_share: LoopShare
+    cache_budget: CacheBudget  # of all partitions together
     tables: Mapping[str, AnyTable]
     projections: Mapping[str, Projection]  # by agent
     reactions: Reactions

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.batch import Fetched
+from streams.engine.cache import CacheBudget
 from streams.engine.circuit import Circuit, Pause
 from streams.engine.commit_listeners import CommitListeners
 from streams.engine.context import TimerHandler
@@ -101,6 +102,7 @@ class Engine:
         self.registry = registry
         self.metrics = Metrics((*registry.types, UNKNOWN_TYPE), (*agents, TIMERS_AGENT))
         self.loop_share = LoopShare()
+        self.cache_budget = CacheBudget(settings.cache_rows_max)
         self.waiting = WaitingRoom()
         self.topics = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}

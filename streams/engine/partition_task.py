@@ -105,7 +105,7 @@ class PartitionTask:
         context = self._context
         await self._producer.start()
         store = Store(context.store_path(self.number))
-        self._rows = Rows(store, context.settings.cache_rows_max // len(context.tables), context.metrics)
+        self._rows = Rows(store, context.cache_budget, context.metrics)
         topics = {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
         reader = context.broker.reader(self.number, list(topics))
         try:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from streams.engine.cache import ABSENT, RowCache
+from streams.engine.cache import ABSENT, CacheBudget, RowCache
 from streams.engine.projection import Projection
 from streams.engine.rebuilds import REBUILT_ROWS, RebuiltKey
 from streams.engine.table import AnyTable, Table
@@ -21,7 +21,7 @@ from streams.transport.base import Headers
 K = TypeVar("K")
 V = TypeVar("V")
 
-ROWS_MAX = 10_000  # decoded ones of each table
+ROWS_MAX = 30_000  # decoded ones
 
 
 class WritesAnotherTable(Exception):
@@ -34,7 +34,8 @@ class _RebuiltRows:
     def __init__(self, projection: Projection, live: Callable[[], UnitOfWork]) -> None:
         self._own = frozenset(projection.tables)
         self._live = live
-        self.decoded: defaultdict[AnyTable, RowCache] = defaultdict(lambda: RowCache(ROWS_MAX))
+        budget = CacheBudget(ROWS_MAX)
+        self.decoded: defaultdict[AnyTable, RowCache] = defaultdict(lambda: RowCache(budget))
 
     def committed_or_committing(self, table: Table[K, V], key: K) -> V | None:
         """The row as the records so far have left it."""

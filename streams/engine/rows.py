@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
-from streams.engine.cache import ABSENT, RowCache
+from streams.engine.cache import ABSENT, CacheBudget, RowCache
 from streams.engine.store import Store
 from streams.engine.table import AnyTable, Table
 from streams.engine.unit_of_work import MISSING, UnitOfWork
@@ -21,10 +21,10 @@ class Rows:
     A failed commit ends the partition task, and this with it: nothing here outlives what the changelog says.
     """
 
-    def __init__(self, store: Store, rows_max_per_table: int, metrics: Metrics) -> None:
+    def __init__(self, store: Store, budget: CacheBudget, metrics: Metrics) -> None:
         self.store = store
         self.committing: UnitOfWork | None = None
-        self._rows_max = rows_max_per_table
+        self._budget = budget
         self._metrics = metrics
         self._caches: dict[AnyTable, RowCache] = {}
 
@@ -88,5 +88,5 @@ class Rows:
     def _cache(self, table: AnyTable) -> RowCache:
         cache = self._caches.get(table)
         if cache is None:
-            cache = self._caches[table] = RowCache(self._rows_max)
+            cache = self._caches[table] = RowCache(self._budget)
         return cache

@@ -46,6 +46,10 @@ class ActiveSpan:
         """The id of the trace, 32 hexadecimal digits."""
         return f"{self.span.get_span_context().trace_id:032x}"
 
+    def rename(self, name: str) -> None:
+        """Give it another name."""
+        self.span.update_name(name)
+
     def annotate(self, name: str, value: Value) -> None:
         """Add an attribute."""
         self.span.set_attribute(name, value)

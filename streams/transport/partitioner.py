@@ -4,8 +4,8 @@ from functools import lru_cache
 
 from aiokafka.partitioner import murmur2
 
-# The hash is pure Python (about 5 µs a key) and hot keys repeat; the bound keeps the cache at some 10 MB.
-_CACHED_KEYS_MAX = 65_536
+# The hash is pure Python (about 5 µs a key) and hot keys repeat; the bound keeps the cache at some 20 MB.
+_CACHED_KEYS_MAX = 131_072
 
 
 def partition_for(key: bytes, partitions: int) -> int:

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from streams.app import create_app
 from streams.routing import ROUTER, install
-from streams.web import Problem, answer_problems
+from streams.web import Around, Problem, answer_problems
 from tests.apps import make_settings, start, stop
 from tests.kafka import unused_port
 
@@ -43,19 +43,27 @@ async def frozen_worker() -> AsyncIterator[tuple[str, asyncio.Event]]:
         await server.wait_closed()
 
 
+async def set_up(application: web.Application, around: Around) -> web.AppRunner:
+    """A runner as the worker's own: what is asked for and not changed is cancelled with its client."""
+    runner = web.AppRunner(application, handler_cancellation=True)
+    await runner.setup()
+    assert runner.server is not None
+    runner.server.request_handler = around(runner.server.request_handler)  # type: ignore[assignment]
+    return runner
+
+
 async def test_a_request_that_another_worker_holds_does_not_hold_up_the_end(tmp_path: Path) -> None:
     settings = make_settings("memory://", tmp_path)
     async with frozen_worker() as (owner, asked), aiohttp.ClientSession() as client:
         engine = create_app(settings, services=()).engine
-        application = web.Application(middlewares=[answer_problems(engine, settings.web_host)])
+        application = web.Application()
         install(application, engine, lambda number: owner)
 
         async def forward(request: web.Request) -> web.StreamResponse:
             return await request.app[ROUTER].forward(request, 0)
 
         application.router.add_get("/orders/o-1", forward)
-        runner = web.AppRunner(application)
-        await runner.setup()
+        runner = await set_up(application, answer_problems(engine, settings.web_host))
         await web.TCPSite(runner, settings.web_host, settings.web_port).start()
 
         waiting = asyncio.create_task(client.get(f"{settings.public_url}/orders/o-1"))
@@ -80,10 +88,9 @@ async def test_of_a_change_whose_client_has_gone_only_bugs_are_logged(
         raise error
 
     engine = create_app(settings, services=()).engine
-    application = web.Application(middlewares=[answer_problems(engine, settings.web_host)])
+    application = web.Application()
     application.router.add_post("/orders", change)
-    runner = web.AppRunner(application, handler_cancellation=True)
-    await runner.setup()
+    runner = await set_up(application, answer_problems(engine, settings.web_host))
     await web.TCPSite(runner, settings.web_host, settings.web_port).start()
     async with aiohttp.ClientSession() as client:
         asking = asyncio.create_task(client.post(f"{settings.public_url}/orders"))
@@ -102,7 +109,7 @@ async def test_a_client_that_never_sends_its_body_does_not_hold_up_the_end(tmp_p
     settings = make_settings("memory://", tmp_path)
     app = await start(settings)
     reader, writer = await asyncio.open_connection(settings.web_host, settings.web_port)
-    writer.write(b"POST /orders HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
+    writer.write(b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\nExpect: 100-continue\r\n\r\n")
     assert b"100 Continue" in await reader.readline(), "the body is waited for"
     began = time.monotonic()
     await stop(app)
