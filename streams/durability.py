@@ -22,14 +22,9 @@ def durability_checks(settings: Settings, specs: Sequence[TopicSpec], facts: Log
     if len(readable) < len(there) or not facts.settings:
         advice = f"give this client the right DescribeConfigs on topics and cluster, or look yourself: {GUIDE}"
         checks.append(Check("Kafka settings", True, "some cannot be read, and are not checked", advice))
-    return [
-        *checks,
-        _elections(readable),
-        _retention(settings, readable),
-        _record_size(readable),
-        *_transactions(settings, facts.settings),
-        *_mistyped(facts.settings),
-    ]
+    if readable:  # of no topic nothing is known, so nothing is said to be in order
+        checks += [_elections(readable), _retention(settings, readable), _record_size(readable)]
+    return [*checks, *_transactions(settings, facts.settings), *_mistyped(facts.settings)]
 
 
 def _copies(settings: Settings, facts: LogFacts, there: Mapping[TopicSpec, TopicFacts]) -> Iterator[Check]:

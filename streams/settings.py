@@ -16,6 +16,7 @@ from streams.transport.base import TOPIC_RECORD_BYTES_MAX
 from streams.transport.tls import UnusableTlsFiles, tls_context
 
 ENV_PREFIX = "ORDERS_"
+ENV_FILE = ".env"
 RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
 TRANSPORTS = ("embedded", "memory", "kafka")
 # What stands for every address of the machine, and where a program on the same machine then connects to.
@@ -44,7 +45,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_prefix=ENV_PREFIX, env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
     app_id: str = Field("orders", pattern=r"^[a-z][a-z0-9-]{0,62}$", description="consumer group, changelog prefix")

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 import msgspec
+from dotenv import dotenv_values
 
 from agents.cli.client import Refused, WorkerClient, client_for
 from agents.cli.console import Failure, echo, example, quiet_logging, run_until_interrupted, settings_from
 from agents.cli.records import open_broker
 from streams.binding import binding_problem
-from streams.settings import ENV_PREFIX, Settings
+from streams.settings import ENV_FILE, ENV_PREFIX, Settings
 
 if TYPE_CHECKING:
     from streams.check import Check
@@ -54,7 +55,7 @@ async def _examine(settings: Settings, url: str | None) -> list[Check]:
     from streams.doctor import check_data_folder
 
     checks = [Check("settings", True, f"{settings.broker}, {settings.partitions} partitions")]
-    checks += unknown_variables(os.environ)
+    checks += unknown_variables(given_names())
     async with client_for(settings, url) as client:
         if await client.is_up():
             return checks + await _ask_worker(client)
@@ -64,8 +65,13 @@ async def _examine(settings: Settings, url: str | None) -> list[Check]:
     return checks + await _examine_broker(settings)
 
 
+def given_names() -> set[str]:
+    """The names that settings are looked for among: variables, and what the `.env` file of this folder has."""
+    return {*os.environ, *dotenv_values(ENV_FILE)}
+
+
 def unknown_variables(environment: Iterable[str]) -> list[Check]:
-    """Variables that look like settings, but are none: most likely misspelt."""
+    """Names that look like settings, but are none: most likely misspelt."""
     from streams.check import Check
 
     known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES

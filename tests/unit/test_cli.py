@@ -17,7 +17,7 @@ from agents.cli.client import Refused, path_of
 from agents.cli.console import PlainSteps
 from agents.cli.counting import EventCount
 from agents.cli.dead_letters import dead_letters
-from agents.cli.doctor import lines_of, unknown_variables
+from agents.cli.doctor import given_names, lines_of, unknown_variables
 from agents.cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
 from agents.cli.letter_text import group_table, letter_table, letter_text
 from agents.cli.place import ItemType
@@ -449,6 +449,14 @@ def test_a_misspelt_setting_is_noted() -> None:
     (check,) = unknown_variables(names)
     assert "ORDERS_WEB_PROT" in check.detail
     assert lines_of(check)[0].startswith("note")
+
+
+@pytest.mark.usefixtures("no_settings")
+def test_a_misspelt_setting_in_the_env_file_is_noted() -> None:
+    assert not unknown_variables(given_names())
+    Path(".env").write_text("ORDERS_BROKER=memory://\nORDERS_PARTITION=12\nGRAFANA_PASSWORD=secret\n")
+    (check,) = unknown_variables(given_names())
+    assert "ORDERS_PARTITION is no setting" in check.detail
 
 
 def test_a_check_shows_what_to_do() -> None:

@@ -17,6 +17,8 @@ from tests.unit.test_alerts import anchors_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/operations.md")
+# What they lead to; few commands are in there.
+GUIDES = ("docs/releases.md", "docs/scaling.md", "docs/security.md", "docs/tracing-and-logs.md", "bench/README.md")
 # `orders` where a shell would find a command: after a prompt, variables, a path or another command.
 COMMAND = re.compile(r"^(?:\w+=\S+ |\S+/|docker compose exec worker )*orders (.+)$")
 
@@ -60,7 +62,7 @@ def test_command_lines_can_be_read(document: str, tmp_path: Path, monkeypatch: p
             pytest.fail(f"orders {line}: {error.format_message()}")
 
 
-@pytest.mark.parametrize("document", [*DOCUMENTS, "docker-compose.yml", ".env.example"])
+@pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES, "docker-compose.yml", ".env.example"])
 def test_settings_are_settings(document: str) -> None:
     known = {f"ORDERS_{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
     named = set(re.findall(r"ORDERS_[A-Z_]+", (ROOT / document).read_text()))
@@ -68,7 +70,7 @@ def test_settings_are_settings(document: str) -> None:
     assert named - known - families == set()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES])
 def test_links_lead_somewhere(document: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / document).read_text(), flags=re.DOTALL)
     links = [link for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]

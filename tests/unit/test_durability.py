@@ -133,3 +133,8 @@ def test_settings_that_cannot_be_read_are_said_not_to_be_checked() -> None:
     checks = examined(facts)
     assert checks["Kafka settings"].ok
     assert "DescribeConfigs" in str(checks["Kafka settings"].advice)
+    assert set(checks) == {"copies", "Kafka settings"}  # and nothing is called in order
+
+
+def test_a_cluster_without_topics_is_not_said_to_keep_them() -> None:
+    assert set(examined(LogFacts(3, cluster().settings, {}))) == {"transactions"}
