@@ -58,7 +58,8 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # Conditions that pass by themselves; the same request may succeed a moment later, or at another worker.
 PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
 DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
-_encode = msgspec.json.Encoder().encode
+encode_json = msgspec.json.Encoder().encode
+"""JSON of structs, dictionaries and lists; decimals become strings."""
 _changes: set[asyncio.Future[web.StreamResponse]] = set()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -97,7 +98,10 @@ class Problem(Exception):
     def response(self) -> web.Response:
         """The problem as an HTTP answer."""
         return web.Response(
-            body=_encode(self.body), status=self.status, content_type="application/problem+json", headers=self.headers
+            body=encode_json(self.body),
+            status=self.status,
+            content_type="application/problem+json",
+            headers=self.headers,
         )
 
 
@@ -112,12 +116,17 @@ def invalid(field: str, message: str) -> Problem:
 
 
 def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """JSON of structs, dictionaries and lists; decimals become strings."""
+    """An answer of JSON, see `encode_json`."""
+    return json_answer(encode_json(value), status, headers)
+
+
+def json_answer(body: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """An answer of JSON that is encoded already."""
     made = _JSON_HEADERS  # of which the answer makes a copy
     if headers:
         made = made.copy()
         made.update(headers)
-    return web.Response(body=_encode(value), status=status, headers=made)
+    return web.Response(body=body, status=status, headers=made)
 
 
 def int_parameter(request: web.Request, name: str, default: int, minimum: int, maximum: int) -> int:

@@ -90,10 +90,15 @@ def order_view(order: Order) -> OrderView:
     )
 
 
+def is_shown(order: Order) -> bool:
+    """Whether anything was placed under the order's id."""
+    return order.status != UNKNOWN
+
+
 def find_order(task: PartitionTask, order_id: str) -> Order | None:
     """The order, None when nothing was placed under the id."""
     order = task.read(ORDERS, order_id)
-    return order if order is not None and order.status != UNKNOWN else None
+    return order if order is not None and is_shown(order) else None
 
 
 def order_history(task: PartitionTask, order_id: str) -> list[bytes]:

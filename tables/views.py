@@ -5,6 +5,7 @@ from typing import TypedDict
 from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
+from streams.engine.rows import Rendering
 from streams.engine.waiters import Wanted
 from streams.freshness import by_key, wait_here
 from streams.operation import Operation
@@ -14,20 +15,30 @@ from streams.web import (
     TIMEOUT_S,
     Problem,
     duration_parameter,
+    encode_json,
     int_parameter,
+    json_answer,
     json_response,
 )
+from tables.orders import ORDERS, Order
 from tables.queries import (
     ORDER_PATH,
     EventView,
     OrderView,
     event_views,
-    find_order,
+    is_shown,
     order_history,
     order_view,
 )
 
 service = Service("order-views")
+
+
+def _order_answer(order: Order) -> bytes | None:
+    return encode_json(order_view(order)) if is_shown(order) else None
+
+
+ORDER_ANSWER = Rendering(ORDERS, _order_answer)
 
 
 class OrderEvents(TypedDict):
@@ -42,10 +53,10 @@ class OrderEvents(TypedDict):
 async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """One order; with `?after=TOKEN` never older than it. 404 when nothing was placed under the id."""
     order_id = request.match_info["order_id"]
-    order = find_order(task, order_id)
-    if order is None:
+    body = task.rendered(ORDER_ANSWER, order_id)
+    if body is None:
         raise no_order(order_id)
-    return json_response(order_view(order))
+    return json_answer(body)
 
 
 @service.route("GET", "/orders/{order_id}/events", Operation({200: OrderEvents}, problems=(404,)))

@@ -1,6 +1,6 @@
 """Bounded caches of decoded rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -74,6 +74,12 @@ class RowCache:
         before = len(self._young)
         self._young.update(rows)
         self._budget.grown(len(self._young) - before)
+
+    def forget(self, keys: Iterable[Any]) -> None:
+        """Let the store be asked for these."""
+        for key in keys:
+            self._young.pop(key, None)
+            self._old.pop(key, None)
 
     def rotate(self, is_kept: bool) -> tuple[dict[Any, Any], ...]:
         """Begin a new generation, with what was young as the old one if that is kept; return what gives way."""

@@ -101,7 +101,7 @@ class Engine:
         self.broker = broker
         self.registry = registry
         self.metrics = Metrics((*registry.types, UNKNOWN_TYPE), (*agents, TIMERS_AGENT))
-        self.loop_share = LoopShare()
+        self.loop_share = LoopShare(broker.commits_in_loop)
         self.cache_budget = CacheBudget(settings.cache_rows_max)
         self.waiting = WaitingRoom()
         self.topics = {topic.name: topic for topic in topics}

@@ -25,7 +25,7 @@ from streams.engine.outside import OutsideCalls, Prepare
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress, identify, restore
-from streams.engine.rows import Rows
+from streams.engine.rows import Rendering, Rows
 from streams.engine.stalled import StalledFetches
 from streams.engine.store import Store
 from streams.engine.stuck import StuckRecords
@@ -419,7 +419,7 @@ class PartitionTask:
         deadline = now + share.next_s()
         last_type, observe = "", _nothing_to_observe
         index = first
-        end = min(len(records), first + self._context.settings.commit_records_max - work.records)
+        end = min(len(records), first + self._records_max - work.records)
         while index < end:
             record = records[index]
             work.record = record
@@ -469,6 +469,11 @@ class PartitionTask:
         assert self._work is not None
         return self._work
 
+    @property
+    def _records_max(self) -> int:
+        """With so many records a unit of work is full."""
+        return self._context.loop_share.records_max(self._context.settings.commit_records_max)
+
     def open_work(self) -> UnitOfWork:
         """The open unit of work, whose interval begins with its first change."""
         assert self._work is not None
@@ -477,7 +482,7 @@ class PartitionTask:
 
     async def wait_for_room(self) -> None:
         """Hold back while the open unit of work is full and the one before is still being committed."""
-        while not self.failed.done() and self.open_work().records >= self._context.settings.commit_records_max:
+        while not self.failed.done() and self.open_work().records >= self._records_max:
             self._room.clear()
             self._commit_if_due()
             await self._room.wait()
@@ -495,7 +500,7 @@ class PartitionTask:
         work = self.open_work()
         due_at = self._opened_at + settings.commit_interval
         dry = self._dry and not self.queued.total() and not self._lingering.is_handling
-        if dry or now >= due_at or work.records >= settings.commit_records_max:
+        if dry or now >= due_at or work.records >= self._records_max:
             self._start_commit()
         elif self._commit_timer is None:
             self._commit_timer = asyncio.get_running_loop().call_later(due_at - now, self._on_interval)
@@ -574,6 +579,10 @@ class PartitionTask:
     def read(self, table: Table[K, V], key: K, *, keep: bool = True) -> V | None:
         """The committed row of `key`, None where there is none; not kept in the cache without `keep`."""
         return self._open_rows.read(table, key, keep)
+
+    def rendered(self, rendering: Rendering[K, V], key: K) -> bytes | None:
+        """The committed row of `key` as it is rendered, None where there is none."""
+        return self._open_rows.rendered(rendering, key)
 
     def scan(
         self, table: Table[K, V], prefix: bytes = b"", start: bytes = b"", reverse: bool = False

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 from streams.engine.cache import ABSENT, CacheBudget, RowCache
 from streams.engine.store import Store
@@ -13,6 +13,17 @@ from streams.metrics import Metrics
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+class Rendering(Generic[K, V]):
+    """Rows of a table as bytes for readers, such as an answer's body; `render` may say that there is nothing to show.
+
+    What was rendered is kept: it takes less room than the row, and less time than to make it again.
+    """
+
+    def __init__(self, table: Table[K, V], render: Callable[[V], bytes | None]) -> None:
+        self.table = table
+        self.render = render
 
 
 class Rows:
@@ -27,6 +38,7 @@ class Rows:
         self._budget = budget
         self._metrics = metrics
         self._caches: dict[AnyTable, RowCache] = {}
+        self._rendered: dict[Rendering[Any, Any], RowCache] = {}
 
     def committed_or_committing(self, table: Table[K, V], key: K) -> V | None:
         """The row that the unit of work being committed leaves, or the committed one; None where there is none.
@@ -61,6 +73,20 @@ class Rows:
             cache.put(key, row)
         return row  # type: ignore[no-any-return]
 
+    def rendered(self, rendering: Rendering[K, V], key: K) -> bytes | None:
+        """The committed row of `key` as it is rendered, None where there is none; kept until the row changes."""
+        cache = self._rendered.get(rendering)
+        if cache is None:
+            cache = self._rendered[rendering] = RowCache(self._budget)
+        body: Any = cache.get(key)
+        if body is not ABSENT:
+            self._metrics.cache_hits += 1
+            return body  # type: ignore[no-any-return]
+        row = self.read(rendering.table, key, keep=False)
+        body = None if row is None else rendering.render(row)
+        cache.put(key, body)
+        return body  # type: ignore[no-any-return]
+
     def scan(
         self, table: Table[K, V], prefix: bytes = b"", start: bytes = b"", reverse: bool = False
     ) -> Iterator[tuple[K, V]]:
@@ -83,6 +109,8 @@ class Rows:
         for table, rows in self.committing.rows.items():
             if table.cached:
                 self._cache(table).update(rows)
+        for rendering, cache in self._rendered.items():
+            cache.forget(self.committing.rows.get(rendering.table, ()))
         self.committing = None
 
     def _cache(self, table: AnyTable) -> RowCache:

@@ -130,6 +130,9 @@ class Reader(Protocol):
 class Broker(Protocol):
     """One log, embedded or Kafka, as the engine and the web view see it."""
 
+    commits_in_loop: bool
+    """Whether the event loop itself does the work of a commit, and nothing else meanwhile."""
+
     async def start(self) -> None:
         """Connect; raises TransportError with what to do when there is nothing to connect to."""
 

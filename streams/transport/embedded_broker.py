@@ -36,6 +36,8 @@ MAINTENANCE_INTERVAL_S = 60.0
 class EmbeddedBroker(Broker):
     """The embedded log of one process, as the engine and the web view see it."""
 
+    commits_in_loop = True
+
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._log: Log | None = None

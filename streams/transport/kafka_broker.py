@@ -36,6 +36,8 @@ COORDINATOR_PAUSE_S = 0.2
 class KafkaBroker(Broker):
     """Apache Kafka as the engine and the web view see it."""
 
+    commits_in_loop = False
+
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.options = connection_options(settings)

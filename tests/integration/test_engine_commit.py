@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from streams.engine.loop_share import RECORDS_MAX
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.waiters import PartitionLost
@@ -263,6 +264,22 @@ async def test_a_busy_partition_commits_many_records_at_once_and_never_more_than
         assert fed.engine.metrics.commits <= 8
         task.ran_dry()
         await wait_until(lambda: task.reached("count", topic.name) == 400, "the rest is committed")
+
+
+async def test_while_somebody_asks_the_embedded_log_is_written_in_small_commits(tmp_path: Path) -> None:
+    settings = make_settings("memory://", tmp_path, partitions=1, commit_interval=5.0)
+    topic, service, sizes = Topic(unique("asked"), "asked"), Service("asked"), list[int]()
+    service.agents["count"] = topic, _nothing
+
+    def count(record: Record, work: UnitOfWork) -> str:
+        sizes.append(work.records + 1)
+        fed.engine.loop_share.somebody_asks()
+        return "counted"
+
+    async with hand_fed(settings, [service]) as fed:
+        fed.engine.loop_share.somebody_asks()
+        await fed.handle(0, topic, "count", count, *((b"k", b"%d" % number, ()) for number in range(1000)))
+        assert max(sizes) == RECORDS_MAX
 
 
 async def test_a_partition_with_more_to_come_commits_when_the_interval_is_over(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from streams.engine.loop_share import ATTENTION_S, LEAST_S, SLICE_S, TURN_S, LoopShare
+from streams.engine.loop_share import ATTENTION_S, LEAST_S, RECORDS_MAX, SLICE_S, TURN_S, LoopShare
 
 
 @pytest.fixture
@@ -28,6 +28,21 @@ async def test_while_nobody_asks_everybody_has_a_slice_of_its_own(monkeypatch: p
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + ATTENTION_S + 0.1)
     assert share.next_s() == SLICE_S
+
+
+async def test_units_of_work_are_small_while_somebody_asks_and_commits_hold_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedded, kafka = LoopShare(commits_in_loop=True), LoopShare(commits_in_loop=False)
+    assert embedded.records_max(20_000) == 20_000
+    embedded.somebody_asks()
+    kafka.somebody_asks()
+    assert embedded.records_max(20_000) == RECORDS_MAX
+    assert embedded.records_max(10) == 10
+    assert kafka.records_max(20_000) == 20_000
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + ATTENTION_S + 0.1)
+    assert embedded.records_max(20_000) == 20_000
 
 
 async def test_later_ones_share_what_is_left_and_everybody_gets_something(share: LoopShare) -> None:
