@@ -15,6 +15,12 @@ GUIDE: Final = 'see "Kafka without loss" in docs/operations.md'
 
 def durability_checks(settings: Settings, specs: Sequence[TopicSpec], facts: LogFacts) -> list[Check]:
     """Copies, elections, retention, sizes and transactions; each problem names the topics and what to do."""
+    if not facts.has_controller:
+        detail = "none answers, so no topic or broker can change, and what brokers say of themselves may be old"
+        advice = (
+            "bring brokers and controllers back until a majority of the controllers is there; workers wait meanwhile"
+        )
+        return [Check("controllers", False, detail, advice)]
     there = {spec: facts.topics[spec.name] for spec in specs if spec.name in facts.topics}
     readable = {spec: topic for spec, topic in there.items() if topic.settings}
     checks = [*_copies(settings, facts, there)]
