@@ -1,6 +1,11 @@
-"""One finding of the doctor."""
+"""One finding of the doctor, and how it names many things."""
+
+from collections.abc import Iterable
+from typing import Final
 
 import msgspec
+
+SHOWN_MAX: Final = 5
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -10,3 +15,10 @@ class Check(msgspec.Struct, frozen=True):
     ok: bool
     detail: str
     advice: str | None = None
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, and how many there are beside them."""
+    listed = sorted(names)
+    more = f" and {len(listed) - SHOWN_MAX} more" if len(listed) > SHOWN_MAX else ""
+    return ", ".join(listed[:SHOWN_MAX]) + more

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 
-from streams.check import Check
+from streams.check import Check, some
 from streams.durability import durability_checks
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
@@ -49,10 +49,10 @@ async def check_broker(settings: Settings, broker: Broker, specs: Sequence[Topic
     ]
     if missing:
         advice = "restart the worker, which creates them, or create them by hand"
-        checks.append(Check("topics", False, f"missing: {', '.join(missing)}", advice))
+        checks.append(Check("topics", False, f"missing: {some(missing)}", advice))
     elif different:
         advice = f"all topics need {settings.partitions} partitions: set ORDERS_PARTITIONS, or create these topics anew"
-        checks.append(Check("topics", False, "; ".join(different), advice))
+        checks.append(Check("topics", False, some(different), advice))
     else:
         checks.append(Check("topics", True, f"{len(specs)} topics with {settings.partitions} partitions each"))
     return checks + await _check_durability(settings, broker, specs)

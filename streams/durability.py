@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
-from streams.check import Check
+from streams.check import Check, some
 from streams.settings import Settings
 from streams.transport.base import LogFacts, TopicFacts, TopicSpec
 
 FOR_EVER: Final = -1
-SHOWN_MAX: Final = 5
 GUIDE: Final = 'see "Kafka without loss" in docs/operations.md'
 
 
 def durability_checks(settings: Settings, specs: Sequence[TopicSpec], facts: LogFacts) -> list[Check]:
     """Copies, elections, retention, sizes and transactions; each problem names the topics and what to do."""
+    if not facts.has_controller:
+        detail = "none answers, so no topic or broker can change, and what brokers say of themselves may be old"
+        advice = (
+            "bring brokers and controllers back until a majority of the controllers is there; workers wait meanwhile"
+        )
+        return [Check("controllers", False, detail, advice)]
     there = {spec: facts.topics[spec.name] for spec in specs if spec.name in facts.topics}
     readable = {spec: topic for spec, topic in there.items() if topic.settings}
     checks = [*_copies(settings, facts, there)]
@@ -53,7 +58,7 @@ def _copies(settings: Settings, facts: LogFacts, there: Mapping[TopicSpec, Topic
             "add replicas with kafka-reassign-partitions.sh, or transactions end with the broker that has them",
         ),
     ]
-    found = [Check("copies", False, f"{_some(names)} {what}", f"{advice}; {GUIDE}") for names, what, advice in problems
+    found = [Check("copies", False, f"{some(names)} {what}", f"{advice}; {GUIDE}") for names, what, advice in problems
              if names]  # fmt: skip
     yield from found
     if not found and there:
@@ -66,14 +71,14 @@ def _copies_in_order(facts: LogFacts, topics: Mapping[str, TopicFacts], fewest: 
         return Check("copies", True, "one of each record: with the disk of a broker its records are lost", advice)
     if behind := _named(topics, lambda topic: topic.in_sync < topic.replicas):
         advice = "a broker is down, or catching up: look at the brokers before another one fails"
-        return Check("copies", True, f"{_some(behind)} have replicas that are not in sync", advice)
+        return Check("copies", True, f"{some(behind)} have replicas that are not in sync", advice)
     return Check("copies", True, f"{fewest} of each record, on {facts.brokers} brokers")
 
 
 def _elections(readable: Mapping[TopicSpec, TopicFacts]) -> Check:
     unclean = [spec.name for spec, topic in readable.items() if topic.settings.get(_UNCLEAN) == "true"]
     if unclean:
-        detail = f"{_some(unclean)} may be led by a replica that has missed records, which are lost then"
+        detail = f"{some(unclean)} may be led by a replica that has missed records, which are lost then"
         return Check("elections", False, detail, f"set {_UNCLEAN}=false for them with kafka-configs.sh; {GUIDE}")
     return Check("elections", True, "only replicas that have all records may lead")
 
@@ -90,7 +95,7 @@ def _retention(settings: Settings, readable: Mapping[TopicSpec, TopicFacts]) -> 
     ]
     if losing:
         advice = f"set them anew with kafka-configs.sh before Kafka deletes more; {GUIDE}"
-        return Check("retention", False, f"too little is kept by {_some(losing)}", advice)
+        return Check("retention", False, f"too little is kept by {some(losing)}", advice)
     return Check("retention", True, "every topic keeps its records for as long as it has to")
 
 
@@ -114,7 +119,7 @@ def _record_size(readable: Mapping[TopicSpec, TopicFacts]) -> Check:
     small = [spec.name for spec, topic in readable.items()
              if _number(topic, "max.message.bytes", spec.record_bytes_max) < spec.record_bytes_max]  # fmt: skip
     if small:
-        detail = f"{_some(small)} refuse records that the system may write"
+        detail = f"{some(small)} refuse records that the system may write"
         advice = f"set max.message.bytes={max(spec.record_bytes_max for spec in readable)} or more for them; {GUIDE}"
         return Check("record size", False, detail, advice)
     return Check("record size", True, "every topic takes the largest record")
@@ -145,10 +150,3 @@ def _named(topics: Mapping[str, TopicFacts], is_wrong: Callable[[TopicFacts], bo
 
 def _number(topic: TopicFacts, name: str, otherwise: int) -> int:
     return int(topic.settings.get(name, otherwise))
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names, and how many there are beside them."""
-    listed = sorted(names)
-    more = f" and {len(listed) - SHOWN_MAX} more" if len(listed) > SHOWN_MAX else ""
-    return ", ".join(listed[:SHOWN_MAX]) + more

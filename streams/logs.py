@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 from urllib.parse import unquote, urlsplit
@@ -29,6 +29,9 @@ from streams.tracing.current import current_trace_id
 
 OWN_PACKAGES: Final = ("streams", "tables", "agents")
 REPEAT_PAUSE_S: Final = 1.0
+REFUSAL: Final = "NotEnoughReplicasError"
+REFUSALS_LAST_S: Final = 2.0  # longest of a healthy broker under load: 0.3 s
+REFUSALS_GAP_S: Final = 0.2  # twice the slowest client's pause between two tries
 EXPORTER: Final = "opentelemetry"
 EXPORTER_PAUSE_S: Final = 60.0  # a collector that is away is worth a line now and then
 SECRET_LENGTH_MIN: Final = 4  # a shorter one would be found everywhere
@@ -43,6 +46,7 @@ def configure_logging(settings: Settings, others_level: str = "WARNING") -> None
     handler = log_handler(settings)
     if settings.log_level != "DEBUG" and others_level == "WARNING":
         handler.addFilter(_is_worth_reading)
+        handler.addFilter(_RefusalsThatLast())
         handler.addFilter(_NotEveryTime())
     logging.basicConfig(level=others_level, handlers=[handler], force=True)
     logging.captureWarnings(True)
@@ -67,6 +71,31 @@ class _CurrentStderr(logging.StreamHandler[TextIO]):
     @property
     def stream(self) -> TextIO:  # type: ignore[override]
         return sys.stderr
+
+
+class _RefusalsThatLast(logging.Filter):
+    """Holds back that a broker refuses records for want of replicas, until it has done so for a while.
+
+    So it also asks a producer to wait for the end of its transaction before (it cannot say that better to aiokafka,
+    which speaks an old version of the protocol). That is over after a few tries, milliseconds apart. When replicas are
+    really missing, the tries go on. `clock` is monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._refused: dict[str, tuple[float, float]] = {}  # by topic and partition: since when, and when last
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is something else, or has lasted."""
+        if not record.name.startswith("aiokafka.producer") or REFUSAL not in (message := record.getMessage()):
+            return True
+        now = self._clock()
+        since, last = self._refused.get(message, (now, now))
+        if now - last > REFUSALS_GAP_S:
+            since = now
+        self._refused[message] = since, now
+        return now - since >= REFUSALS_LAST_S
 
 
 class _NotEveryTime(logging.Filter):

@@ -77,6 +77,7 @@ class Metrics(Collector):
         self.events: dict[str, EventCounts] = {event_type: EventCounts() for event_type in types}
         self.commits = 0
         self.commit_failures = 0
+        self.partition_failures = 0
         self.commit_seconds = Distribution(COMMIT_BOUNDS_S)
         self.commit_records = Distribution(COMMIT_RECORDS_BOUNDS)
         self.committed_records = 0
@@ -126,6 +127,11 @@ class Metrics(Collector):
     def _commits(self) -> Iterator[Metric]:
         yield CounterMetricFamily("commits", "transactions committed", self.commits)
         yield CounterMetricFamily("commit_failures", "partition tasks lost to a failed commit", self.commit_failures)
+        yield CounterMetricFamily(
+            "partition_failures",
+            "partition tasks that an error ended, at their start or later",
+            self.partition_failures,
+        )
         yield CounterMetricFamily("committed_records", "records in committed transactions", self.committed_records)
         yield _histogram("commit_seconds", "steps 1 to 6 of a commit", self.commit_seconds)
         yield _histogram("commit_records", "records in one commit", self.commit_records)

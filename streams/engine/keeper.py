@@ -45,6 +45,7 @@ class PartitionKeeper:
                 self._engine.forget(task)
             if error is None:
                 return
+            self._engine.metrics.partition_failures += 1
             if isinstance(error, ProducerFenced) and self._engine.request_rejoin():
                 # Starting again at once would fence the new owner, which would fence us, and so on for ever.
                 log.warning(

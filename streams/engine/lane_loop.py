@@ -381,19 +381,22 @@ class LaneLoop:
         )
 
     def _say_full(self, source: tuple[str, str], record: Record, lane: Lane | None) -> None:
+        """Say that a topic stands still, with the figures of `records_waiting` and /aggregates/waiting."""
         if self._quiet.may_speak(f"full {source}") is None:
             return
         behind = ""
-        if lane is not None and lane.parked is not None:
-            behind = f" behind dead letter {letter_id(self._task.number, lane.parked)}: retry or discard it"
+        if lane is not None:
+            first = "one that is tried again"
+            if lane.parked is not None:
+                first = f"dead letter {letter_id(self._task.number, lane.parked)}: retry or discard it"
+            behind = f", {len(lane) - 1} of them behind {first}"
         log.error(
-            "%s/%d stands still for %s: %d records wait, %d of the next one's aggregate%s. "
+            "%s/%d stands still for %s: %d records wait%s. "
             "See `orders dead-letters list`, ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
             source[1],
             self._task.number,
             source[0],
-            self.index.total,
-            len(lane) if lane is not None else 0,
+            self.index.waiting.total(),
             behind,
             extra=about_record(source[1], self._task.number, record, agent=source[0]),
         )

@@ -60,11 +60,15 @@ class TopicFacts(NamedTuple):
 
 
 class LogFacts(NamedTuple):
-    """What a cluster says of itself: its brokers, the settings of one of them, and topics by name."""
+    """What a cluster says of itself: its brokers, the settings of one of them, and topics by name.
+
+    Without a controller a broker tells what was so when there was one: then nothing else is said here.
+    """
 
     brokers: int
     settings: Mapping[str, str]
     topics: Mapping[str, TopicFacts]
+    has_controller: bool = True
 
 
 class TransportError(Exception):

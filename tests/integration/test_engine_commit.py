@@ -84,6 +84,7 @@ async def test_an_error_in_any_step_ends_the_partition_task_and_nothing_is_lost_
         assert app.engine.tasks[number] is not before
         assert before.state is TaskState.CLOSED
         assert app.engine.metrics.commit_failures == 1
+        assert app.engine.metrics.partition_failures >= 1
         await tally.check(app, {KEY: ["a", "b", "c", "d"]})
     async with running(settings, [tally.service]) as again:
         await caught_up(again)

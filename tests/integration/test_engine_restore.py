@@ -280,6 +280,28 @@ async def test_no_records_are_taken_before_the_transport_knows_where_to_go_on(se
 # ---- in the background
 
 
+@pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+async def test_a_partition_that_cannot_start_is_counted_and_starts_when_the_cause_is_gone(settings: Settings) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    app = create_app(settings, services=[tally.service])
+    number = app.engine.partition_for(KEYS[0].encode())
+    in_the_way = stores(settings) / str(number)
+    shutil.rmtree(in_the_way)
+    in_the_way.write_text("a file is where the store should be")
+    app.finalize()
+    await app.start()
+    try:
+        metrics = app.engine.metrics
+        await wait_until(lambda: metrics.partition_failures > 3, "the partition has failed to start again and again")
+        assert metrics.commit_failures == 0
+        in_the_way.unlink()
+        await wait_until(app.engine.is_ready, "it starts")
+        assert row(app, tally.table, KEYS[0]) == Seen(("a", "b"))
+    finally:
+        await app.stop()
+
+
 async def test_a_partition_that_cannot_be_restored_yet_does_not_hold_up_the_others(settings: Settings) -> None:
     tally, gate = Tally(), asyncio.Event()
     await fill(settings, tally)

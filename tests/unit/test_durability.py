@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from aiokafka.errors import (
+    NodeNotReadyError,
+    NotControllerError,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+)
 
 from streams.check import Check
 from streams.durability import durability_checks
 from streams.settings import Settings
+from streams.transport import kafka_facts
 from streams.transport.base import LogFacts, TopicFacts, TopicSpec
 
 EVENTS = TopicSpec("events", 4, False, None)
@@ -138,3 +148,44 @@ def test_settings_that_cannot_be_read_are_said_not_to_be_checked() -> None:
 
 def test_a_cluster_without_topics_is_not_said_to_keep_them() -> None:
     assert set(examined(LogFacts(3, cluster().settings, {}))) == {"transactions"}
+
+
+def test_without_a_controller_nothing_else_is_said_as_it_may_be_old() -> None:
+    checks = examined(LogFacts(0, {}, {}, has_controller=False))
+    assert {name: check.ok for name, check in checks.items()} == {"controllers": False}
+    assert "majority" in (checks["controllers"].advice or "")
+
+
+class Admin:
+    """What the cluster says when it is asked whether a topic could be created."""
+
+    def __init__(self, code: int | None, error: Exception | None = None) -> None:
+        self._code = code
+        self._error = error
+        self.asked: dict[str, bool] = {}
+
+    async def create_topics(self, topics: object, **options: bool) -> SimpleNamespace:
+        self.asked = options
+        if self._error is not None:
+            raise self._error
+        if self._code is None:
+            await asyncio.sleep(60)
+        return SimpleNamespace(topic_errors=[("__consumer_offsets", self._code, "")])
+
+
+@pytest.mark.parametrize(
+    ("admin", "answers"),
+    [
+        (Admin(TopicAlreadyExistsError.errno), True),
+        (Admin(TopicAuthorizationFailedError.errno), True),
+        (Admin(NotControllerError.errno), False),
+        (Admin(None), False),
+        (Admin(0, NodeNotReadyError()), False),
+    ],
+)
+async def test_any_answer_of_a_controller_counts_and_nothing_is_created(
+    admin: Any, answers: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_facts, "CONTROLLER_TIMEOUT_S", 0.05)
+    assert await kafka_facts.controller_answers(admin) is answers
+    assert admin.asked == {"validate_only": True}

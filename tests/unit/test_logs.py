@@ -8,9 +8,13 @@ import re
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import NotEnoughReplicasError
+from aiokafka.producer import sender
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +22,7 @@ from streams.engine.about import about, told
 from streams.engine.stuck import StuckRecords
 from streams.engine.watch import Handling, watched
 from streams.errors import Unavailable
-from streams.logs import JsonFormatter, Masks, TextFormatter, _NotEveryTime, fields_of, secrets_of
+from streams.logs import JsonFormatter, Masks, TextFormatter, _NotEveryTime, _RefusalsThatLast, fields_of, secrets_of
 from streams.settings import Settings
 from streams.transport.base import Record
 
@@ -172,3 +176,38 @@ def test_a_collector_that_is_away_and_a_broker_that_is_are_said_now_and_then() -
     for name in ("opentelemetry.exporter", "aiokafka"):
         assert [quiet.filter(line("away", name=name)) for _ in range(3)] == [True, False, False]
     assert all(quiet.filter(line("away", name="streams.engine")) for _ in range(3))
+
+
+def refusal(partition: int) -> logging.LogRecord:
+    """What aiokafka logs when a broker refuses records for want of replicas."""
+    logged: list[logging.LogRecord] = []
+    batches = {TopicPartition("orders", partition): object()}
+    handler = SimpleNamespace(_batches=batches, _can_retry=lambda error, batch: True, _to_reenqueue=[])
+    response = SimpleNamespace(
+        API_VERSION=7, topics=[("orders", [(partition, NotEnoughReplicasError.errno, -1, -1, -1)])]
+    )
+    sender.log.addFilter(logged.append)
+    try:
+        sender.SendProduceReqHandler.handle_response(handler, response)
+    finally:
+        sender.log.removeFilter(logged.append)
+    return logged[0]
+
+
+def test_refused_records_are_said_when_it_lasts_for_one_partition() -> None:
+    now = 100.0
+    lasting = _RefusalsThatLast(lambda: now)
+    said = []
+    for turn in range(60):  # always one of them, none for long
+        said.append(lasting.filter(refusal(turn % 3)))
+        now += 0.125
+    assert not any(said)
+    said = []
+    for _ in range(30):
+        said.append(lasting.filter(refusal(0)))
+        now += 0.125
+    assert said == [False] * 16 + [True] * 14
+    now += 1
+    assert not lasting.filter(refusal(0)), "it had ended meanwhile"
+    assert lasting.filter(line("something else", name="aiokafka.producer.sender"))
+    assert lasting.filter(line("NotEnoughReplicasError", name="streams.engine"))
