@@ -27,7 +27,7 @@ from streams.tracing import environment
 log = logging.getLogger(__name__)
 
 READY_POLL_S = 0.05
-GC_THRESHOLD = 50_000  # new objects that are looked at together, for about 15 ms, in which nothing else happens
+GC_THRESHOLD = 100_000  # new objects that are looked at together, for about 30 ms, in which nothing else happens
 # Below the 10 s after which whoever sent SIGTERM may kill us.
 STOP_TIMEOUT_S = 9.0
 SLOW_WATCHDOG = (

@@ -82,4 +82,5 @@ HANDLED_STOCK_COMMANDS: Table[str, HandledStockCommand] = Table(
     HandledStockCommand,
     help="ids of stock commands that took effect or were refused, so that a repeated one does nothing",
     marked_at_ms=lambda row: row.marked_at_ms,
+    cached=False,
 )

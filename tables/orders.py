@@ -55,7 +55,11 @@ class HandledCommand(msgspec.Struct, frozen=True, gc=False):
 ORDERS: Table[str, Order] = Table("orders", Order, help="every order as it is now, by order id")
 
 ORDER_HISTORY: Table[tuple[str, int], msgspec.Raw] = Table(
-    "order-history", msgspec.Raw, NUMBERED_KEY, help="every event of every order as it was published, the audit trail"
+    "order-history",
+    msgspec.Raw,
+    NUMBERED_KEY,
+    help="every event of every order as it was published, the audit trail",
+    cached=False,
 )
 
 HANDLED_COMMANDS: Table[str, HandledCommand] = Table(
@@ -63,4 +67,5 @@ HANDLED_COMMANDS: Table[str, HandledCommand] = Table(
     HandledCommand,
     help="ids of commands that took effect, so that a repeated one does not",
     marked_at_ms=lambda row: row.marked_at_ms,
+    cached=False,
 )
