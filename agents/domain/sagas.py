@@ -327,6 +327,8 @@ def _forward(saga: Saga, order: Order, now_ms: int) -> tuple[Saga, list[Command]
         if all(run.state == "done" for run in runs):
             continue
         pending = [run for run in runs if run.state == "pending"]
+        if not pending:
+            return saga, []  # answers are still to come
         asked = {run.line: replace(run, state="asked", asked_ms=now_ms) for run in pending}
         steps = tuple(asked.get(run.line, run) if run.name == step.name else run for run in saga.steps)
         saga = replace(saga, steps=steps)
