@@ -18,6 +18,8 @@ from tests import kafka
 from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
 
+pytest.register_assert_rewrite("tests.apps")  # what its checks have found is shown when they fail
+
 
 @dataclass(frozen=True)
 class SharedKafka:
