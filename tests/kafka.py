@@ -38,7 +38,6 @@ LOG_TAIL_LINES = 30
 
 # Below every system's ephemeral range: while a broker is down, no client's outgoing connection can take its port.
 PORTS = range(20_000, 30_000)
-PROCESSES_MAX = 4  # of tests side by side (pytest-xdist), each with a share of the ports
 
 
 class KafkaUnavailable(Exception):
@@ -114,8 +113,8 @@ def _jars_complete(folder: Path) -> bool:
 
 def _own_ports() -> Iterator[int]:
     """Ports of this process, in turn: what is down for a moment, or not up yet, does not lose its port to another."""
-    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % PROCESSES_MAX
-    share = len(PORTS) // PROCESSES_MAX
+    process = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    share = len(PORTS) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     own = PORTS[process * share : (process + 1) * share - 1]  # so that the one above each is not another process's
     first = random.SystemRandom().randrange(share)  # tests seed the other one
     return itertools.cycle((*own[first:], *own[:first]))

@@ -26,7 +26,7 @@ class CacheBudget:
         self._caches.add(cache)
 
     def grown(self, rows: int) -> None:
-        """There are so many rows more in a young generation."""
+        """There are so many rows more, or less, in a young generation."""
         self._young += rows
         if self._young > self._generation:
             # One commit may be larger than a generation: then it is not worth keeping.
@@ -77,9 +77,11 @@ class RowCache:
 
     def forget(self, keys: Iterable[Any]) -> None:
         """Let the store be asked for these."""
+        before = len(self._young)
         for key in keys:
             self._young.pop(key, None)
             self._old.pop(key, None)
+        self._budget.grown(len(self._young) - before)
 
     def rotate(self, is_kept: bool) -> tuple[dict[Any, Any], ...]:
         """Begin a new generation, with what was young as the old one if that is kept; return what gives way."""

@@ -44,10 +44,10 @@ def check_state(page: Page, state: str) -> None:
     expect(page.locator("#order-state")).to_have_text(state)
 
 
-def hold(page: Page, address: re.Pattern[str]) -> list[Route]:
-    """Keep the page's requests for an address back; what is returned collects them."""
+def hold_tokens(page: Page) -> list[Route]:
+    """Keep the page's reads of orders with a token back; what is returned collects them."""
     held: list[Route] = []
-    page.route(address, lambda route: held.append(route))
+    page.route(re.compile(r"/orders/[^/]+\?after="), lambda route: held.append(route))
     return held
 
 
@@ -66,7 +66,7 @@ def first_held(page: Page, held: list[Route]) -> Route:
 def test_an_order_that_is_placed_is_processing_until_its_token_resolves_and_then_follows_its_saga(
     page: Page, shop: Shop
 ) -> None:
-    held = hold(page, re.compile(r"/orders/[^/]+\?after="))
+    held = hold_tokens(page)
     shop.hold_payments()
     try:
         go(page, "/new", "New order")
@@ -137,7 +137,7 @@ def test_an_order_is_cancelled_from_its_page_and_the_page_follows(page: Page, sh
     order_id = shop.place_confirmed()
     open_order(page, order_id)
     check_state(page, "confirmed")
-    held = hold(page, re.compile(r"/orders/[^/]+\?after="))
+    held = hold_tokens(page)
     page.get_by_role("button", name="Cancel order").click()
     dialog = page.get_by_role("dialog", name=f"Cancel order {order_id}?")
     expect(dialog.get_by_label("Reason")).to_be_focused()

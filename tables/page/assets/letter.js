@@ -2,7 +2,7 @@
 
 import { find, path } from "./api.js";
 import { sayProblem } from "./dialogs.js";
-import { card, el, facts, field, pill, slot, table } from "./dom.js";
+import { card, el, facts, field, pill, refill, slot, table } from "./dom.js";
 import { number, time } from "./format.js";
 import { letterActions, send } from "./letter-actions.js";
 import { orderLink } from "./links.js";
@@ -24,8 +24,8 @@ export async function letterPage({ root, head, signal, id }) {
   const load = async () => {
     const letter = await find(path("dead-letters", id), { signal });
     if (letter === null) throw Object.assign(new Error(`There is no dead letter ${id}.`), { status: 404 });
-    state.replaceChildren(pill(letter.state));
-    actions.replaceChildren(letterActions(letter, reload));
+    refill(state, pill(letter.state));
+    refill(actions, letterActions(letter, reload));
     about.fill(letterFacts(letter));
     why.fill(
       el("p", { class: "problem" }, `${letter.error_type}: ${letter.error}`),

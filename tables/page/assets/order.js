@@ -2,7 +2,7 @@
 
 import { change, find, path, read } from "./api.js";
 import { ask, say, sayProblem } from "./dialogs.js";
-import { card, el, facts, pill, slot, table } from "./dom.js";
+import { card, el, facts, pill, refill, slot, table } from "./dom.js";
 import { money, number, time } from "./format.js";
 import { customerLink, productLink } from "./links.js";
 import { listen, soon } from "./live.js";
@@ -33,10 +33,8 @@ export async function orderPage({ root, head, signal, id }) {
   const draw = () => {
     if (order === null) return;
     const shown = isProcessing(id) ? "processing" : order.status;
-    if (state.dataset.shown === shown) return;
-    state.dataset.shown = shown;
-    state.replaceChildren(pill(shown));
-    actions.replaceChildren(...buttons(order, shown, load));
+    refill(state, pill(shown));
+    refill(actions, ...buttons(order, shown, load));
   };
   const load = async () => {
     const [found, events, sagaFound, paid, mails, told] = await Promise.all([
