@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
 
 pytest.register_assert_rewrite("tests.apps")  # what its checks have found is shown when they fail
+
+# A shell starts what is to run in its background with Ctrl-C ignored, and those we start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

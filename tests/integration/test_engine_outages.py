@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.apps import (
     publish,
     read_topic,
     running,
+    stop_cut_off,
     unique,
     wait_until,
 )
@@ -63,8 +63,7 @@ async def test_a_worker_waits_for_a_broker_that_is_away_at_its_start_and_gets_ov
             await _everything_counts_once(app, tally, written)
         assert app.engine.fatal is None
     finally:
-        await app.stop()
-        gc.collect()  # clients cut off leave cycles behind that warn when they are found; not in somebody else's test
+        await stop_cut_off(app)
 
 
 async def _write(app: OrdersApp, tally: Tally, written: int) -> int:

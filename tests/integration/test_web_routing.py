@@ -22,7 +22,7 @@ from streams.routing import FORWARDED
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.transport.base import Position
-from tests.apps import make_settings, running, stop, wait_until
+from tests.apps import make_settings, running, stop, stop_cut_off, wait_until
 from tests.chaos.faults import Worker
 from tests.integration.web import check_problem, check_unavailable, client_of, find, order, place, too_expensive, writes
 from tests.kafka import KafkaBroker, unused_port
@@ -318,7 +318,7 @@ async def test_a_request_that_nobody_knows_the_fate_of_can_be_sent_again(
             listed = await find(client, "/customers/c-1/orders", after=token, timeout="30s")
             assert len(listed["items"]) == 2
     finally:
-        await stop(app)
+        await stop_cut_off(app)
 
 
 # ---- owners that do not answer
