@@ -26,6 +26,7 @@ async def examine(engine: Engine) -> list[Check]:
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
         *await asyncio.to_thread(check_data_folder, engine.settings),
         check_partitions(engine),
+        *check_faults(engine),
         *check_calls(engine),
         check_dead_letters(engine),
         check_stalled(engine),
@@ -102,6 +103,14 @@ def check_partitions(engine: Engine) -> Check:
     return Check(
         "partitions", False, detail, "wait; if it stays so, the worker's log says what keeps it from restoring"
     )
+
+
+def check_faults(engine: Engine) -> list[Check]:
+    """Is something missing or damaged, or does it stand still until somebody decides?"""
+    faults = engine.faults.open()
+    if not faults:
+        return [Check("faults", True, "nothing is known to be missing, damaged or waiting for a decision")]
+    return [Check(fault.kind, False, fault.detail, fault.advice) for fault in faults]
 
 
 def check_calls(engine: Engine) -> list[Check]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -58,6 +58,7 @@ class Gauges:
         yield from self._partitions()
         yield from self._disk()
         yield from self._calls()
+        yield self._faults()
         yield from self._of_services()
 
     def _running(self) -> list[int]:
@@ -109,6 +110,12 @@ class Gauges:
             is_open.add_metric((agent,), agent in paused)
         yield calls
         yield is_open
+
+    def _faults(self) -> Metric:
+        family = GaugeMetricFamily("open_faults", "faults that wait for a person or a repair", labels=("kind",))
+        for kind, count in Counter(fault.kind for fault in self._engine.faults.open()).items():
+            family.add_metric((kind,), count)
+        return family
 
     def _partitions(self) -> Iterator[Metric]:
         engine = self._engine

@@ -2,6 +2,7 @@
 
 from typing import Literal, TypedDict
 
+import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
@@ -31,9 +32,13 @@ class Readiness(TypedDict):
 @service.route("GET", "/healthz", Operation({200: Health}))
 async def healthz(request: web.Request) -> web.StreamResponse:
     """200 while the worker can go on by itself, 503 when somebody has to do something."""
-    fatal = request.app[ENGINE].fatal
-    if fatal is not None:
-        raise Problem(503, fatal)
+    engine = request.app[ENGINE]
+    if engine.fatal is not None:
+        raise Problem(503, engine.fatal)
+    if faults := engine.faults.open():
+        raise Problem(
+            503, "; ".join(fault.sentence for fault in faults), faults=[msgspec.to_builtins(f) for f in faults]
+        )
     return json_response(Health(status="ok"))
 
 

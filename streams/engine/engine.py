@@ -19,6 +19,7 @@ from streams.engine.commit_listeners import CommitListeners
 from streams.engine.context import TimerHandler
 from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS, TIMERS_AGENT
 from streams.engine.failures import names_in
+from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
@@ -111,6 +112,7 @@ class Engine:
         self.tasks: dict[int, PartitionTask] = {}
         self.numbers: frozenset[int] = frozenset()
         self.fatal: str | None = None
+        self.faults = Faults()
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
@@ -299,6 +301,7 @@ class Engine:
 
     async def _drop(self, number: int) -> None:
         await self._keepers.pop(number).stop()
+        self.faults.forget_partition(number)
 
     def new_task(self, number: int) -> PartitionTask:
         """The next life of partition `number`, not yet started."""

@@ -21,6 +21,7 @@ SAGA_STATES: Final[tuple[str, ...]] = get_args(SagaState)
 class Figures(msgspec.Struct, frozen=True):
     """What goes on: rates of the last second or so, lag, and how many sagas, dead letters and aggregates stand where.
 
+    `faults` are the sentences of all that is missing, damaged or waits for a decision (see streams/engine/faults.py).
     `lag_records` adds up all agents and partitions; `lag_seconds` is the age of the oldest record under way.
     """
 
@@ -33,6 +34,7 @@ class Figures(msgspec.Struct, frozen=True):
     sagas: dict[str, int] = {}
     dead_letters: int = 0
     aggregates_waiting: int = 0
+    faults: tuple[str, ...] = ()
 
     def plus(self, other: Figures) -> Figures:
         """Both workers together."""
@@ -46,6 +48,7 @@ class Figures(msgspec.Struct, frozen=True):
             {state: self.sagas.get(state, 0) + other.sagas.get(state, 0) for state in SAGA_STATES},
             self.dead_letters + other.dead_letters,
             self.aggregates_waiting + other.aggregates_waiting,
+            tuple(dict.fromkeys((*self.faults, *other.faults))),
         )
 
 
@@ -89,6 +92,7 @@ class FiguresHere:
             sagas={state: sum(part.sagas[state] for part in counted) for state in SAGA_STATES},
             dead_letters=sum(part.dead_letters for part in counted),
             aggregates_waiting=sum(len(task.lanes.index) for task in tasks),
+            faults=tuple(fault.sentence for fault in self._engine.faults.open()),
         )
 
     def _count(self, task: PartitionTask) -> _Counted:

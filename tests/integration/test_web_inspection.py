@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from streams.app import OrdersApp
 from streams.engine.batch import Batches
+from streams.engine.faults import Fault
 from streams.service import Service
 from streams.topics import ORDER_COMMANDS, Topic
 from tables import health
@@ -175,6 +176,38 @@ async def test_a_worker_is_ready_when_its_partitions_are(app: OrdersApp, client:
 async def test_a_worker_that_cannot_go_on_by_itself_is_not_healthy(app: OrdersApp, client: httpx.AsyncClient) -> None:
     app.engine.fatal = "the data folder cannot be written"
     assert check_problem(await client.get("/healthz"), 503)["detail"] == "the data folder cannot be written"
+
+
+async def test_a_fault_is_named_by_health_doctor_and_metrics_until_it_is_over(
+    app: OrdersApp, client: httpx.AsyncClient
+) -> None:
+    fault = Fault("lost records", "order-commands/1: 5 records are gone", "accept their loss", partition=1)
+    app.engine.faults.report(("lost", 1), fault)
+    problem = check_problem(await client.get("/healthz"), 503)
+    assert problem["detail"] == "order-commands/1: 5 records are gone: accept their loss"
+    assert problem["faults"] == [
+        {
+            "kind": "lost records",
+            "detail": "order-commands/1: 5 records are gone",
+            "advice": "accept their loss",
+            "partition": 1,
+        }
+    ]
+    checks = {check["check"]: check for check in await find(client, "/doctor")}
+    assert checks["lost records"] == {
+        "check": "lost records",
+        "ok": False,
+        "detail": fault.detail,
+        "advice": fault.advice,
+    }
+    assert 'open_faults{kind="lost records"} 1.0' in (await client.get("/metrics")).text
+
+    app.engine.faults.clear(("lost", 1))
+    await find(client, "/healthz")
+    checks = {check["check"]: check for check in await find(client, "/doctor")}
+    assert "lost records" not in checks
+    assert checks["faults"]["ok"]
+    assert "open_faults{" not in (await client.get("/metrics")).text
 
 
 @pytest.mark.usefixtures("thirty_orders")

@@ -2,6 +2,7 @@
 
 import { forgetErrors, sayProblem } from "./dialogs.js";
 import { el } from "./dom.js";
+import { startFaults } from "./faults.js";
 import { start } from "./live.js";
 import { customerPage } from "./customer.js";
 import { letterPage } from "./letter.js";
@@ -94,5 +95,6 @@ addEventListener("hashchange", () => {
   show(false);
 });
 addEventListener("unhandledrejection", (event) => sayProblem(event.reason));
+startFaults();
 start();
 show(true);
