@@ -1,6 +1,6 @@
 """What the engine needs of a transport: fenced transactions, a reader of changelogs, topics, and a way to publish."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from streams.transport.log_layout import Record
@@ -148,6 +148,18 @@ class Broker(Protocol):
 
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions."""
+
+    async def topic_ids(self, names: Collection[str]) -> Mapping[str, str]:
+        """Ids of those of these topics that exist: a topic that is deleted and made anew gets another one.
+
+        The id is empty where the broker knows none (Kafka before 2.8).
+        """
+
+    async def bounds(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], tuple[int, int]]:
+        """First and next offset of each of these partitions, given by topic and number.
+
+        Records of transactions that are still open count.
+        """
 
     async def facts(self, topics: Sequence[str]) -> LogFacts | None:
         """How these topics are kept, as far as they exist; None where nothing can be set wrong."""

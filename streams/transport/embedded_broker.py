@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from streams.settings import Settings
 from streams.transport.base import (
@@ -88,6 +88,19 @@ class EmbeddedBroker(Broker):
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions."""
         return {name: config.partitions for name, config in self.log.topics().items()}
+
+    async def topic_ids(self, names: Collection[str]) -> Mapping[str, str]:
+        """Ids of those of these topics that exist."""
+        existing = self.log.topics()
+        return {name: self.log.topic_uid(name) for name in names if name in existing}
+
+    async def bounds(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], tuple[int, int]]:
+        """First and next offset of each of these partitions."""
+        log = self.log
+        return {
+            (topic, number): (log.start_offset(topic, number), log.end_offset(topic, number))
+            for topic, number in partitions
+        }
 
     async def facts(self, topics: Sequence[str]) -> None:
         """Nothing: the log keeps topics as they were declared, in one copy."""

@@ -1,7 +1,7 @@
 """Apache Kafka behind the engine's ports."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -25,6 +25,7 @@ from streams.transport.kafka_diagnosis import diagnose
 from streams.transport.kafka_facts import INTERNAL_TOPICS, read_facts
 from streams.transport.kafka_producer import KafkaTransactions, build_batches
 from streams.transport.kafka_reader import KafkaReader
+from streams.transport.kafka_topic_ids import read_topic_ids
 
 BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
 REPLICAS_TO_SPARE = 3  # with as many, two have each acknowledged record, and one may be away
@@ -133,6 +134,19 @@ class KafkaBroker(Broker):
         except KafkaError as error:
             raise TransportError(f"cannot list the topics: {error}") from error
         return {name: len(consumer.partitions_for_topic(name) or ()) for name in names}
+
+    async def topic_ids(self, names: Collection[str]) -> Mapping[str, str]:
+        """Ids of those of these topics that exist."""
+        return await read_topic_ids(self._client()._client, names)
+
+    async def bounds(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], tuple[int, int]]:
+        """First and next offset of each of these partitions, open transactions included."""
+        client, tps = self._client(), [TopicPartition(topic, number) for topic, number in partitions]
+        try:
+            starts, ends = await client.beginning_offsets(tps), await client.end_offsets(tps)
+        except KafkaError as error:
+            raise TransportError(f"cannot read where topics begin and end: {error}") from error
+        return {(tp.topic, tp.partition): (starts[tp], ends[tp]) for tp in tps}
 
     async def facts(self, topics: Sequence[str]) -> LogFacts:
         """Replicas and settings of these topics, and of the ones that Kafka itself keeps."""

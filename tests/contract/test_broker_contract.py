@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from streams.topics import Topic
 from streams.transport.base import Broker, Outgoing, PartitionsMismatch, ProducerFenced, TopicSpec, TransportError
 from streams.transport.partitioner import partition_for
 from tests.apps import (
+    DEADLINE_S,
     DURABLE_TRANSPORTS,
     KAFKA,
     TRANSPORTS,
@@ -23,6 +25,7 @@ from tests.apps import (
     read_committed,
     unique,
 )
+from tests.lost_records import delete_topic, remove_before
 
 PARTITIONS = 2
 LARGE_BYTES = 2 << 20  # larger than any consumer accepts; the log takes it, so that it can become a dead letter
@@ -80,6 +83,34 @@ async def test_topics_are_created_once_with_their_partitions(broker: Broker, top
 async def test_a_topic_with_another_number_of_partitions_is_refused_by_name(broker: Broker, topic: str) -> None:
     with pytest.raises(PartitionsMismatch, match=rf"{topic}.* has {PARTITIONS} partitions"):
         await broker.create_topics([TopicSpec(topic, PARTITIONS + 1, False, None)])
+
+
+async def test_a_topic_that_is_made_anew_has_another_id(broker: Broker, topic: str, changelog: str) -> None:
+    before = await broker.topic_ids([topic, changelog, unique("missing")])
+    assert before.keys() == {topic, changelog}
+    assert all(before.values())
+    assert await broker.topic_ids([topic, changelog]) == before
+    await delete_topic(broker, topic)
+    await until_gone(broker, topic)
+    await broker.create_topics(specs(topic, changelog))
+    after = await broker.topic_ids([topic, changelog])
+    assert after[changelog] == before[changelog]
+    assert after[topic] not in ("", before[topic])
+
+
+async def test_a_partition_begins_behind_what_was_removed_and_ends_behind_its_last_record(
+    broker: Broker, topic: str
+) -> None:
+    await broker.publish(topic, 0, keyed("a", "b", "c"))
+    await remove_before(broker, topic, 0, 2)
+    assert await broker.bounds([(topic, 0), (topic, 1)]) == {(topic, 0): (2, 3), (topic, 1): (0, 0)}
+
+
+async def until_gone(broker: Broker, topic: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while topic in await broker.topic_ids([topic]):
+        assert time.monotonic() < deadline, f"{topic} is still there"
+        await asyncio.sleep(0.05)
 
 
 # ---- records
