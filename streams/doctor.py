@@ -13,6 +13,7 @@ from streams.durability import durability_checks
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
+from streams.engine.store import StoreError
 from streams.settings import Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
 
@@ -25,10 +26,10 @@ async def examine(engine: Engine) -> list[Check]:
     return [
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
         *await asyncio.to_thread(check_data_folder, engine.settings),
+        check_dead_letters(engine),  # first, as it may find a fault
         check_partitions(engine),
         *check_faults(engine),
         *check_calls(engine),
-        check_dead_letters(engine),
         check_stalled(engine),
     ]
 
@@ -131,8 +132,11 @@ def check_calls(engine: Engine) -> list[Check]:
 def check_dead_letters(engine: Engine) -> Check:
     """Are there records that somebody has to decide about, in the partitions of this worker?"""
     counts: Counter[str] = Counter()
-    for task in _readable(engine):
-        counts.update({topic: row.count for topic, row in task.scan(DEAD_LETTER_COUNTS)})
+    try:
+        for task in _readable(engine):
+            counts.update({topic: row.count for topic, row in task.scan(DEAD_LETTER_COUNTS)})
+    except StoreError as error:
+        return Check("dead letters", False, f"cannot be counted: {error}", "see the faults")
     open_ones = {topic: count for topic, count in sorted(counts.items()) if count}
     if not open_ones:
         return Check("dead letters", True, "none is open in the partitions of this worker")

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from streams.engine.engine import Engine
 from streams.engine.partition_task import TaskState
+from streams.engine.store import StoreError
 from streams.service import ServiceGauge
 from streams.transport.base import TransportError
 
@@ -92,8 +93,9 @@ class Gauges:
         for gauge in self._declared:
             parts: defaultdict[str, list[float]] = defaultdict(list)
             for number in self._running():
-                for value, figure in gauge.read(self._engine.tasks[number]).items():
-                    parts[value].append(figure)
+                with contextlib.suppress(StoreError):  # the fault says so; the other figures are worth having
+                    for value, figure in gauge.read(self._engine.tasks[number]).items():
+                        parts[value].append(figure)
             family = GaugeMetricFamily(gauge.name, gauge.help, labels=(gauge.label,) if gauge.label else ())
             for value, figures in sorted(parts.items()):
                 family.add_metric((value,) if gauge.label else (), gauge.combine(figures))
@@ -132,7 +134,8 @@ class Gauges:
         for number, task in engine.tasks.items():
             applied.add_metric((str(number),), task.progress.applied)
             total.add_metric((str(number),), task.progress.total)
-            stored.add_metric((str(number),), task.store_size_bytes())
+            with contextlib.suppress(StoreError):  # the folder is gone
+                stored.add_metric((str(number),), task.store_size_bytes())
         yield applied
         yield total
         yield stored

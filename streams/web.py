@@ -19,6 +19,7 @@ from streams.browsers import host_check, is_from_another_site
 from streams.engine.about import about
 from streams.engine.engine import Engine, PartitionNotHere
 from streams.engine.failures import NAME_CHARACTERS_MAX, InfrastructureError
+from streams.engine.store import StoreError
 from streams.engine.waiters import PartitionLost, TooManyWaiters
 from streams.gauges import Gauges
 from streams.transport.base import TransportError
@@ -55,8 +56,8 @@ OTHER_SITE = (
 )
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-# Conditions that pass by themselves; the same request may succeed a moment later, or at another worker.
-PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError)
+# The same request may succeed a moment later, or at another worker.
+PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError, StoreError)
 DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s)?")
 encode_json = msgspec.json.Encoder().encode
 """JSON of structs, dictionaries and lists; decimals become strings."""

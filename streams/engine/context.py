@@ -9,6 +9,7 @@ from streams.engine.batch import Fetched
 from streams.engine.cache import CacheBudget
 from streams.engine.circuit import Circuit
 from streams.engine.commit_listeners import CommitListeners
+from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.loop_share import LoopShare
 from streams.engine.projection import Projection
@@ -30,6 +31,7 @@ class EngineContext(Protocol):
     settings: Settings
     broker: Broker
     metrics: Metrics
+    faults: Faults
     loop_share: LoopShare
     cache_budget: CacheBudget  # of all partitions together
     tables: Mapping[str, AnyTable]

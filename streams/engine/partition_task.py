@@ -27,7 +27,8 @@ from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rendering, Rows
 from streams.engine.stalled import StalledFetches
-from streams.engine.store import Store
+from streams.engine.store import Store, StoreDamaged
+from streams.engine.store_faults import damaged_store, disk_fault_key
 from streams.engine.stuck import StuckRecords
 from streams.engine.table import AnyTable, Table
 from streams.engine.timer_loop import TimerLoop
@@ -104,7 +105,7 @@ class PartitionTask:
         """Fence the owner before, open the store, restore it, read positions; raises what went wrong."""
         context = self._context
         await self._producer.start()
-        store = Store(context.store_path(self.number))
+        store = Store(context.store_path(self.number), self._report_damage)
         self._rows = Rows(store, context.cache_budget, context.metrics)
         topics = {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
         reader = context.broker.reader(self.number, list(topics))
@@ -192,6 +193,12 @@ class PartitionTask:
         self._cancel_handles()
         self._end_calls()
         self._room.set()
+
+    def _report_damage(self, damage: StoreDamaged) -> None:
+        """The store gives back something else than was written to it: nothing more is read from it."""
+        self._context.metrics.storage_errors += 1
+        self._context.faults.report(disk_fault_key(self.number), damaged_store(self.number, damage))
+        self.fail(damage)
 
     # ---- records in
 

@@ -1,13 +1,15 @@
 """The store of one partition: every table's rows, the changelog positions and nothing that is not in a changelog."""
 
+import contextlib
 import logging
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
 from streams.transport.base import Outgoing
 
@@ -19,8 +21,18 @@ BLOCK_CACHE_BYTES = 128 << 20
 WRITE_BUFFER_BYTES = 64 << 20
 
 
+# RocksDB's words for bytes or files that are not as it wrote them. A failed write is no damage: it may be a full disk.
+_DAMAGE = re.compile(
+    r"corruption|no such file|while (p?read|open a file for random read).*input/output error", re.I | re.S
+)
+
+
 class StoreError(Exception):
     """The store cannot be used; the message says what to do."""
+
+
+class StoreDamaged(StoreError):
+    """What the disk gives back is not what was written to it."""
 
 
 class ChangelogMark(msgspec.Struct, frozen=True):
@@ -53,7 +65,18 @@ def _options() -> Options:
     options.set_compression_type(DBCompressionType.lz4())
     options.set_keep_log_file_num(2)
     options.set_max_open_files(256)
+    options.set_paranoid_checks(True)  # the default, as that of reads: all that is said about damage rests on them
     return options
+
+
+def _read_options() -> ReadOptions:
+    options = ReadOptions()
+    options.set_verify_checksums(True)
+    return options
+
+
+def _nothing_to_do(damage: StoreDamaged) -> None:
+    """Stands in where only the caller of the store has to know."""
 
 
 class Store:
@@ -63,44 +86,78 @@ class Store:
     power failure the changelog repairs what is missing, from the position that survived.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_damage: Callable[[StoreDamaged], None] = _nothing_to_do) -> None:
+        """Open or create the folder; `on_damage` is told of damage before the caller is.
+
+        Raises StoreDamaged, and StoreError for everything else that keeps it from being opened.
+        """
         self.path = path
+        self._on_damage = on_damage
         self._db = self._open()
         self._changelogs: dict[str, ChangelogMark] = {}
         self.written_at = 0.0
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self.close()
+            raise
 
     def _open(self) -> Rdict:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return Rdict(str(self.path), _options())
+            if _has_lost_its_beginning(self.path):
+                raise self._damaged("opened", "CURRENT is missing")
+            db = Rdict(str(self.path), _options())
+            db.set_read_options(_read_options())
+            return db
+        except StoreError:
+            raise
         except Exception as error:
-            raise StoreError(explain_open_failure(self.path, error)) from error
+            remedy = explain_open_failure(self.path, error)
+            raise (self._damaged("opened", error) if remedy is None else StoreError(remedy)) from error
 
     def _load(self) -> None:
-        raw = self._db.get(_META_KEY)
+        raw = self.get(_META_KEY)
         if raw is None:
+            if any(self.scan(b"")):
+                raise self._damaged("read", "it has rows and does not say how far its changelogs are in it")
             return
-        meta = _decode_meta(raw)
+        try:
+            meta = _decode_meta(raw)
+        except msgspec.MsgspecError as error:
+            raise self._damaged("read", error) from error
         if meta.format != FORMAT:
             raise StoreError(f"{self.path} has format {meta.format}, this version reads {FORMAT}: delete the folder")
         self._changelogs, self.written_at = dict(meta.changelogs), meta.written_at
+
+    def _damaged(self, verb: str, reason: object) -> StoreDamaged:
+        """The error for damage, of which `on_damage` knows from now on."""
+        damage = StoreDamaged(f"{self.path} is damaged and cannot be {verb} ({reason})")
+        self._on_damage(damage)
+        return damage
+
+    def _failure(self, verb: str, error: Exception) -> StoreError:
+        """What an error of RocksDB means."""
+        if _DAMAGE.search(str(error)):
+            return self._damaged(verb, error)
+        return StoreError(f"{self.path} cannot be {verb} ({error}): free space or check the disk")
 
     def mark(self, changelog: str) -> ChangelogMark:
         """How far `changelog` is applied."""
         return self._changelogs.get(changelog, ChangelogMark())
 
     def get(self, key: bytes) -> bytes | None:
-        """The stored row of `key`."""
+        """The stored row of `key`; raises StoreDamaged, StoreError."""
         try:
             return self._db.get(key)
         except Exception as error:
-            raise StoreError(f"cannot read {self.path}: {error}") from error
+            raise self._failure("read", error) from error
 
     def write(self, rows: Iterable[tuple[bytes, Iterable[Outgoing]]], marks: Mapping[str, ChangelogMark]) -> None:
         """Apply rows (each table's key prefix with its keys and values, None deletes) and changelog marks at once.
 
-        Raises StoreError when the disk is full or the folder went away; the store then holds none of it.
+        Raises StoreError when the disk is full, StoreDamaged when RocksDB has found damage on its own; the store then
+        holds none of it.
         """
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
@@ -115,11 +172,14 @@ class Store:
         try:
             self._db.write(batch)
         except Exception as error:
-            raise StoreError(f"cannot write {self.path}: {error}; free space or check the disk") from error
+            raise self._failure("written", error) from error
         self._changelogs, self.written_at = changelogs, now
 
     def scan(self, prefix: bytes, start: bytes = b"", reverse: bool = False) -> Iterator[tuple[bytes, bytes]]:
-        """Keys that begin with `prefix`, from `start` on, with their rows, in key order (or against it)."""
+        """Keys that begin with `prefix`, from `start` on, with their rows, in key order (or against it).
+
+        Raises StoreDamaged, StoreError where not all of them can be read.
+        """
         rows = self._db.iter()
         if reverse:
             rows.seek_for_prev(start or prefix + b"\xff" * 64)
@@ -134,30 +194,52 @@ class Store:
                 rows.prev()
             else:
                 rows.next()
+        try:
+            rows.status()  # a damaged block ends an iteration just as the last row does
+        except Exception as error:
+            del rows  # it would keep the folder locked as long as somebody keeps the error
+            raise self._failure("read", error) from error
 
     def size_bytes(self) -> int:
-        """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.path.glob("*") if file.is_file())
+        """Bytes on disk; raises StoreError when the folder cannot be looked at."""
+        size = 0
+        try:
+            for file in self.path.iterdir():
+                with contextlib.suppress(FileNotFoundError):  # RocksDB has just removed it
+                    size += file.stat().st_size
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be looked at: {error.strerror}") from error
+        return size
 
     def wipe(self) -> None:
         """Forget everything; the changelog is then restored from its beginning."""
-        self._db.close()
+        self.close()
         shutil.rmtree(self.path, ignore_errors=True)
         self._db = self._open()
         self._changelogs, self.written_at = {}, 0.0
 
     def close(self) -> None:
-        """Release the folder."""
-        self._db.close()
+        """Release the folder; what cannot be flushed any more is in the write-ahead log or the changelog."""
+        try:
+            self._db.close()
+        except Exception as error:
+            log.warning("%s", self._failure("closed in order", error))
 
 
-def explain_open_failure(path: Path, error: Exception) -> str:
-    """What to do when RocksDB cannot open `path`."""
+def _has_lost_its_beginning(path: Path) -> bool:
+    """Whether RocksDB would begin anew where a store has been, and delete what is left of it."""
+    return not (path / "CURRENT").exists() and any(path.glob("*.sst"))
+
+
+def explain_open_failure(path: Path, error: Exception) -> str | None:
+    """What to do when RocksDB cannot open `path`; None where it is damaged."""
     text = str(error)
-    if "lock" in text.lower():
+    if "lock hold by" in text or "While lock file" in text:
         return f"{path} is in use by another process: stop it, or set ORDERS_DATA_DIR to another folder"
     if isinstance(error, PermissionError) or "Permission denied" in text or "Read-only" in text:
         return f"{path} cannot be written by this user: change its permissions or set ORDERS_DATA_DIR"
     if "No space left" in text or "File too large" in text:
         return f"{path} has no room left: free space or set ORDERS_DATA_DIR to another disk"
-    return f"{path} cannot be opened ({text}): it may be damaged; delete it, the changelog restores it"
+    if _DAMAGE.search(text):
+        return None
+    return f"{path} cannot be opened ({text}): check the disk and its folder"

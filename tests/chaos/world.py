@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -237,10 +237,14 @@ def store_rows(data_dir: Path, partition: int, tables: Iterable[str]) -> dict[st
     store = Rdict(str(data_dir / "stores" / str(partition)), Options(raw_mode=True), access_type=AccessType.read_only())
     try:
         rows: dict[str, Rows] = {name: {} for name in tables}
-        for key, value in cast(Iterator[tuple[bytes, bytes]], store.items()):  # raw mode: bytes only
-            table, _, row_key = key.partition(b"\0")
+        found = store.iter()
+        found.seek_to_first()
+        while found.valid():
+            table, _, row_key = found.key().partition(b"\0")
             if table:  # what begins with the separator is the store's own
-                rows.setdefault(table.decode(), {})[row_key] = value
+                rows.setdefault(table.decode(), {})[row_key] = found.value()
+            found.next()
+        found.status()  # raises for damage, which ends the rows as well
         return rows
     finally:
         store.close()
