@@ -13,6 +13,7 @@ from streams.durability import durability_checks
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
+from streams.engine.standstill import without_room
 from streams.engine.store import StoreError
 from streams.settings import Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
@@ -147,7 +148,7 @@ def check_dead_letters(engine: Engine) -> Check:
 
 def check_stalled(engine: Engine) -> Check:
     """Do topics stand still because no more records may wait?"""
-    sources = sorted({source for task in _readable(engine) for source in task.stalled.sources()})
+    sources = sorted({source for task in _readable(engine) for source in without_room(task)})
     if not sources:
         return Check("waiting records", True, "there is room for more")
     detail = ", ".join(f"{topic} for {agent}" for agent, topic in sources)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS, DEAD_LETTERS
 from streams.engine.partition_task import PartitionTask
+from streams.engine.standstill import without_room
 from streams.service import Service
 
 service = Service("dead-letter-gauges")
@@ -42,4 +43,4 @@ def waiting_aggregates(task: PartitionTask) -> Mapping[str, float]:
 @service.gauge("sources_stalled", "topics that stand still for an agent, as no more records may wait", label="agent")
 def stalled_sources(task: PartitionTask) -> Mapping[str, float]:
     """Agents of whose topic nothing is read any more, until somebody decides about a dead letter."""
-    return Counter(agent for agent, _ in task.stalled.sources())
+    return Counter(agent for agent, _ in without_room(task))

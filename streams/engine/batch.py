@@ -104,7 +104,7 @@ class Batch:
         call that raises Unavailable, or takes longer than ORDERS_CALL_TIMEOUT, is made again until it does not; any
         other error makes its record a dead letter. While most calls fail, none is made.
         """
-        await self._fetched.task.process_after(self._fetched, self.agent, prepare, handlers)
+        await self._fetched.task.calls.process(self._fetched, self.agent, prepare, handlers)
         self.done = True
 
 

@@ -351,7 +351,7 @@ class Engine:
     def drop_calls(self, agent: str, error: BaseException) -> None:
         """An agent has failed, and with it its connections to the outside."""
         for task in self.tasks.values():
-            task.drop_calls(agent, error)
+            task.calls.drop(agent, error)
 
     # ---- reads
 
@@ -360,7 +360,7 @@ class Engine:
 
         A circuit may stay open after its last record has moved to another worker; then nothing is paused here.
         """
-        waiting = {agent for task in self.tasks.values() for agent in task.waiting_agents()}
+        waiting = {agent for task in self.tasks.values() for agent in task.calls.agents()}
         pauses = (self.circuits[agent].pause() for agent in sorted(waiting & self.circuits.keys()))
         return [pause for pause in pauses if pause is not None]
 

@@ -161,7 +161,7 @@ class LaneLoop:
     def _note(self, key: LaneKey, lane: Lane | None) -> None:
         if self.index.note(key, lane):
             self.room.set()
-            self._task.there_is_room()
+            self._task.calls.there_is_room()
 
     # ---- records that fail, and those behind them
 

@@ -1,9 +1,10 @@
 """Calls to the outside (payments, mail) of one agent in one partition: before the unit of work, side by side.
 
-Records wait in a window, in the order of the topic. A record's call starts as soon as no earlier record of its key is
-in the window, so calls of one key come one after the other and see what the one before has left. Records whose call
-has ended are handled from the front of the window on: what is finished is committed while later calls go on, and a
-crash repeats at most the calls of the window, under the same idempotency keys.
+Records wait in a window (`call_window.py`), in the order of the topic. A record's call starts as soon as no earlier
+record of its key is in the window, so calls of one key come one after the other and see what the one before has left.
+Records whose call has ended are handled from the front of the window on: what is finished is committed while later
+calls go on, and a crash repeats at most the calls of the window, under the same idempotency keys. A record whose turn
+it is in its lane waits for its own call only, never for the front: the record there may wait for the room it makes.
 
 Calls are made while the agent's circuit lets them through (`circuit.py`). While it does not, records wait here, the
 window fills up, and its topic is not read further.
@@ -14,20 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from itertools import islice
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from streams.engine.about import about_record, told
 from streams.engine.batch import Fetched, StaleBatch
+from streams.engine.call_window import CallWindow, Entry
 from streams.engine.circuit import CircuitState, Permit
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import NotNow
-from streams.engine.lanes import WaitingKey
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.watch import Handling, watched, watched_steps
 from streams.envelope import Envelope
@@ -43,30 +43,7 @@ log = logging.getLogger(__name__)
 Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
 """Makes the call for a message, None where none is needed; synchronous, and reads only."""
 
-BACKOFF_S = 0.1
 BACKOFF_MAX_S = 5.0
-
-
-class _Entry:
-    """A record of the window. `next_offset` is where the agent is once it is handled.
-
-    A record that has waited in a lane has a `turn` in its place, and moves no position. One that is `held` was not its
-    aggregate's next when its call would have begun: there was none. `span` is that of the record, from its first call
-    on, where tracing is on.
-    """
-
-    __slots__ = ("backoff_s", "ended", "error", "held", "next_offset", "outcome", "record", "span", "turn")
-
-    def __init__(self, record: Record, next_offset: int, turn: WaitingKey | None = None) -> None:
-        self.record = record
-        self.next_offset = next_offset
-        self.turn = turn
-        self.held = False
-        self.ended = False
-        self.outcome: Any = None
-        self.error: BaseException | None = None
-        self.span: Any = None
-        self.backoff_s = BACKOFF_S  # before the next call, if one fails
 
 
 class OutsideCalls:
@@ -89,9 +66,8 @@ class OutsideCalls:
         self._tracing = context.tracing
         self._calls_max = context.settings.outside_calls_max
         self._timeout_s = context.settings.call_timeout
-        self._window: deque[_Entry] = deque()
-        self._by_key: dict[bytes | None, deque[_Entry]] = {}  # the first of each key may call, or does
-        self._ready: deque[_Entry] = deque()
+        self.stands_still = False  # the record at the front has to wait in its lane, and finds no room there
+        self._window = CallWindow()
         self._calls: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._circuit = context.circuit(source[0])
@@ -107,23 +83,18 @@ class OutsideCalls:
     def add(self, fetched: Fetched) -> None:
         """Take a fetch into the window; its records are handled later. A full window keeps further fetches away."""
         if fetched.turns:
-            for turn, record in zip(fetched.turns, fetched.records, strict=True):
-                self._append(_Entry(record, 0, turn))
+            self._window.add(Entry(*of) for of in zip(fetched.records, repeat(0), fetched.turns, strict=False))
         else:
             records = self._task.unhandled(fetched, self._source[0])
-            for index, record in enumerate(records, start=1):
-                self._append(_Entry(record, fetched.next_offset if index == len(records) else record.offset + 1))
+            last = len(records) - 1
+            self._window.add(
+                Entry(record, fetched.next_offset if index == last else record.offset + 1)
+                for index, record in enumerate(records)
+            )
         if len(self._window) >= 2 * self._calls_max:
             self._held += 1
             self._task.hold(fetched.topic)
         self._wake.set()
-
-    def _append(self, entry: _Entry) -> None:
-        self._window.append(entry)
-        queue = self._by_key.setdefault(entry.record.key, deque())
-        queue.append(entry)
-        if len(queue) == 1:
-            self._ready.append(entry)
 
     def there_is_room(self) -> None:
         """A record that has to wait in a lane may find room there now."""
@@ -135,7 +106,7 @@ class OutsideCalls:
         for running in (self._runner, *self._calls):
             running.cancel()
         self._circuit.leave(self._wake.set)
-        self._tracing.abandon(entry.span for entry in self._window)
+        self._tracing.abandon(self._window.spans())
         self._window.clear()
 
     # ---- calls
@@ -146,7 +117,8 @@ class OutsideCalls:
                 await self._wake.wait()
                 self._wake.clear()
                 self._start_calls()
-                if self._window and self._window[0].ended and await self._handle_ended():
+                has_made_room = await self._take_turns()
+                if await self._handle_ended() or has_made_room:
                     self._wake.set()  # keys have become free
         except StaleBatch as error:
             log.info("%s", error)
@@ -154,40 +126,44 @@ class OutsideCalls:
             self._task.fail(error)
 
     def _start_calls(self) -> None:
-        work = self._task.current_work
-        while self._ready and len(self._calls) < self._calls_max and self._circuit.allows():
-            entry = self._ready.popleft()
+        work, window = self._task.current_work, self._window
+        while len(self._calls) < self._calls_max and self._circuit.allows() and (entry := window.take_ready()):
             if not self._may_call(entry):
-                entry.ended = True
+                window.end(entry)
                 continue
             try:
                 call = self._call_for(entry, work)
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
             except BaseException as error:
-                entry.error, entry.ended = error, True
-                continue
+                entry.error, call = error, None
             if call is None:
-                entry.ended = True
-                continue
-            if entry.span is None:
-                entry.span = self._tracing.begin(entry.record, *self._source, self._task.number)
-            permit = self._circuit.begin()
-            context = self._tracing.context(entry.span)
-            running = asyncio.get_running_loop().create_task(self._call(entry, call, permit), context=context)
-            self._calls.add(running)
-            running.add_done_callback(partial(self._call_ended, permit))
+                window.end(entry)
+            else:
+                self._start_call(entry, call)
 
-    def _may_call(self, entry: _Entry) -> bool:
+    def _start_call(self, entry: Entry, call: Coroutine[Any, Any, Any]) -> None:
+        if entry.span is None:
+            entry.span = self._tracing.begin(entry.record, *self._source, self._task.number)
+        permit = self._circuit.begin()
+        self._window.call_begins(entry)
+        context = self._tracing.context(entry.span)
+        running = asyncio.get_running_loop().create_task(self._call(entry, call, permit), context=context)
+        self._calls.add(running)
+        running.add_done_callback(partial(self._call_ended, entry, permit))
+
+    def _may_call(self, entry: Entry) -> bool:
         """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
         lanes = self._task.lanes
         if entry.turn is not None:
             entry.held = not lanes.is_turn(entry.turn)
+            if not entry.held:
+                self._window.hold_back(entry.record.key)
         else:
-            entry.held = lanes.is_blocked(self._source[0], entry.record.key)
+            entry.held = self._is_blocked(entry.record)
         return not entry.held
 
-    def _call_for(self, entry: _Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
+    def _call_for(self, entry: Entry, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
         return watched(self._handling(), entry.record, self._prepared, entry.record, work)
 
     def _handling(self) -> Handling:
@@ -200,7 +176,7 @@ class OutsideCalls:
         work.record = record
         return self._prepare(message, work)
 
-    async def _call(self, entry: _Entry, call: Coroutine[Any, Any, Any], permit: Permit) -> None:
+    async def _call(self, entry: Entry, call: Coroutine[Any, Any, Any], permit: Permit) -> None:
         """Make one call; a record whose call found nobody waits for another one."""
         circuit = self._circuit
         try:
@@ -211,18 +187,19 @@ class OutsideCalls:
             circuit.failed(permit, error)
             if isinstance(error, Unavailable) or self._is_one_of_many(permit):
                 await self._back_off(entry, error)
-                self._ready.append(entry)  # behind the others: what is wrong with this record must not fail every probe
+                # Behind the others: what is wrong with this record must not fail every probe.
+                self._window.ask_again(entry)
                 return
             entry.error = error
         else:
             circuit.succeeded(permit)
-        entry.ended = True
+        self._window.end(entry)
 
     def _is_one_of_many(self, permit: Permit) -> bool:
         """Whether so many calls fail that no record is to blame; a probe is judged alone, or it might fail for ever."""
         return not permit.is_probe and self._circuit.state is not CircuitState.CLOSED
 
-    async def _back_off(self, entry: _Entry, error: BaseException) -> None:
+    async def _back_off(self, entry: Entry, error: BaseException) -> None:
         """Pause after a failure among calls that succeed; otherwise the circuit says when to go on."""
         if self._circuit.state is not CircuitState.CLOSED:
             return
@@ -233,8 +210,9 @@ class OutsideCalls:
             log.warning("%s waits at %s, and tries again: %s", self._source[0], place, told(error), extra=extra)
         entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
 
-    def _call_ended(self, permit: Permit, running: asyncio.Task[None]) -> None:
+    def _call_ended(self, entry: Entry, permit: Permit, running: asyncio.Task[None]) -> None:
         self._circuit.end(permit)
+        self._window.call_ended(entry)
         self._calls.discard(running)
         if not running.cancelled() and (error := running.exception()) is not None:
             self._task.fail(error)
@@ -242,12 +220,50 @@ class OutsideCalls:
 
     # ---- records
 
+    async def _take_turns(self) -> bool:
+        """Handle records that have waited in lanes and whose calls have ended; whether there were any."""
+        done = 0
+        while entry := self._window.ended_turn():
+            await self._take_turn(entry)
+            done += 1
+        if done:
+            self._task.commit_soon()
+            self._note_handled()
+        return done > 0
+
+    async def _take_turn(self, entry: Entry) -> None:
+        """Handle one such record; one that was not called for will be given back again."""
+        assert entry.turn is not None
+        await self._task.wait_for_room()
+        if entry.held:
+            self._task.lanes.turn_over(entry.turn)
+        else:
+            self._task.lanes.take_turn(self._source, entry.turn, entry.record, self._handler([entry]))
+        self._window.take_turn()
+        self._tracing.abandon([entry.span])
+
     async def _handle_ended(self) -> bool:
         """Handle the records at the front whose calls have ended; whether there were any."""
         front = self._front()
         if not front:
+            self.stands_still = False
             return False
-        by_record = {id(entry.record): entry for entry in front}
+        records = [entry.record for entry in front]
+        done = await self._task.run_records(self._source, self._handler(front), records, self._handled)
+        self.stands_still = done < len(front) and not self._is_free(front[done])
+        if self._held and len(self._window) < 2 * self._calls_max:
+            self._task.let_go(self._source[1], self._held)
+            self._held = 0
+        self._note_handled()
+        return done > 0
+
+    def _note_handled(self) -> None:
+        if not self._window:
+            self._task.handled_all(self._source)
+
+    def _handler(self, entries: Sequence[Entry]) -> RecordHandler:
+        """What handles the records of these entries, with what their calls have come to."""
+        by_record = {id(entry.record): entry for entry in entries}
 
         def handle_ended(record: Record, work: UnitOfWork) -> str:
             entry = by_record[id(record)]
@@ -259,61 +275,31 @@ class OutsideCalls:
             work.outcome = entry.outcome
             return self._handle_record(record, work)
 
-        handle = self._tracing.handler(handle_ended, *self._source, lambda record: by_record[id(record)].span)
-        if front[0].turn is not None:
-            await self._take_turn(front[0], front[0].turn, handle)
-            done = 1
-        else:
-            records = [entry.record for entry in front]
-            done = await self._task.run_records(self._source, handle, records, self._handled)
-        if self._held and len(self._window) < 2 * self._calls_max:
-            self._task.let_go(self._source[1], self._held)
-            self._held = 0
-        if not self._window:
-            self._task.handled_all(self._source)
-        return done > 0
+        return self._tracing.handler(handle_ended, *self._source, lambda record: by_record[id(record)].span)
 
-    async def _take_turn(self, entry: _Entry, turn: WaitingKey, handle: RecordHandler) -> None:
-        """Handle a record that has waited in a lane; one that was not called for will be given back again."""
-        await self._task.wait_for_room()
-        if entry.held:
-            self._task.lanes.turn_over(turn)
-        else:
-            self._task.lanes.take_turn(self._source, turn, entry.record, handle)
-        self._pop(1)
-        self._task.commit_soon()
-
-    def _front(self) -> list[_Entry]:
-        """What can be handled together: the records at the front, or one whose turn it is in its lane."""
-        front: list[_Entry] = []
+    def _front(self) -> list[Entry]:
+        """What can be handled together: the records at the front whose calls have ended."""
+        front: list[Entry] = []
         for entry in self._window:
-            if not entry.ended or (front and entry.turn is not None):
+            if not entry.ended:
                 break
-            if entry.held and entry.turn is None and not self._task.lanes.is_blocked(self._source[0], entry.record.key):
-                # The lane has ended since, by somebody's hand: now the record does need its call.
-                entry.held = entry.ended = False
-                self._ready.append(entry)
+            if self._is_free(entry):
+                entry.begin_anew()
+                self._window.ask_again(entry)
                 self._wake.set()
                 break
             front.append(entry)
-            if entry.turn is not None:
-                break
         return front
+
+    def _is_free(self, entry: Entry) -> bool:
+        """Whether a record's lane has ended since it was held, by a person's decision: now it does need its call."""
+        return entry.held and not self._is_blocked(entry.record)
+
+    def _is_blocked(self, record: Record) -> bool:
+        return self._task.lanes.is_blocked(self._source[0], record.key)
 
     def _handled(self, first: int, end: int) -> int:
         """Take handled records from the front; returns the agent's new position."""
-        return self._pop(end - first)[-1].next_offset
-
-    def _pop(self, count: int) -> list[_Entry]:
-        """Take records from the front: the next one of each key may call."""
-        done = list(islice(self._window, count))
-        for entry in done:
-            self._window.popleft()
-            queue = self._by_key[entry.record.key]
-            queue.popleft()
-            if queue:
-                self._ready.append(queue[0])
-            else:
-                del self._by_key[entry.record.key]
+        done = self._window.take(end - first)
         self._tracing.abandon(entry.span for entry in done)  # of those that wait in a lane instead
-        return done
+        return done[-1].next_offset

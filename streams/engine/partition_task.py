@@ -21,7 +21,7 @@ from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
-from streams.engine.outside import OutsideCalls, Prepare
+from streams.engine.partition_calls import PartitionCalls
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress, identify, restore
@@ -90,7 +90,7 @@ class PartitionTask:
         self._room = asyncio.Event()
         self._opened_at = 0.0  # when the open unit of work got its first record, monotonic; 0 while it has none
         self._dry = False
-        self._outside: dict[tuple[str, str], OutsideCalls] = {}  # by agent and topic
+        self.calls = PartitionCalls(self, context)
         self.busy_at = 0.0  # when records that do not linger came last, monotonic
         self._lingering = LingeringFetches(self, context.settings.commit_interval)
         self.lanes = LaneLoop(self, context)
@@ -223,7 +223,7 @@ class PartitionTask:
 
     def not_for(self, fetched: Fetched) -> None:
         """An agent was handed a fetch that is another agent's."""
-        self._finished(fetched)
+        self.finished(fetched)
 
     def linger(self, topic: str, records: Sequence[Record], next_offset: int) -> bool:
         """Take a fetch that need not go to its agents, as all of them let it linger; False for any other."""
@@ -261,9 +261,8 @@ class PartitionTask:
 
     def is_busy_with(self, topic: str) -> bool:
         """Whether agents still have to finish records of `topic` that were fetched."""
-        if self.queued[topic] or self._lingering.is_busy_with(topic) or self.stalled.is_busy_with(topic):
-            return True
-        return any(calls for (_, of), calls in self._outside.items() if of == topic)
+        waiting = self._lingering, self.stalled, self.calls
+        return bool(self.queued[topic]) or any(where.is_busy_with(topic) for where in waiting)
 
     def unhandled(self, fetched: Fetched, agent: str) -> Sequence[Record]:
         """The records of a fetch that `agent` has not handled yet."""
@@ -289,7 +288,7 @@ class PartitionTask:
             if fetched.epoch == self.epoch and not fetched.turns and source not in self.stalled:
                 self.oldest_ms.pop(source, None)
             self.busy_at = time.monotonic()
-            self._finished(fetched)
+            self.finished(fetched)
 
     async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
@@ -303,7 +302,7 @@ class PartitionTask:
         except StaleBatch as error:
             log.info("%s", error)
         finally:
-            self._finished(fetched)
+            self.finished(fetched)
 
     def _bind(self, handlers: Handlers | RecordHandler, source: tuple[str, str]) -> RecordHandler:
         """What handles each record of a fetch: asked once per fetch."""
@@ -327,22 +326,6 @@ class PartitionTask:
             return False
         self.positions[source] = max(fetched.next_offset, self.positions.get(source, 0))
         return True
-
-    async def process_after(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
-        """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
-        source = agent, fetched.topic
-        try:
-            self.check(fetched.epoch, fetched.topic)
-            calls = self._outside.get(source)
-            if calls is None:
-                calls = self._outside[source] = OutsideCalls(self, source, prepare, handlers, self._context)
-            calls.add(fetched)
-        except StaleBatch as error:
-            # Not the agent's concern: its calls for other partitions go on.
-            log.info("%s", error)
-        finally:
-            self.busy_at = time.monotonic()
-            self._finished(fetched)
 
     async def run_records(
         self,
@@ -372,30 +355,12 @@ class PartitionTask:
         self.check(epoch, topic)
         return done
 
-    def there_is_room(self) -> None:
-        """A record that has to wait in a lane may find room there now."""
-        for calls in self._outside.values():
-            calls.there_is_room()
-
     def handled_all(self, source: tuple[str, str]) -> None:
         """No record of `source` waits for a call to the outside, or lingers, any more."""
         self.oldest_ms.pop(source, None)
         self._context.wake_transport()
 
-    def waiting_agents(self) -> set[str]:
-        """Agents whose records wait for calls to the outside."""
-        return {agent for (agent, _), calls in self._outside.items() if calls}
-
-    def drop_calls(self, agent: str, error: BaseException) -> None:
-        """The agent that made these calls to the outside has ended: what waits for them must be asked for again."""
-        for source in [source for source in self._outside if source[0] == agent]:
-            calls = self._outside.pop(source)
-            waiting = bool(calls)
-            calls.cancel()
-            if waiting:
-                self.fail(error)
-
-    def _finished(self, fetched: Fetched) -> None:
+    def finished(self, fetched: Fetched) -> None:
         """An agent is through with a fetch."""
         if fetched.epoch == self.epoch:
             self.queued[fetched.topic] -= 1
@@ -643,9 +608,7 @@ class PartitionTask:
         )
 
     def _end_calls(self) -> None:
-        for calls in self._outside.values():
-            calls.cancel()
-        self._outside.clear()
+        self.calls.cancel()
         self._lingering.cancel()
         self.stalled.cancel()
         self.lanes.cancel()
