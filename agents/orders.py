@@ -51,7 +51,7 @@ def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
     events: tuple[OrderEvent, ...]
     try:
         check_requested(order, command.payload)
-        events = decide(order, command.payload)
+        events = decide(order, command.payload, work.settings.price_decimals)
     except InvalidOrderState as error:
         events = (refusal(command.payload, error),)
     for step, event in enumerate(events, start=1):

@@ -41,7 +41,7 @@ def ask(
     gateway: PaymentGateway, command: Envelope[PaymentCommand], work: UnitOfWork
 ) -> Coroutine[Any, Any, Outcome] | None:
     """The call to make before a command is decided, None where none is needed."""
-    call = call_for(work.get(PAYMENTS, command.aggregate_id), command.payload)
+    call = call_for(work.get(PAYMENTS, command.aggregate_id), command.payload, work.settings.price_decimals)
     if call is None:
         return None
     if isinstance(call, Charge):
@@ -60,7 +60,7 @@ def decide_payment(command: Envelope[PaymentCommand], work: UnitOfWork) -> None:
         work.send_raw(SAGA_REPLIES, command.aggregate_id.encode(), work.encode(again))
         work.deliver(again)
         return
-    _record(work, command, decide(payment, command.payload, work.outcome))
+    _record(work, command, decide(payment, command.payload, work.outcome, work.settings.price_decimals))
 
 
 def _record(work: UnitOfWork, command: Envelope[PaymentCommand], event: PaymentEvent) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -11,11 +10,12 @@ from aiohttp import web
 
 from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import Message, TimeText, format_timestamp
+from streams.envelope import Message, TimeText
 from streams.freshness import by_key
 from streams.operation import Operation
 from streams.service import Service
 from streams.settings import Settings
+from streams.times import format_ms
 from streams.web import ENGINE, Problem, json_response
 from tables.choreography import DEADLINES, Deadline
 from tables.orders import ORDERS, Order
@@ -172,4 +172,4 @@ def _type(message: Message | type[Message] | None) -> str | None:
 
 
 def _time(ms: int | None) -> str | None:
-    return None if ms is None else format_timestamp(datetime.fromtimestamp(ms / 1000, UTC))
+    return None if ms is None else format_ms(ms)

@@ -40,6 +40,10 @@ class UnknownEventVersion(RecordError):
     parks = True
 
 
+class InvalidBusinessTime(RecordError):
+    """The envelope's `timestamp` lies outside of the years that are accepted from outside."""
+
+
 class OversizeRecord(RecordError):
     """The value is larger than the largest accepted record."""
 

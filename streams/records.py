@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, NotRequired, TypedDict
 
 import msgspec
 
-from streams.envelope import TimeText, format_timestamp
+from streams.envelope import TimeText
+from streams.times import format_ms
 from streams.transport.base import Broker, Record, TransportError
 
 READ_TIMEOUT_S = 10.0
@@ -81,7 +81,7 @@ def record_view(partition: int, record: Record) -> RecordView:
     view: RecordView = {
         "partition": partition,
         "offset": record.offset,
-        "timestamp": format_timestamp(datetime.fromtimestamp(record.timestamp_ms / 1000, UTC)),
+        "timestamp": format_ms(record.timestamp_ms),
         "key": None if record.key is None else record.key.decode(errors="replace"),
         "value": None,
         "headers": {name: value.decode(errors="replace") for name, value in record.headers},

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     partitions: Annotated[int, Field(ge=1, le=1024)] = 4
     replication: Annotated[int, Field(ge=1, le=16)] = 1
     commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
+    price_decimals: Annotated[int | None, Field(ge=0, le=28)] = None
     saga: Literal["orchestration", "choreography", "none"] = "orchestration"
     saga_step_timeout: Annotated[float, Field(ge=0.001)] = 300.0
     saga_retries: Annotated[int, Field(ge=0, le=20)] = 3

@@ -16,9 +16,10 @@ from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
 from streams.envelope import TimeText
 from streams.records import RecordView, read_page, record_view
+from streams.times import format_ms
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
 from streams.transport.base import Record, TransportError
-from tables.dead_letter_queries import LetterView, format_ms, lane_behind, letter_view, text_of
+from tables.dead_letter_queries import LetterView, lane_behind, letter_view, text_of
 from tables.orders import ORDER_HISTORY
 from tables.queries import EventView, event_views
 

@@ -10,7 +10,6 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -30,8 +29,9 @@ from streams.engine.dead_letters import (
 )
 from streams.engine.lanes import LANES, Lane, LaneKey
 from streams.engine.partition_task import PartitionTask
-from streams.envelope import TimeText, format_timestamp
+from streams.envelope import TimeText
 from streams.settings import Settings
+from streams.times import format_ms
 from tables.dead_letter_filters import LetterFilter
 
 SLICE_S: Final = 0.005
@@ -243,11 +243,6 @@ def letter_view(task: PartitionTask, number: int, letter: DeadLetter) -> LetterV
 def text_of(key: bytes | None) -> str | None:
     """A key for people; what is not UTF-8 is replaced."""
     return None if key is None else key.decode(errors="replace")
-
-
-def format_ms(at_ms: int) -> str:
-    """Epoch ms as time on the wire."""
-    return format_timestamp(datetime.fromtimestamp(at_ms / 1000, UTC))
 
 
 def _group(task: PartitionTask, number: int, letter: DeadLetter) -> LetterGroup:

@@ -15,12 +15,13 @@ from streams.freshness import FRESHNESS, Hop, Path, by_partition, catch_up
 from streams.operation import Operation, Parameter
 from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
+from streams.times import format_ms
 from streams.topics import DEAD_LETTER_COMMANDS
 from streams.web import ENGINE, Problem, invalid, json_response
 from tables.dead_letter_details import LetterDetails, letter_details
 from tables.dead_letter_filters import AGE, AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter, states_of
 from tables.dead_letter_gathering import letter_groups, newest_letters
-from tables.dead_letter_queries import LetterGroup, LetterView, find_letter, format_ms
+from tables.dead_letter_queries import LetterGroup, LetterView, find_letter
 from tables.queries import InvalidCursor, decode_cursor, encode_cursor
 
 LETTER_PATH: Final[Path] = (Hop("manage-dead-letters", DEAD_LETTER_COMMANDS),)

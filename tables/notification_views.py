@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final, TypedDict
 
 import msgspec
@@ -10,10 +9,11 @@ from aiohttp import web
 
 from streams.engine.partition_task import PartitionTask
 from streams.engine.table import encode_prefix
-from streams.envelope import TimeText, format_timestamp
+from streams.envelope import TimeText
 from streams.freshness import Hop, Path, by_key
 from streams.operation import Operation
 from streams.service import Service
+from streams.times import format_ms
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
 from streams.web import json_response
 from tables.notifications import NOTIFICATIONS, Notification
@@ -67,6 +67,5 @@ def notifications_of(task: PartitionTask, order_id: str) -> list[Notification]:
 
 
 def _view(row: Notification) -> NotificationView:
-    sent_at = None if row.sent_at_ms is None else datetime.fromtimestamp(row.sent_at_ms / 1000, UTC)
-    shown = None if sent_at is None else format_timestamp(sent_at)
+    shown = None if row.sent_at_ms is None else format_ms(row.sent_at_ms)
     return NotificationView(row.kind, row.state, row.message_id, shown, row.detail)

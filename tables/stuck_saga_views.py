@@ -10,8 +10,8 @@ from streams.freshness import FRESHNESS, catch_up
 from streams.operation import Operation, Parameter
 from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
+from streams.times import format_ms
 from streams.web import invalid, json_response
-from tables.dead_letter_queries import format_ms
 from tables.gathering import TableRow
 from tables.queries import SAGA_PATH
 from tables.sagas import COMPENSATION_FAILED, FAILED_SAGAS

@@ -13,8 +13,9 @@ from streams.freshness import FRESHNESS, catch_up
 from streams.operation import Operation
 from streams.parameters import CURSOR, LIMIT
 from streams.service import Service
+from streams.times import format_ms
 from streams.web import json_response
-from tables.dead_letter_queries import format_ms, text_of
+from tables.dead_letter_queries import text_of
 from tables.dead_letter_views import LETTER_PATH
 from tables.gathering import TableRow, key_of
 from tables.table_views import rows_of

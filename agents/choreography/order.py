@@ -1,6 +1,5 @@
 """The order's part: confirmed when paid for, cancelled when stock or money cannot be had, or nobody answers in time."""
 
-from datetime import timedelta
 from typing import Any
 
 from msgspec.structs import replace
@@ -14,6 +13,7 @@ from streams.events.inventory import StockReservationFailed
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed, PaymentReceived
 from streams.service import Service
+from streams.times import later
 from tables.choreography import DEADLINES, Deadline
 from tables.orders import PENDING, Order
 
@@ -75,12 +75,11 @@ def give_up(timer: Timer, work: UnitOfWork) -> None:
 def _say(order: Order, payload: ConfirmOrder | CancelOrder, known: Deadline, cause_id: str, work: UnitOfWork) -> None:
     """Let the order decide, in this unit of work; business time goes on as long as it took, also for past orders."""
     assert order.created_at is not None, "a pending order was created"
-    elapsed = timedelta(milliseconds=max(0, work.now_ms - known.placed_ms))
     command = new_envelope(
         payload,
         event_id=cause_id,
         aggregate_id=order.order_id,
-        timestamp=order.created_at + elapsed,
+        timestamp=later(order.created_at, work.now_ms - known.placed_ms),
         metadata=replace(known.origin, causation_id=cause_id),
     )
     work.deliver(command)

@@ -17,6 +17,7 @@ from agents.domain.order_history import OrderHistory
 from streams.settings import Settings
 
 DECLINED_SHARE = 0.02
+SAMPLE_PRICE_DECIMALS = 3  # the bundled orders have prices such as 0.001 GBP
 SAMPLE = Path(__file__).resolve().parents[2] / "examples" / "online-retail-sample.csv.gz"
 
 
@@ -29,7 +30,7 @@ def run(file: Path, **options: Any) -> None:
     A second start finds the data of the first, and the orders in it.
     """
     options["log_level"] = options["log_level"] or "WARNING"  # the progress bar and the summary are what is to be seen
-    settings = with_declined_payments(settings_from(**options))
+    settings = for_a_first_look(settings_from(**options))
     from streams.logs import configure_logging
     from streams.worker import run_in_loop
 
@@ -45,11 +46,13 @@ def run(file: Path, **options: Any) -> None:
     raise SystemExit(status)
 
 
-def with_declined_payments(settings: Settings) -> Settings:
-    """Settings with which some payments are declined, unless they say themselves how many: failures are to be seen."""
-    if "payment_decline" in settings.model_fields_set:
-        return settings
-    return settings.model_copy(update={"payment_decline": DECLINED_SHARE})
+def for_a_first_look(settings: Settings) -> Settings:
+    """Settings that decline some payments, so that failures are seen, and take the prices of the bundled orders.
+
+    What the settings say themselves stays.
+    """
+    defaults = {"payment_decline": DECLINED_SHARE, "price_decimals": SAMPLE_PRICE_DECIMALS}
+    return settings.model_copy(update={k: v for k, v in defaults.items() if k not in settings.model_fields_set})
 
 
 def _where(settings: Settings) -> str:

@@ -45,6 +45,7 @@ import msgspec
 
 from streams.envelope import derived_id
 from streams.events.money import Money
+from streams.times import is_accepted
 
 CURRENCY = "GBP"
 HEADER = ["InvoiceNo", "StockCode", "Description", "Quantity", "InvoiceDate", "UnitPrice", "CustomerID", "Country"]
@@ -332,12 +333,13 @@ def _parse_price(text: str) -> Money | None:
 
 @lru_cache(maxsize=4096)
 def _parse_time(text: str) -> datetime | None:
-    """Parse a time as UTC; cached, because the lines of an invoice share theirs."""
+    """Parse a time of an accepted year as UTC; cached, because the lines of an invoice share theirs."""
     for time_format in _TIME_FORMATS:
         try:
-            return datetime.strptime(text, time_format).replace(tzinfo=UTC)
+            time = datetime.strptime(text, time_format).replace(tzinfo=UTC)
         except ValueError:
             continue
+        return time if is_accepted(time) else None
     return None
 
 

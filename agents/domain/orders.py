@@ -7,6 +7,7 @@ from typing import Any, Final
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from agents.domain.prices import price_problem
 from streams.envelope import Envelope
 from streams.events.money import Money
 from streams.events.orders import (
@@ -57,8 +58,13 @@ class InvalidOrderState(Exception):
         self.detail = detail
 
 
-def decide(order: Order | None, command: OrderCommand) -> tuple[OrderEvent, ...]:
-    """Return the events that follow from a command; raises InvalidOrderState when it is refused."""
+def decide(order: Order | None, command: OrderCommand, price_decimals: int | None = None) -> tuple[OrderEvent, ...]:
+    """Return the events that follow from a command; raises InvalidOrderState when it is refused.
+
+    `price_decimals` is how many decimals prices may have where their currency has fewer.
+    """
+    if isinstance(command, PlaceOrder):
+        return _place(order, command, price_decimals)
     return _DECISIONS[type(command)](order, command)
 
 
@@ -102,11 +108,11 @@ def refusal(command: OrderCommand, error: InvalidOrderState) -> OrderRejected:
     return OrderRejected(command.order_id, customer_id, command.event_type, error.reason, error.detail)
 
 
-def _place(order: Order | None, command: PlaceOrder) -> tuple[OrderEvent, ...]:
+def _place(order: Order | None, command: PlaceOrder, price_decimals: int | None) -> tuple[OrderEvent, ...]:
     status = _status(order)
     if status != UNKNOWN:
         raise InvalidOrderState(*_STATUS_REFUSALS[REJECTED if status == REJECTED else PENDING])
-    total = _total(command.items)
+    total = _total(command.items, price_decimals)
     if command.total is not None and command.total != total:
         raise InvalidOrderState(
             "total_mismatch",
@@ -151,20 +157,18 @@ def _placed(order: Order | None, *allowed: OrderStatus) -> tuple[str, Money]:
     return order.customer_id, order.total
 
 
-def _total(items: tuple[OrderItem, ...]) -> Money:
+def _total(items: tuple[OrderItem, ...], price_decimals: int | None) -> Money:
     """Return the sum of quantity x price; raises InvalidOrderState when the items break a rule."""
     if not items:
         raise InvalidOrderState("no_items", "an order needs at least one item")
     currency = items[0].price.currency
-    if not (currency.isascii() and currency.isalpha() and currency.isupper()):
-        raise InvalidOrderState("invalid_currency", "a currency is three capital letters (ISO 4217)")
     amount = Decimal(0)
     try:
         for item in items:
             if not 1 <= item.quantity <= QUANTITY_MAX:
                 raise InvalidOrderState("invalid_quantity", f"a quantity must be between 1 and {QUANTITY_MAX}")
-            if item.price.amount <= 0:
-                raise InvalidOrderState("invalid_price", "a price must be greater than 0")
+            if (problem := price_problem(item.price, price_decimals)) is not None:
+                raise InvalidOrderState(*problem)
             if item.price.currency != currency:
                 raise InvalidOrderState("mixed_currencies", "all prices must be in one currency")
             amount = _EXACT.add(amount, _EXACT.multiply(item.price.amount, item.quantity))
@@ -246,7 +250,6 @@ def _nothing_placed(order_id: str) -> Order:
 
 
 _DECISIONS: Final[dict[type[Any], Callable[[Order | None, Any], tuple[OrderEvent, ...]]]] = {
-    PlaceOrder: _place,
     ConfirmOrder: _confirm,
     CancelOrder: _cancel,
     ShipOrder: _ship,

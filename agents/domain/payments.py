@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
+from agents.domain.prices import price_problem
 from streams.envelope import Envelope
 from streams.events.money import Money
 from streams.events.payments import (
@@ -46,13 +47,17 @@ class Refund(msgspec.Struct, frozen=True, gc=False):
     key: str
 
 
-def call_for(payment: Payment | None, command: PaymentCommand) -> Charge | Refund | None:
+def call_for(
+    payment: Payment | None, command: PaymentCommand, price_decimals: int | None = None
+) -> Charge | Refund | None:
     """Return what the gateway has to be asked before a command can be decided, None where nothing.
+
+    `price_decimals` is how many decimals an amount may have where its currency has fewer.
 
     The same payment and command give the same call under the same key, so that it may be made again after a crash.
     """
     if payment is None:
-        if isinstance(command, ChargePayment) and _can_be_charged(command.amount):
+        if isinstance(command, ChargePayment) and price_problem(command.amount, price_decimals) is None:
             return Charge(command.order_id, command.customer_id, command.amount, _key(command.order_id))
     elif isinstance(command, RefundPayment) and payment.status == RECEIVED:
         _, amount, reference = _taken(payment)
@@ -79,14 +84,16 @@ def restate(payment: Payment | None, command: PaymentCommand) -> PaymentEvent | 
     return None
 
 
-def decide(payment: Payment | None, command: PaymentCommand, outcome: Outcome | None) -> PaymentEvent:
+def decide(
+    payment: Payment | None, command: PaymentCommand, outcome: Outcome | None, price_decimals: int | None = None
+) -> PaymentEvent:
     """Return the event that follows from a command that `restate` does not answer.
 
     `outcome` is what the call of `call_for` returned, None where there was none. Raises ValueError when it does not fit
     the command.
     """
     if isinstance(command, ChargePayment):
-        return _charged(command, outcome)
+        return _charged(command, outcome, price_decimals)
     if payment is None:
         return PaymentFailed(command.order_id, None, None, CANCELLED_BEFORE_CHARGE)
     customer_id, amount, _ = _taken(payment)
@@ -119,9 +126,11 @@ def evolve(payment: Payment | None, event: Envelope[Any]) -> Payment:
     raise ValueError(f"payment of order {event.aggregate_id}: {event.event_type} cannot follow {status}")
 
 
-def _charged(command: ChargePayment, outcome: Outcome | None) -> PaymentReceived | PaymentFailed:
+def _charged(
+    command: ChargePayment, outcome: Outcome | None, price_decimals: int | None
+) -> PaymentReceived | PaymentFailed:
     order_id, customer_id, amount = command.order_id, command.customer_id, command.amount
-    if not _can_be_charged(amount):
+    if price_problem(amount, price_decimals) is not None:
         return PaymentFailed(order_id, customer_id, amount, INVALID_AMOUNT)
     if isinstance(outcome, Charged):
         return PaymentReceived(order_id, customer_id, amount, outcome.reference)
@@ -152,11 +161,6 @@ def _first(payload: PaymentReceived | PaymentFailed, event: Envelope[Any]) -> Pa
         1,
         failed_at=event.timestamp,
     )
-
-
-def _can_be_charged(amount: Money) -> bool:
-    currency = amount.currency
-    return amount.amount > 0 and len(currency) == 3 and currency.isascii() and currency.isalpha() and currency.isupper()
 
 
 def _key(order_id: str) -> str:

@@ -7,7 +7,7 @@ here is pure: a saga is a row, and time comes from the records.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache
 from typing import Any, Final, Literal, NamedTuple
 
@@ -40,6 +40,7 @@ from streams.events.payments import (
     RefundPayment,
 )
 from streams.settings import Settings
+from streams.times import later
 from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, Topic
 from tables.orders import Order
 from tables.sagas import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING, Saga, StepRun
@@ -253,7 +254,7 @@ def backoff_ms(policy: Policy, attempts: int) -> int:
 
 def business_time(saga: Saga, now_ms: int) -> datetime:
     """Business time of what the saga asks for: as long after the order as it took, also for orders of the past."""
-    return saga.placed_at + timedelta(milliseconds=max(0, now_ms - saga.started_ms))
+    return later(saga.placed_at, now_ms - saga.started_ms)
 
 
 # ---- what an event means

@@ -7,7 +7,6 @@ the records. Pure.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -28,6 +27,7 @@ from streams.events.orders import (
     ShipOrder,
 )
 from streams.events.payments import PaymentFailed
+from streams.times import format_ms
 from streams.topics import (
     INVENTORY_COMMANDS,
     INVENTORY_EVENTS,
@@ -312,12 +312,11 @@ def _mails(parts: Parts, nodes: Sequence[Node]) -> Iterator[Node]:
     """Mails that are settled, each with the event that it tells of."""
     for mail in parts.mails:
         told = next((node.id for node in nodes if node.kind == "event" and node.type == _MAILS.get(mail.kind)), None)
-        sent_at = None if mail.sent_at_ms is None else datetime.fromtimestamp(mail.sent_at_ms / 1000, UTC)
         yield Node(
             None if told is None else derived_id(told, "notification"),
             "mail",
             SendNotification.event_type,
-            None if sent_at is None else format_timestamp(sent_at),
+            None if mail.sent_at_ms is None else format_ms(mail.sent_at_ms),
             NOTIFICATION_COMMANDS.name,
             SendNotification.aggregate_type,
             mail.order_id,

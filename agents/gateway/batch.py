@@ -6,13 +6,14 @@ import uuid
 
 from aiohttp import web
 
-from agents.gateway.bodies import PlaceOrderBody
-from agents.gateway.lines import LinesAccepted, read_line, take_lines
+from agents.gateway.bodies import PlaceOrderBody, parse
+from agents.gateway.lines import LinesAccepted, take_lines
 from agents.gateway.publish import CORRELATION_ID, IDEMPOTENCY_KEY, encode, envelope, id_header, metadata
 from streams.envelope import Metadata, derived_id
 from streams.operation import Lines, Operation
 from streams.service import Service
 from streams.topics import ORDER_COMMANDS
+from streams.web import ENGINE
 
 service = Service("gateway-batch", topics=(ORDER_COMMANDS,))
 
@@ -29,10 +30,10 @@ async def place_orders(request: web.Request) -> web.StreamResponse:
     number, so that the same request may be sent again.
     """
     key = id_header(request, IDEMPOTENCY_KEY.name)
-    origin = metadata(request)
+    origin, settings = metadata(request), request.app[ENGINE].settings
 
     def command(line: bytes, number: int) -> tuple[str, bytes]:
-        body = read_line(PlaceOrderBody, line)
+        body = parse(PlaceOrderBody, line, settings)
         order_id = body.order_id or (str(uuid.uuid4()) if key is None else derived_id(key, f"line {number}"))
         command_id = body.command_id or derived_id(order_id, f"place:{body.fingerprint()}")
         by_customer = Metadata(origin.correlation_id, user_id=body.customer_id)

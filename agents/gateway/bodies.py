@@ -4,7 +4,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -14,17 +14,24 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from agents.domain.prices import price_problem
 from streams.events.money import Money, is_plain
 from streams.events.orders import OrderItem, PlaceOrder
+from streams.settings import Settings
+from streams.times import ACCEPTED, is_accepted
+from streams.web import Problem
 
 B = TypeVar("B", bound=BaseModel)
 
 QUANTITY_MAX = 1_000_000_000
 ITEMS_MAX = 10_000
+PRICE_DECIMALS: Final = "price_decimals"  # in the context of a validation
 _DAY_AND_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _AMOUNT = re.compile(r"[0-9]{1,28}(\.[0-9]{1,28})?")
 
@@ -49,9 +56,12 @@ def _only_text(value: Any) -> Any:
 
 def _utc(value: datetime) -> datetime:
     try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise PydanticCustomError("time", "a time between the years 1 and 9999") from error
+        time = value.astimezone(UTC)
+    except OverflowError:
+        time = None
+    if time is None or not is_accepted(time):
+        raise PydanticCustomError("time", ACCEPTED)
+    return time
 
 
 Id = Annotated[str, Field(min_length=1, max_length=128)]
@@ -82,6 +92,13 @@ class PriceBody(Body):
 
     amount: Amount
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+
+    @model_validator(mode="after")
+    def _can_be_charged(self, info: ValidationInfo) -> Self:
+        problem = price_problem(Money(self.amount, self.currency), (info.context or {}).get(PRICE_DECIMALS))
+        if problem is not None:
+            raise PydanticCustomError(problem.reason, "{detail}", {"detail": problem.detail})
+        return self
 
 
 class ItemBody(Body):
@@ -148,9 +165,13 @@ class CancelOrderBody(ChangeOrderBody):
     reason: Annotated[str, Field(max_length=1000)] | None = None
 
 
-def parse(model: type[B], raw: bytes) -> B:
-    """Read a body; raises pydantic's ValidationError."""
-    return model.model_validate_json(raw)
+def parse(model: type[B], raw: bytes, settings: Settings) -> B:
+    """Read a body; raises a 422 problem with one entry per field."""
+    try:
+        return model.model_validate_json(raw, context={PRICE_DECIMALS: settings.price_decimals})
+    except ValidationError as error:
+        errors = field_errors(error)
+        raise Problem(422, f"{len(errors)} fields cannot be used", errors=errors) from error
 
 
 def field_errors(error: ValidationError) -> list[dict[str, str]]:

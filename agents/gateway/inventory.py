@@ -10,8 +10,8 @@ from aiohttp import web
 from pydantic import Field
 
 from agents.domain.inventory import ON_HAND_MAX
-from agents.gateway.bodies import Body, Id, Time
-from agents.gateway.lines import LinesAccepted, read_line, take_lines
+from agents.gateway.bodies import Body, Id, Time, parse
+from agents.gateway.lines import LinesAccepted, take_lines
 from agents.gateway.orders import read_body
 from agents.gateway.publish import (
     CORRELATION_ID,
@@ -29,7 +29,7 @@ from streams.operation import LOCATION, Answer, Lines, Operation
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import INVENTORY_COMMANDS
-from streams.web import invalid, json_response
+from streams.web import ENGINE, invalid, json_response
 
 service = Service("gateway-inventory", topics=(INVENTORY_COMMANDS,), types=INVENTORY_TYPES)
 
@@ -90,10 +90,10 @@ async def adjust_stocks(request: web.Request) -> web.StreamResponse:
     `Idempotency-Key` the same request may be sent again: each line is then the same command, which takes effect once.
     """
     key = id_header(request, IDEMPOTENCY_KEY.name)
-    origin = metadata(request)
+    origin, settings = metadata(request), request.app[ENGINE].settings
 
     def command(line: bytes, number: int) -> tuple[str, bytes]:
-        body = read_line(AdjustStockLine, line)
+        body = parse(AdjustStockLine, line, settings)
         line_key = None if key is None else f"{key}:line {number}"
         return body.product_id, _record(request, body.product_id, body, line_key, origin)
 

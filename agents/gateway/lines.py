@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict
 
 from aiohttp import web
-from pydantic import ValidationError
 
-from agents.gateway.bodies import Body, field_errors, parse
 from agents.gateway.publish import publish_commands
 from streams.tokens import encode_token
 from streams.topics import Topic
@@ -17,8 +15,6 @@ from streams.web import Problem, ProblemDetails, json_response
 
 LINES_PER_SLICE = 100  # about 5 ms; the loop is then given back
 PROBLEMS_MAX = 1000
-
-B = TypeVar("B", bound=Body)
 
 LineCommand = Callable[[bytes, int], tuple[str, bytes]]
 """Key and record of a line, which is given with its number; raises a problem when it cannot be used."""
@@ -68,12 +64,3 @@ async def take_lines(request: web.Request, topic: Topic, command_of: LineCommand
         "token": encode_token(positions) if positions else None,
     }
     return json_response(answer, 202)
-
-
-def read_line(model: type[B], line: bytes) -> B:
-    """The body in a line; raises a 422 problem with one entry per field."""
-    try:
-        return parse(model, line)
-    except ValidationError as error:
-        errors = field_errors(error)
-        raise Problem(422, f"{len(errors)} fields cannot be used", errors=errors) from error

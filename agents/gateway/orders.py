@@ -13,9 +13,9 @@ from typing import Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from agents.gateway.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody, field_errors, parse
+from agents.gateway.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody, parse
 from agents.gateway.publish import (
     CORRELATION_ID,
     ID_CHARACTERS_MAX,
@@ -147,11 +147,7 @@ def outcome(task: PartitionTask, order_id: str, command_id: str) -> web.Response
 
 async def read_body(request: web.Request, model: type[B]) -> B:
     """The request's body, an empty one standing for `{}`; raises a 422 problem with one entry per field."""
-    try:
-        return parse(model, await request.read() or b"{}")
-    except ValidationError as error:
-        errors = field_errors(error)
-        raise Problem(422, f"{len(errors)} fields cannot be used", errors=errors) from error
+    return parse(model, await request.read() or b"{}", request.app[ENGINE].settings)
 
 
 def location(order_id: str) -> str:

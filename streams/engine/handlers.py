@@ -5,8 +5,16 @@ from typing import Any, TypeVar
 
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
-from streams.errors import KeyMismatch, MissingKey, OversizeRecord, UnknownEventType, WrongPartition
+from streams.errors import (
+    InvalidBusinessTime,
+    KeyMismatch,
+    MissingKey,
+    OversizeRecord,
+    UnknownEventType,
+    WrongPartition,
+)
 from streams.events.registry import EventRegistry
+from streams.times import ACCEPTED, EARLIEST, LATEST
 from streams.topics import Topic
 from streams.transport.base import Record
 
@@ -112,7 +120,7 @@ def acceptance(
 
     It raises a RecordError for a record that can never be processed. Topics that only this system writes are trusted to
     be partitioned right; in `strict` ones, which any client writes, it is checked: a client with another partitioner
-    would split an aggregate over two partitions.
+    would split an aggregate over two partitions. So is the business time, which sums over days and sagas go on from.
     """
     decode, strict, own_key = registry.decode, topic.strict, topic.own_key
 
@@ -128,6 +136,8 @@ def acceptance(
                 "let your client partition with murmur2, as Kafka's own clients do"
             )
         envelope = decode(value)
+        if strict and not EARLIEST <= envelope.timestamp <= LATEST:
+            raise InvalidBusinessTime(f"the timestamp {envelope.timestamp:%Y-%m-%dT%H:%M:%SZ} is not {ACCEPTED}")
         if own_key and envelope.aggregate_id.encode() != key:
             raise KeyMismatch(f"key {key!r} is not the aggregate's id {envelope.aggregate_id!r}")
         return envelope

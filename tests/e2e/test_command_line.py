@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from agents.cli.run import SAMPLE_PRICE_DECIMALS
 from agents.domain.order_history import read_order_history
 from streams.events.money import Money
 from streams.payment_gateway.port import Declined
@@ -35,9 +36,9 @@ def site(tmp_path: Path, unused_port: int) -> Site:
 @pytest.fixture(params=BROKERS)
 def any_site(request: pytest.FixtureRequest, tmp_path: Path, unused_port: int) -> Site:
     if request.param == "embedded":
-        return Site(tmp_path, unused_port)
+        return Site(tmp_path, unused_port, price_decimals=SAMPLE_PRICE_DECIMALS)
     broker = request.getfixturevalue("private_kafka_broker")
-    return Site(tmp_path, unused_port, broker=f"kafka://{broker.bootstrap}")
+    return Site(tmp_path, unused_port, broker=f"kafka://{broker.bootstrap}", price_decimals=SAMPLE_PRICE_DECIMALS)
 
 
 def lines(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from agents.cli.client import WorkerClient
 from agents.cli.console import Failure, PlainSteps
 from agents.cli.history import HistoryImport, batch_line
 from agents.cli.report import ImportReport, Outcome
+from agents.cli.run import SAMPLE_PRICE_DECIMALS
 from agents.cli.stocking import stock_line
 from agents.cli.sums import Reconciliation, reconcile
 from agents.cli.waiting import wait_for_sagas
@@ -41,7 +42,7 @@ def history() -> OrderHistory:
 @pytest_asyncio.fixture(params=["orchestration", "choreography"])
 async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """The address of a running application."""
-    settings = make_settings("memory://", tmp_path, saga=request.param)
+    settings = make_settings("memory://", tmp_path, saga=request.param, price_decimals=SAMPLE_PRICE_DECIMALS)
     async with running(settings):
         yield settings.local_url
 
@@ -50,7 +51,12 @@ async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 async def paid_at(server: PaymentServer, folder: Path) -> AsyncIterator[str]:
     """Run an application whose money is taken there; its address. A failed refund is not tried again soon."""
     settings = make_settings(
-        "memory://", folder, saga="orchestration", payment_url=server.url, saga_retry_backoff=1000.0
+        "memory://",
+        folder,
+        saga="orchestration",
+        payment_url=server.url,
+        saga_retry_backoff=1000.0,
+        price_decimals=SAMPLE_PRICE_DECIMALS,
     )
     async with running(settings):
         yield settings.local_url

@@ -136,6 +136,11 @@ BAD: dict[str, tuple[bytes | None, bytes | None, str]] = {
     "a key that is no text": (b"\xff\xfe", GOOD, "KeyMismatch"),
     "two MiB": (b"o-1", place("o-1", note="x" * (2 << 20)), "OversizeRecord"),
     "a handler that fails": (b"o-1", place("o-1", "e-2", "nobody"), "HandlerFailed"),
+    "a business time in the year 9999": (
+        b"o-1",
+        changed(GOOD, timestamp="9999-12-31T23:59:59Z"),
+        "InvalidBusinessTime",
+    ),
     "neither key nor value": (None, None, "MissingKey"),
 }
 

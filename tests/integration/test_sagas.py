@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
+from agents.gateway import bodies
 from streams.app import OrdersApp
+from streams.engine import handlers
 from streams.settings import Settings
 from tables.orders import ORDERS, Order
 from tables.sagas import SAGAS, Saga
@@ -54,12 +57,18 @@ async def stock(client: httpx.AsyncClient, pieces: int = 10) -> None:
 
 
 async def place(client: httpx.AsyncClient, order_id: str = ORDER, **lines: int) -> None:
-    """Place an order; by default with a line of every product."""
+    """Place an order of now; by default with a line of every product."""
+    await place_at(client, None, order_id, **lines)
+
+
+async def place_at(client: httpx.AsyncClient, occurred_at: str | None, order_id: str, **lines: int) -> None:
+    """Place an order of a business time."""
     items = [
         {"product_id": product, "quantity": quantity, "price": {"amount": "1.10", "currency": "EUR"}}
         for product, quantity in (lines or LINES).items()
     ]
-    answer = await client.post("/orders", json={"order_id": order_id, "customer_id": "c-1", "items": items})
+    body = {"order_id": order_id, "customer_id": "c-1", "items": items, "occurred_at": occurred_at}
+    answer = await client.post("/orders", json=body)
     assert answer.status_code == 202
 
 
@@ -191,3 +200,28 @@ async def test_an_order_ends_in_the_style_it_began_in(
         await place(client, "next", a=1)
         await ended(app, "completed", "next")
         assert (await client.get("/sagas/next")).json()["style"] == OTHER[style]
+
+
+@pytest.mark.parametrize("style", STYLES)
+async def test_an_order_of_the_year_9999_that_an_earlier_release_took_can_be_cancelled(
+    durable: str, tmp_path: Path, style: str, gateway: PaymentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(shop(durable, tmp_path, style, gateway)) as app, client_of(app) as client:
+        await stock(client)
+        with monkeypatch.context() as earlier_release:
+            earlier_release.setattr(handlers, "LATEST", datetime.max.replace(tzinfo=UTC))
+            earlier_release.setattr(bodies, "is_accepted", lambda time: True)
+            await place_at(client, "9999-12-31T23:59:59Z", ORDER)
+            await ended(app, "completed")
+        token = (await client.post(f"/orders/{ORDER}/cancel", json={"reason": "too far"})).json()["token"]
+        assert (await client.get(f"/orders/{ORDER}", params={"after": token})).json()["status"] == "cancelled"
+        await ended(app, "compensated")
+        assert await story(client) == cancelled("too far", "refunded")
+        for path in (
+            f"/orders/{ORDER}/story",
+            f"/orders/{ORDER}/events",
+            f"/sagas/{ORDER}",
+            "/orders",
+            "/analytics/daily",
+        ):
+            assert (await client.get(path)).status_code == 200, path

@@ -22,7 +22,7 @@ from agents.cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, ch
 from agents.cli.letter_text import group_table, letter_table, letter_text
 from agents.cli.place import ItemType
 from agents.cli.report import ImportReport, Outcome
-from agents.cli.run import addresses, with_declined_payments
+from agents.cli.run import addresses, for_a_first_look
 from agents.cli.sums import Check, Reconciliation, printable
 from agents.cli.topics import TopicRow, table
 from agents.domain.order_history import Placement, parse_order_history
@@ -418,11 +418,17 @@ def test_a_first_look_has_declined_payments_unless_the_settings_say_otherwise(
 ) -> None:
     if given is not None:
         no_settings.setenv("ORDERS_PAYMENT_DECLINE", given)
-    assert with_declined_payments(load_settings()).payment_decline == used
+    assert for_a_first_look(load_settings()).payment_decline == used
     if given is not None:
         no_settings.delenv("ORDERS_PAYMENT_DECLINE")
         Path(".env").write_text(f"ORDERS_PAYMENT_DECLINE={given}\n")
-        assert with_declined_payments(load_settings()).payment_decline == used
+        assert for_a_first_look(load_settings()).payment_decline == used
+
+
+def test_a_first_look_takes_the_prices_of_the_bundled_orders(no_settings: pytest.MonkeyPatch) -> None:
+    assert for_a_first_look(load_settings()).price_decimals == 3
+    no_settings.setenv("ORDERS_PRICE_DECIMALS", "4")
+    assert for_a_first_look(load_settings()).price_decimals == 4
 
 
 def test_paths_are_encoded_part_by_part() -> None:

@@ -6,11 +6,14 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 
-from agents.gateway.bodies import CancelOrderBody, PlaceOrderBody, field_errors, parse
+from agents.gateway.bodies import CancelOrderBody, PlaceOrderBody, parse
 from streams.events.money import Money
 from streams.events.orders import OrderItem, PlaceOrder
+from streams.settings import Settings
+from streams.web import Problem
+
+SETTINGS = Settings(_env_file=None)
 
 
 def item(**changes: Any) -> dict[str, Any]:
@@ -21,14 +24,23 @@ def body(**changes: Any) -> dict[str, Any]:
     return {"customer_id": "customer-1", "items": [item()], **changes}
 
 
-def place(value: Any) -> PlaceOrderBody:
-    return parse(PlaceOrderBody, json.dumps(value).encode())
+def place(value: Any, settings: Settings = SETTINGS) -> PlaceOrderBody:
+    return parse(PlaceOrderBody, json.dumps(value).encode(), settings)
+
+
+def refusals(raw: bytes, settings: Settings = SETTINGS) -> dict[str, str]:
+    with pytest.raises(Problem) as caught:
+        parse(PlaceOrderBody, raw, settings)
+    assert caught.value.status == 422
+    return {error["field"]: error["message"] for error in caught.value.body["errors"]}
 
 
 def refused_fields(raw: bytes) -> list[str]:
-    with pytest.raises(ValidationError) as caught:
-        parse(PlaceOrderBody, raw)
-    return [error["field"] for error in field_errors(caught.value)]
+    return list(refusals(raw))
+
+
+def priced(amount: str, currency: str) -> bytes:
+    return json.dumps(body(items=[item(price={"amount": amount, "currency": currency})])).encode()
 
 
 def test_a_body_becomes_the_command_it_asks_for() -> None:
@@ -118,7 +130,7 @@ def test_what_is_no_json_object_is_refused_as_a_whole(raw: bytes) -> None:
 def test_the_fingerprint_is_that_of_the_meaning() -> None:
     value = body(country=None, occurred_at="2010-12-01T08:26:00Z")
     reordered = b"  " + json.dumps(dict(reversed(value.items())), indent=2).encode()
-    assert parse(PlaceOrderBody, reordered).fingerprint() == place(value).fingerprint()
+    assert parse(PlaceOrderBody, reordered, SETTINGS).fingerprint() == place(value).fingerprint()
     assert place(body(occurred_at="2010-12-01T09:26:00+01:00")).fingerprint() == place(value).fingerprint()
 
 
@@ -137,4 +149,49 @@ def test_another_meaning_has_another_fingerprint(changes: dict[str, Any]) -> Non
 
 
 def test_an_empty_object_is_enough_to_cancel() -> None:
-    assert parse(CancelOrderBody, b"{}") == CancelOrderBody()
+    assert parse(CancelOrderBody, b"{}", SETTINGS) == CancelOrderBody()
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "message"),
+    [
+        ("100.50", "JPY", "a price in JPY has at most 0 decimals (ORDERS_PRICE_DECIMALS allows more)"),
+        ("0.005", "USD", "a price in USD has at most 2 decimals (ORDERS_PRICE_DECIMALS allows more)"),
+        ("1.2345", "KWD", "a price in KWD has at most 3 decimals (ORDERS_PRICE_DECIMALS allows more)"),
+        ("1.00", "XXX", "'XXX' is not a currency of ISO 4217"),
+        ("1.00", "ABC", "'ABC' is not a currency of ISO 4217"),
+        ("1.00", "XAU", "'XAU' is not a currency of ISO 4217"),
+    ],
+)
+def test_a_price_that_nobody_can_pay_is_refused_with_the_reason(amount: str, currency: str, message: str) -> None:
+    assert refusals(priced(amount, currency)) == {"items.0.price": message}
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency"), [("100.00", "JPY"), ("100", "JPY"), ("0.01", "USD"), ("19.9900", "USD"), ("1.234", "KWD")]
+)
+def test_a_price_in_the_units_of_its_currency_is_taken(amount: str, currency: str) -> None:
+    assert str(parse(PlaceOrderBody, priced(amount, currency), SETTINGS).items[0].price.amount) == amount
+
+
+def test_a_shop_that_prices_in_fractions_says_with_how_many_decimals() -> None:
+    fractions = Settings(_env_file=None, price_decimals=3)
+    assert str(parse(PlaceOrderBody, priced("0.001", "GBP"), fractions).items[0].price.amount) == "0.001"
+    assert list(refusals(priced("0.0001", "GBP"), fractions)) == ["items.0.price"]
+
+
+def test_fewer_decimals_than_those_of_the_currency_change_nothing() -> None:
+    none = Settings(_env_file=None, price_decimals=0)
+    assert str(parse(PlaceOrderBody, priced("0.01", "GBP"), none).items[0].price.amount) == "0.01"
+
+
+@pytest.mark.parametrize(
+    "time", ["9999-12-31T23:59:59Z", "2200-01-01T00:00:00Z", "1899-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00"]
+)
+def test_a_business_time_outside_of_sane_years_is_refused(time: str) -> None:
+    assert refusals(json.dumps(body(occurred_at=time)).encode()) == {"occurred_at": "a time in the years 1900 to 2199"}
+
+
+@pytest.mark.parametrize("time", ["1900-01-01T00:00:00Z", "2199-12-31T23:59:59.999999Z"])
+def test_the_first_and_the_last_moment_of_the_sane_years_are_taken(time: str) -> None:
+    assert place(body(occurred_at=time)).occurred_at is not None

@@ -11,7 +11,15 @@ from streams.engine import handlers as handlers_module
 from streams.engine.handlers import Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
-from streams.errors import KeyMismatch, MissingKey, OversizeRecord, RecordError, UnknownEventType, WrongPartition
+from streams.errors import (
+    InvalidBusinessTime,
+    KeyMismatch,
+    MissingKey,
+    OversizeRecord,
+    RecordError,
+    UnknownEventType,
+    WrongPartition,
+)
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, registry
 from streams.topics import Topic
 from streams.transport.base import Record
@@ -111,6 +119,16 @@ def test_the_partition_is_checked_where_any_client_writes() -> None:
     book.bind(OPEN, partition_of_key=3)(record(), new_work(number=0))
     book.bind(STRICT, partition_of_key=2)(record(), new_work(number=2))
     assert len(book.got) == 2
+
+
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59Z", "1899-12-31T23:59:59Z", "0001-01-01T00:00:00Z"])
+def test_a_business_time_out_of_bounds_is_refused_where_any_client_writes(time: str) -> None:
+    book = Book()
+    odd = record(value=json.dumps(json.loads(PLACED_V1) | {"timestamp": time}).encode())
+    with pytest.raises(InvalidBusinessTime, match="a time in the years 1900 to 2199"):
+        book.bind(STRICT, partition_of_key=2)(odd, new_work(number=2))
+    book.bind(OPEN)(odd, new_work())  # an earlier release may have written it
+    assert len(book.got) == 1
 
 
 def test_what_a_handler_raises_is_the_records_error() -> None:

@@ -118,12 +118,28 @@ def test_a_total_that_is_not_the_sum_is_refused(total: Money) -> None:
         ((item(price="-1"),), "invalid_price"),
         ((item(), item(currency="EUR")), "mixed_currencies"),
         ((item(currency="usd"),), "invalid_currency"),
+        ((item(currency="XXX"),), "invalid_currency"),
+        ((item(price="100.50", currency="JPY"),), "invalid_price"),
+        ((item(price="0.005"),), "invalid_price"),
+        (
+            (
+                item(),
+                item(price="1.999"),
+            ),
+            "invalid_price",
+        ),
         ((item(price="1" * 29),), "amount_out_of_range"),
         ((item(price="9" * 27), item(price="0.01")), "amount_out_of_range"),
     ],
 )
 def test_an_order_that_breaks_a_rule_is_refused(items: tuple[OrderItem, ...], reason: str) -> None:
     assert refused(place(*items)) == reason
+
+
+def test_a_shop_that_prices_in_fractions_takes_more_decimals() -> None:
+    (placed,) = decide(None, place(item(quantity=3, price="0.005")), price_decimals=3)
+    assert isinstance(placed, OrderPlaced)
+    assert placed.total == money("0.015")
 
 
 def test_an_order_is_placed_once() -> None:

@@ -149,6 +149,8 @@ class TestRejectedLines:
             (line(price="1,00"), "malformed"),
             (line(time=""), "malformed"),
             (line(time="2010-02-30 08:00"), "malformed"),
+            (line(time="9999-12-31 08:00"), "malformed"),
+            (line(time="0001-01-01 08:00"), "malformed"),
             (line(product="x" * 129), "malformed"),
             (line(customer="", quantity="many"), "malformed"),
             ("100\n", "malformed"),

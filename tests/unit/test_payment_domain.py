@@ -165,7 +165,11 @@ def test_a_command_that_is_decided_already_is_told_how_the_payment_stands_and_as
 
 
 @pytest.mark.parametrize(
-    "amount", [("0", "USD"), ("-0.01", "USD"), ("1", "usd"), ("1", "US1"), ("1", "ÄÖÜ"), ("1", "US"), ("1", "USDT")]
+    "amount",
+    [
+        *(("0", "USD"), ("-0.01", "USD"), ("100.50", "JPY"), ("0.005", "USD"), ("1" * 120, "USD")),
+        *(("1", currency) for currency in ("usd", "US1", "ÄÖÜ", "US", "USDT", "XXX")),
+    ],
 )
 def test_what_is_no_amount_fails_without_asking_the_gateway(amount: tuple[str, str]) -> None:
     money = Money(Decimal(amount[0]), amount[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
@@ -16,6 +17,7 @@ from streams.events.inventory import ReserveStock, StockReleased, StockReservati
 from streams.events.money import Money
 from streams.events.orders import OrderConfirmed, OrderItem, OrderPlaced, OrderRejected
 from streams.events.payments import PaymentReceived, PaymentRefunded
+from streams.times import LATEST
 from streams.topics import INVENTORY_COMMANDS, Topic
 from tables.orders import Order
 from tables.sagas import Saga
@@ -173,6 +175,8 @@ def test_every_command_has_an_id_of_its_own() -> None:
 def test_business_time_goes_on_as_long_as_it_took() -> None:
     run = Run()
     assert (business_time(run.saga, run.saga.started_ms + 1500) - TEN_O_CLOCK).total_seconds() == 1.5
+    far = replace(run.saga, placed_at=datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC))
+    assert business_time(far, run.saga.started_ms + 1500) == LATEST  # as an earlier release took it
     assert business_time(run.saga, 0) == TEN_O_CLOCK  # a clock that was set back does not turn business time back
 
 
