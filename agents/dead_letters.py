@@ -7,12 +7,16 @@ from msgspec.structs import replace
 from agents.domain.dead_letters import difference
 from streams.engine.batch import Batches
 from streams.engine.dead_letters import (
-    DEAD_LETTERS,
-    OPEN,
+    DISCARDED,
+    RESOLVED,
     Action,
     DeadLetter,
+    find_row,
+    is_repetition,
+    note_action,
     parse_letter_id,
     why_not_retry,
+    why_too_late,
     with_action,
 )
 from streams.engine.failures import names_in
@@ -38,29 +42,44 @@ async def manage_dead_letters(batches: Batches) -> None:
 
 @handlers.on(RetryDeadLetter)
 def retry(command: Envelope[RetryDeadLetter], work: UnitOfWork) -> None:
-    """Try a letter's record again, edited or as it is; asking twice, or for one that may not be, changes nothing."""
-    number, asked = _number(command, work), command.payload
-    letter = work.get(DEAD_LETTERS, number)
-    if letter is None or letter.state != OPEN or asked.replays not in (None, letter.replays):
+    """Try a letter's record again, edited or as it is; asking twice is the same as asking once.
+
+    A decision that cannot be carried out, as another one came first, is a line in the letter's audit trail.
+    """
+    number, asked, by = _number(command, work), command.payload, command.metadata.user_id
+    letter = find_row(work, number)
+    value = asked.value.encode() if asked.value is not None else None
+    if letter is None or is_repetition(letter, value, asked.replays):
         return
-    if why_not_retry(letter, asked.value is not None, work.now_ms, work.settings) is not None:
+    refused = why_too_late(letter, asked.replays) or why_not_retry(
+        letter, value is not None, work.now_ms, work.settings
+    )
+    if refused is not None:
+        changes = difference(letter.value, value) if value is not None else None
+        line = Action(work.now_ms, "retry" if value is None else "edit", by, changes, command.event_id, refused)
+        note_action(work, number, letter, line)
         return
-    if asked.value is not None:
-        letter = _edited(letter, asked.value.encode(), command, work)
+    if value is not None:
+        letter = _edited(letter, value, command, work)
     home = _home(letter)
     if home is not None:
-        send_home(work, number, letter, home, command.metadata.user_id)
+        send_home(work, number, letter, home, by, command.event_id)
     else:
-        try_again(work, number, letter, max(work.now_ms, asked.not_before_ms), command.metadata.user_id)
+        try_again(work, number, letter, max(work.now_ms, asked.not_before_ms), by, command.event_id)
 
 
 @handlers.on(DiscardDeadLetter)
 def discard(command: Envelope[DiscardDeadLetter], work: UnitOfWork) -> None:
-    """Give a letter's record up; one that is closed stays as it is."""
-    number = _number(command, work)
-    letter = work.get(DEAD_LETTERS, number)
-    if letter is not None:
-        give_up(work, number, letter, command.payload.reason, command.metadata.user_id)
+    """Give a letter's record up; one that was processed after all stays so, and its audit trail says so."""
+    number, reason, by = _number(command, work), command.payload.reason, command.metadata.user_id
+    letter = find_row(work, number)
+    if letter is None or letter.state == DISCARDED:
+        return
+    if letter.state == RESOLVED:
+        refused = why_too_late(letter, None)
+        note_action(work, number, letter, Action(work.now_ms, "discard", by, reason, command.event_id, refused))
+        return
+    give_up(work, number, letter, reason, by, command.event_id)
 
 
 def _number(command: Envelope[Any], work: UnitOfWork) -> int:
@@ -73,7 +92,7 @@ def _number(command: Envelope[Any], work: UnitOfWork) -> int:
 
 def _edited(letter: DeadLetter, value: bytes, command: Envelope[RetryDeadLetter], work: UnitOfWork) -> DeadLetter:
     names = names_in(value)
-    edit = Action(work.now_ms, "edit", command.metadata.user_id, difference(letter.value, value))
+    edit = Action(work.now_ms, "edit", command.metadata.user_id, difference(letter.value, value), command.event_id)
     return with_action(
         replace(letter, value=value, event_id=names.event_id, event_type=names.event_type, complete=True), edit
     )

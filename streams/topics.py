@@ -19,8 +19,10 @@ class Topic(msgspec.Struct, frozen=True):
 
     `retention_ms` None keeps records for ever. `strict` topics carry only types their consumer knows: another type
     there is a dead letter, while consumers of event topics ignore types they do not handle. `own_key`: records are
-    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection. `key` says in
-    words what the key is, and `carries` which commands and events are in it, for the published contract.
+    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection. `lanes`: records
+    wait behind one of their key that failed; False where each stands for itself, and is a dead letter at once when it
+    fails. `key` says in words what the key is, and `carries` which commands and events are in it, for the published
+    contract.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Topic(msgspec.Struct, frozen=True):
     compacted: bool = False
     strict: bool = False
     own_key: bool = True
+    lanes: bool = True
     record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
     key: str = "aggregate id"
     carries: tuple[type[Message], ...] = ()
@@ -120,6 +123,7 @@ DEAD_LETTER_COMMANDS = Topic(
     "dead-letter-commands",
     "what people decide about dead letters; key = the letter's id, in the letter's partition",
     retention_ms=7 * DAY_MS,
+    lanes=False,  # a decision must not wait behind what is to be decided
     key="dead letter id",
     carries=DEAD_LETTER_TYPES,
 )

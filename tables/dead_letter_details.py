@@ -8,7 +8,7 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
-from streams.engine.dead_letters import ActionName, DeadLetter, why_not_retry
+from streams.engine.dead_letters import Action, ActionName, DeadLetter, why_not_retry
 from streams.engine.engine import Engine
 from streams.engine.failures import names_in
 from streams.engine.lanes import LANES, WAITING, LaneKey
@@ -28,20 +28,22 @@ EVENTS_SHOWN: Final = 10
 LOOK_BACK_RECORDS: Final = 1000
 
 
+class Refusal(TypedDict):
+    """Why a letter may not be tried again as it is, or why a decision about it was not carried out."""
+
+    reason: str
+    detail: str
+
+
 class ActionView(TypedDict):
-    """One line of a letter's audit trail."""
+    """One line of a letter's audit trail; `decision` is the id of the command that asked for it."""
 
     at: TimeText
     action: ActionName
     by: str | None
     detail: str | None
-
-
-class Refusal(TypedDict):
-    """Why a letter may not be tried again as it is."""
-
-    reason: str
-    detail: str
+    decision: str | None
+    refused: Refusal | None
 
 
 class WaitingRecordView(TypedDict):
@@ -81,14 +83,26 @@ async def letter_details(engine: Engine, task: PartitionTask, number: int, lette
         complete=letter.complete,
         trace=letter.trace,
         closed_at=None if letter.closed_ms is None else format_ms(letter.closed_ms),
-        actions=[
-            {"at": format_ms(action.at_ms), "action": action.action, "by": action.by, "detail": action.detail}
-            for action in letter.actions
-        ],
-        refusal=None if refusal is None else {"reason": refusal[0], "detail": refusal[1]},
+        actions=[_action_view(action) for action in letter.actions],
+        refusal=_refusal(refusal),
         waiting_records=_waiting_records(task, letter),
         recent_events=await _recent_events(engine, task, letter),
     )
+
+
+def _action_view(action: Action) -> ActionView:
+    return {
+        "at": format_ms(action.at_ms),
+        "action": action.action,
+        "by": action.by,
+        "detail": action.detail,
+        "decision": action.decision,
+        "refused": _refusal(action.refused),
+    }
+
+
+def _refusal(refused: tuple[str, str] | None) -> Refusal | None:
+    return None if refused is None else {"reason": refused[0], "detail": refused[1]}
 
 
 def _record(letter: DeadLetter) -> RecordView:

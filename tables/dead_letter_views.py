@@ -105,7 +105,8 @@ async def get_letter(request: web.Request, task: PartitionTask) -> web.StreamRes
     """One letter in full; with `?after=TOKEN` never older than it.
 
     What lists show, and the record itself (`timestamp`, `headers`, `value`, or `value_base64` when that is not JSON;
-    `complete` is false when it was too large to be kept), `trace`, `actions` (the audit trail), `closed_at`, `refusal`
+    `complete` is false when it was too large to be kept), `trace`, `actions` (the audit trail;
+    `refused` is `{reason, detail}` of a decision that was not carried out, or null), `closed_at`, `refusal`
     (`{reason, detail}` of why it may not be tried again as it is, or null), `waiting_records` (the first 20 of those
     that wait behind it, `{offset, event_id, event_type}`) and `recent_events` (the latest 10 of its order or product,
     without mail addresses; null when the log cannot be read now).

@@ -17,6 +17,7 @@ from agents.cli.waiting import wait_for_token
 
 PAGE_LETTERS = 1000
 POLL_S = 0.1
+DECISION_WAIT = "2s"  # a decision that comes too late is told so
 STATES = ("open", "retrying", "resolved", "discarded", "all")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -230,7 +231,7 @@ async def _retry_each(
         body = _edit(await client.get(path_of("dead-letters", ids[0])))
 
     async def retry_one(id: str) -> Any:
-        _, answer = await client.post(path_of("dead-letters", id, "retry"), body)
+        _, answer = await client.post(path_of("dead-letters", id, "retry"), body, wait=DECISION_WAIT)
         return await _outcome(client, id, answer["token"], wait_s)
 
     await _each(ids, retry_one, as_json)
@@ -238,7 +239,7 @@ async def _retry_each(
 
 async def _discard_each(client: WorkerClient, ids: Sequence[str], reason: str, as_json: bool) -> None:
     async def discard_one(id: str) -> Any:
-        _, answer = await client.post(path_of("dead-letters", id, "discard"), {"reason": reason})
+        _, answer = await client.post(path_of("dead-letters", id, "discard"), {"reason": reason}, wait=DECISION_WAIT)
         return await _outcome(client, id, answer["token"], 0)
 
     await _each(ids, discard_one, as_json)

@@ -119,7 +119,9 @@ def _value(letter: Json) -> Iterator[str]:
 
 def _action(action: Json) -> tuple[str, str, str]:
     by = f"by {action['by']}: " if action["by"] else ""
-    return f"  {seconds(action['at'])}", action["action"], f"{by}{action['detail'] or ''}"
+    refused = action.get("refused")
+    what = action["action"] if refused is None else f"{action['action']}, not carried out ({refused['detail']})"
+    return f"  {seconds(action['at'])}", what, f"{by}{action['detail'] or ''}"
 
 
 def _compact(payload: Any) -> str:

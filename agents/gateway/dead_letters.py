@@ -1,12 +1,14 @@
 """HTTP commands of dead letters: try again, as it is or edited, or give up; one by one, or many by filter.
 
 What makes a repeated request harmless: a retry says how often the letter had been tried again when it was asked for,
-and counts only as long as that is so.
+and counts only as long as that is so. Of decisions that exclude each other the first one counts: the others are told so
+with `?wait=`, and in the letter's audit trail in any case.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import defaultdict
@@ -30,6 +32,7 @@ from streams.engine.dead_letters import (
     DeadLetter,
     LetterState,
     letter_id,
+    parse_letter_id,
     why_not_retry,
 )
 from streams.engine.failures import names_in
@@ -38,14 +41,15 @@ from streams.envelope import Metadata
 from streams.events.dead_letters import REASON_CHARACTERS_MAX, DeadLetterCommand, DiscardDeadLetter, RetryDeadLetter
 from streams.freshness import by_partition
 from streams.operation import LOCATION, Answer, Operation
+from streams.parameters import duration
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import DEAD_LETTER_COMMANDS
 from streams.transport.base import Outgoing, Position
-from streams.web import ENGINE, Problem, invalid, json_response
+from streams.web import ENGINE, PASSING, Problem, invalid, json_response
 from tables.dead_letter_filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
 from tables.dead_letter_gathering import TO_DISCARD, TO_RETRY, Candidates, candidates
-from tables.dead_letter_queries import Candidate, Refused
+from tables.dead_letter_queries import Candidate, Refused, find_letter
 from tables.dead_letter_views import LETTER_PATH, letter_of, partition_of_letter
 
 EDITED_BYTES_MAX: Final = 512 << 10
@@ -111,7 +115,10 @@ class DiscardManyBody(FilterBody):
 
 
 class LetterAccepted(TypedDict):
-    """A decision that is on its way, or was carried out before; `state` is the letter's before the request."""
+    """A decision that is on its way, or was carried out; `state` is the letter's before the request, or after it.
+
+    It is the one after it when the decision was waited for and is done.
+    """
 
     id: str
     status: Literal["processing", "done"]
@@ -141,9 +148,12 @@ class ManyDiscarded(ManyAccepted):
     discarded: int
 
 
+WAIT = duration("wait", "how long to wait until the decision is carried out, such as 2s or 500ms, at most 30s", 0.0)
+
+
 def _one(body: Any, *problems: int) -> Operation:
     answer = Answer(LetterAccepted, (LOCATION,))
-    return Operation({200: answer, 202: answer}, (CORRELATION_ID,), body, problems)
+    return Operation({200: answer, 202: answer}, (WAIT, CORRELATION_ID), body, problems)
 
 
 def _many(answer: Any, body: Any) -> Operation:
@@ -161,7 +171,9 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
     With `{"payload": {...}}` the record gets another payload and a new event id, which the original one causes;
     `{"value": {...}}` replaces the whole record, whose `eventId` must be a new one. A letter that is being tried
     already is left alone (202), so is one that was processed meanwhile (200). Problems: 409 with `reason` when the
-    letter may not be tried again, was discarded, or is beyond being edited; 413 over 512 KiB; 422.
+    letter may not be tried again, was discarded, or is beyond being edited; 413 over 512 KiB; 422. With `?wait=2s` 200
+    `{id, status: "done", state, token}` once the decision is carried out, 409 when another one came first, 202 when
+    that takes longer.
     """
     origin, edit = metadata(request), _retry_body(await request.read())
     number, letter = letter_of(request, task)
@@ -173,7 +185,7 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
     if refusal is not None:
         raise Problem(409, refusal[1], reason=refusal[0])
     command = RetryDeadLetter(id, value=None if value is None else value.decode(), replays=letter.replays)
-    return await _submit(request, task.number, letter, command, origin)
+    return await _submit(request, task, letter, command, origin)
 
 
 @service.route("POST", "/dead-letters/{id}/discard", _one(DiscardBody, 404, 409))
@@ -181,7 +193,7 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
 async def discard_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
     """Give a letter's record up for a `{reason}`: 202 as for a retry; what waits behind it goes on.
 
-    200 when it was discarded before, 409 when its record was processed after all.
+    200 when it was discarded before, 409 when its record was processed after all. `?wait=` as for a retry.
     """
     origin, body = metadata(request), await read_body(request, DiscardBody)
     number, letter = letter_of(request, task)
@@ -190,7 +202,7 @@ async def discard_letter(request: web.Request, task: PartitionTask) -> web.Strea
         raise Problem(409, f"dead letter {id} was processed after all", reason=RESOLVED)
     if letter.state == DISCARDED:
         return _answer(id, letter, _seen(task))
-    return await _submit(request, task.number, letter, DiscardDeadLetter(id, body.reason), origin)
+    return await _submit(request, task, letter, DiscardDeadLetter(id, body.reason), origin)
 
 
 def _retry_body(raw: bytes) -> RetryBody:
@@ -240,22 +252,48 @@ def _seen(task: PartitionTask) -> Position:
 
 
 async def _submit(
-    request: web.Request, partition: int, letter: DeadLetter, command: DeadLetterCommand, origin: Metadata
+    request: web.Request, task: PartitionTask, letter: DeadLetter, command: DeadLetterCommand, origin: Metadata
 ) -> web.Response:
-    record = _record(request, command, origin)
-    (position,) = await publish_to(request, DEAD_LETTER_COMMANDS, {partition: [record]})
-    return _answer(command.dead_letter_id, letter, position)
+    """Publish a decision, and wait until it is carried out as long as `?wait=` says."""
+    wait_s, decision = WAIT.read(request), str(uuid.uuid4())
+    record = _record(request, command, origin, decision)
+    (position,) = await publish_to(request, DEAD_LETTER_COMMANDS, {task.number: [record]})
+    decided = None
+    if wait_s > 0:
+        with contextlib.suppress(*PASSING):
+            decided = await _decided(request, task.number, command, decision, position, wait_s)
+    return _answer(command.dead_letter_id, decided or letter, position, decided is not None)
 
 
-def _answer(id: str, letter: DeadLetter, position: Position) -> web.Response:
-    is_closed = letter.state in (RESOLVED, DISCARDED)
+async def _decided(
+    request: web.Request, partition: int, command: DeadLetterCommand, decision: str, position: Position, wait_s: float
+) -> DeadLetter | None:
+    """The letter once the decision is carried out, None when that takes longer; raises a 409 problem when it is not."""
+    (hop,) = LETTER_PATH
+    engine, id = request.app[ENGINE], command.dead_letter_id
+    waiters = engine.task(partition).waiters
+    if not await waiters.wait(hop.agent, hop.topic.name, position.offset + 1, wait_s, is_exact=True):
+        return None
+    letter = find_letter(engine.task(partition), parse_letter_id(id)[1])
+    if letter is None:
+        return None
+    line = next((line for line in letter.actions if line.decision == decision), None)
+    if line is not None and line.refused is not None:
+        reason, detail = line.refused
+        raise Problem(409, f"dead letter {id} is left as it was: {detail}", reason=reason)
+    # Without a line it asked for what was done already, or was a dead letter itself.
+    return letter if line is not None or letter.state != OPEN else None
+
+
+def _answer(id: str, letter: DeadLetter, position: Position, is_decided: bool = False) -> web.Response:
+    is_done = is_decided or letter.state in (RESOLVED, DISCARDED)
     answer: LetterAccepted = {
         "id": id,
-        "status": "done" if is_closed else "processing",
+        "status": "done" if is_done else "processing",
         "state": letter.state,
         "token": encode_token([position]),
     }
-    return json_response(answer, 200 if is_closed else 202, {"Location": f"/dead-letters/{quote(id, safe='')}"})
+    return json_response(answer, 200 if is_done else 202, {"Location": f"/dead-letters/{quote(id, safe='')}"})
 
 
 # ---- many letters
@@ -334,12 +372,12 @@ async def _publish_all(
         grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for index, candidate in enumerate(chosen[first : first + LETTERS_PER_CHUNK], start=first):
             command = command_of(index, candidate, letter_id(candidate.partition, candidate.number))
-            grouped[candidate.partition].append(_record(request, command, origin))
+            grouped[candidate.partition].append(_record(request, command, origin, str(uuid.uuid4())))
         positions += await publish_to(request, DEAD_LETTER_COMMANDS, grouped)
         await asyncio.sleep(0)
     return positions
 
 
-def _record(request: web.Request, command: DeadLetterCommand, origin: Metadata) -> Outgoing:
-    value = encode(request, envelope(command, str(uuid.uuid4()), None, origin))
+def _record(request: web.Request, command: DeadLetterCommand, origin: Metadata, id: str) -> Outgoing:
+    value = encode(request, envelope(command, id, None, origin))
     return command.dead_letter_id.encode(), value, ()

@@ -20,6 +20,7 @@ from streams.engine.unit_of_work import Reactions, UnitOfWork
 from streams.engine.waiters import WaitingRoom
 from streams.metrics import Metrics
 from streams.settings import Settings
+from streams.topics import Topic
 from streams.transport.base import Broker
 
 TimerHandler = Callable[[Timer, UnitOfWork], None]
@@ -34,6 +35,7 @@ class EngineContext(Protocol):
     faults: Faults
     loop_share: LoopShare
     cache_budget: CacheBudget  # of all partitions together
+    topics: Mapping[str, Topic]
     tables: Mapping[str, AnyTable]
     projections: Mapping[str, Projection]  # by agent
     reactions: Reactions

@@ -40,12 +40,18 @@ class InvalidLetterId(ValueError):
 
 
 class Action(msgspec.Struct, frozen=True, gc=False):
-    """One line of a letter's audit trail; `at_ms` is production time (epoch), `by` the user who asked, if known."""
+    """One line of a letter's audit trail; `at_ms` is production time (epoch), `by` the user who asked, if known.
+
+    `decision` is the id of the command that asked for it. `refused` says why it was not carried out, as a stable code
+    and a sentence; None when it was.
+    """
 
     at_ms: int
     action: ActionName
     by: str | None = None
     detail: str | None = None
+    decision: str | None = None
+    refused: tuple[str, str] | None = None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False):
@@ -131,22 +137,63 @@ def add_letter(work: UnitOfWork, letter: DeadLetter) -> int:
 
 
 def close_letter(
-    work: UnitOfWork, number: int, state: LetterState, by: str | None = None, detail: str | None = None
+    work: UnitOfWork,
+    number: int,
+    state: LetterState,
+    by: str | None = None,
+    detail: str | None = None,
+    decision: str | None = None,
 ) -> None:
     """Move a letter to the closed ones, if it is open."""
     letter = work.get(DEAD_LETTERS, number)
     if letter is None:
         return
     action: ActionName = "resolved" if state == RESOLVED else "discard"
-    closed = with_action(replace(letter, state=state, closed_ms=work.now_ms), Action(work.now_ms, action, by, detail))
+    closed = with_action(
+        replace(letter, state=state, closed_ms=work.now_ms), Action(work.now_ms, action, by, detail, decision)
+    )
     work.delete(DEAD_LETTERS, number)
     work.put(CLOSED_DEAD_LETTERS, number, closed)
     _count(work, letter.topic, -1)
 
 
+def find_row(work: UnitOfWork, number: int) -> DeadLetter | None:
+    """A letter, open or closed; None where there is none."""
+    return work.get(DEAD_LETTERS, number) or work.get(CLOSED_DEAD_LETTERS, number)
+
+
+def note_action(work: UnitOfWork, number: int, letter: DeadLetter, action: Action) -> None:
+    """Write a line into the audit trail of a letter, open or closed, which stays as it is otherwise."""
+    table = DEAD_LETTERS if letter.closed_ms is None else CLOSED_DEAD_LETTERS
+    work.put(table, number, with_action(letter, action))
+
+
 def with_action(letter: DeadLetter, action: Action) -> DeadLetter:
     """The letter with another line in its audit trail, whose oldest lines give way at ACTIONS_MAX."""
     return replace(letter, actions=(*letter.actions, action)[-ACTIONS_MAX:])
+
+
+def is_repetition(letter: DeadLetter, value: bytes | None, replays: int | None) -> bool:
+    """Whether a retry, edited with `value` or as it is, asks for what was or is being done already.
+
+    `replays` is how often the letter had been tried again when it was asked for, None where that is not known.
+    """
+    if letter.state == DISCARDED or value not in (None, letter.value):
+        return False
+    return letter.state != OPEN or replays not in (None, letter.replays)
+
+
+def why_too_late(letter: DeadLetter, replays: int | None) -> tuple[str, str] | None:
+    """A stable code and a sentence that say which other decision about a letter came first; None when none did."""
+    if letter.state == DISCARDED:
+        return DISCARDED, "it was discarded"
+    if letter.state == RESOLVED:
+        return RESOLVED, "it was processed after all"
+    if letter.state == RETRYING:
+        return RETRYING, "it is being tried again"
+    if replays not in (None, letter.replays):
+        return "tried_meanwhile", "it was tried again meanwhile, and has failed once more: look at it anew"
+    return None
 
 
 def why_not_retry(letter: DeadLetter, edited: bool, now_ms: int, settings: Settings) -> tuple[str, str] | None:

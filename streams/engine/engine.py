@@ -105,7 +105,7 @@ class Engine:
         self.loop_share = LoopShare(broker.commits_in_loop)
         self.cache_budget = CacheBudget(settings.cache_rows_max)
         self.waiting = WaitingRoom()
-        self.topics = {topic.name: topic for topic in topics}
+        self.topics: Mapping[str, Topic] = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
         self.agents = dict(agents)
         self.circuits: dict[str, Circuit] = {}  # by agent, from its first call to the outside on

@@ -7,14 +7,15 @@ to the outside included.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Set
+from collections.abc import AsyncIterator, Iterable, Mapping, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from streams.engine.about import about_record, told
+from msgspec.structs import replace
+
+from streams.engine.about import told
 from streams.engine.batch import Fetched
 from streams.engine.burial import Failed, bury
 from streams.engine.context import EngineContext
@@ -28,6 +29,8 @@ from streams.engine.failures import (
 )
 from streams.engine.handlers import RecordHandler
 from streams.engine.lane_index import LaneIndex
+from streams.engine.lane_log import LaneLog
+from streams.engine.lane_offsets import WaitingOffsets
 from streams.engine.lanes import (
     LANES,
     WAITING,
@@ -42,7 +45,6 @@ from streams.engine.lanes import (
     try_later,
     waiting_record,
 )
-from streams.engine.quiet import Quiet
 from streams.engine.table import Table
 from streams.engine.unit_of_work import UnitOfWork
 from streams.engine.watch import Handling, watched
@@ -50,8 +52,6 @@ from streams.transport.base import Record
 
 if TYPE_CHECKING:
     from streams.engine.partition_task import PartitionTask
-
-log = logging.getLogger(__name__)
 
 Ended = Literal["retry", "dead_letter"]
 K = TypeVar("K")
@@ -73,15 +73,14 @@ class LaneLoop:
     def __init__(self, task: PartitionTask, context: EngineContext) -> None:
         settings = context.settings
         self.index = LaneIndex(settings.waiting_per_aggregate_max, settings.waiting_max)
+        self.offsets = WaitingOffsets(self.index)
         self.room = asyncio.Event()  # set when there is more of it
         self._task = task
         self._context = context
         self._turns: defaultdict[str, dict[LaneKey, int]] = defaultdict(dict)  # by agent: turns not handled yet
         self._handle: asyncio.TimerHandle | None = None
-        self._quiet = Quiet()
-        # Committed ones, for readers: the offset of each record that waits.
-        self._offsets: dict[WaitingKey, int] = {}
-        self._waiting: defaultdict[str, set[int]] = defaultdict(set)  # by agent
+        self._unparked: set[bytes] = set()  # keys of lanes in topics which have none any more, until they have ended
+        self._log = LaneLog(task.number)
 
     # ---- life
 
@@ -90,7 +89,7 @@ class LaneLoop:
         async for key, lane in self._rows(LANES):
             self.index.note(key, lane)
         async for place, record in self._rows(WAITING):
-            self._note_offset(place, record)
+            self.offsets.note(place, record)
 
     async def _rows(self, table: Table[K, V]) -> AsyncIterator[tuple[K, V]]:
         """All committed rows of a table; gives the loop back in between."""
@@ -124,46 +123,49 @@ class LaneLoop:
     def committed(self, keys: Iterable[LaneKey], records: Mapping[WaitingKey, WaitingRecord | None]) -> None:
         """These lanes and records were changed by the unit of work that was just committed."""
         for place, record in records.items():
-            self._note_offset(place, record)
+            self.offsets.note(place, record)
         work = self._task.current_work
         for key in keys:
             self._note(key, work.get(LANES, key))
         self.plan()
-
-    def _note_offset(self, place: WaitingKey, record: WaitingRecord | None) -> None:
-        offset = self._offsets.pop(place, None)
-        if offset is not None:
-            self._waiting[place.agent].discard(offset)
-        if record is not None:
-            self._offsets[place] = record.offset
-            self._waiting[place.agent].add(record.offset)
-
-    def waiting_offsets(self, agent: str) -> Set[int]:
-        """Offsets of the records that wait for this agent, as far as readers can know."""
-        return self._waiting[agent]
-
-    def due_offsets(self, agent: str) -> Iterator[int]:
-        """Offsets of those that wait in lanes which go on by themselves: no dead letter is at their front."""
-        for place, offset in self._offsets.items():
-            lane = self.index.find(LaneKey(place.agent, place.key)) if place.agent == agent else None
-            if lane is not None and lane.due_ms is not None:
-                yield offset
-
-    def is_waiting(self, agent: str, offset: int) -> bool:
-        """Whether the record at this offset of the agent's topic waits in a lane, as far as readers can know."""
-        return offset in self._waiting[agent]
 
     def has_waiting(self, agent: str, key: bytes) -> bool:
         """Whether records of this key wait in a lane, as far as readers can know; a dead letter alone does not."""
         lane = self._task.read(LANES, LaneKey(agent, key))
         return lane is not None and (lane.parked is None or len(lane) > 1)
 
+    def unpark(self) -> None:
+        """Let lanes go on that an earlier release has parked in topics which have none any more."""
+        for key, lane in list(self.index.items()):
+            if lane.parked is not None and not self._has_lanes(lane.topic):
+                work = self._task.open_work()
+                work.now_ms = int(time.time() * 1000)
+                letter = work.get(DEAD_LETTERS, lane.parked)
+                if letter is not None:
+                    work.put(DEAD_LETTERS, lane.parked, replace(letter, lane=None))
+                advance(work, key)
+                work.release()
+                self._unparked.add(key.key)
+                self._note(key, work.get(LANES, key))
+                self._task.commit_soon()
+
+    def _has_lanes(self, topic: str) -> bool:
+        """Whether records of this topic wait behind one of their key that failed."""
+        known = self._context.topics.get(topic)
+        return known is None or known.lanes
+
     def _note(self, key: LaneKey, lane: Lane | None) -> None:
+        if lane is None:
+            self._unparked.discard(key.key)
         if self.index.note(key, lane):
             self.room.set()
             self._task.calls.there_is_room()
 
     # ---- records that fail, and those behind them
+
+    def blocked(self, source: tuple[str, str]) -> Set[bytes]:
+        """Keys of which records of this agent and topic may have to wait; as of any later moment, too."""
+        return self.index.blocked[source[0]] if self._has_lanes(source[1]) else self._unparked
 
     def hold(self, work: UnitOfWork, source: tuple[str, str], record: Record) -> bool:
         """Let a record wait if its aggregate does; whether it does. Raises NotNow."""
@@ -172,7 +174,7 @@ class LaneLoop:
         if lane is None:
             return False
         if not self.index.has_room(key):
-            self._say_full(source, record, lane)
+            self._log.full(source, record, lane, self.index.waiting.total())
             raise NotNow
         append(work, key, source[1], waiting_record(record), work.now_ms)
         self._note(key, work.get(LANES, key))
@@ -185,12 +187,12 @@ class LaneLoop:
         """
         work.rollback()
         key = LaneKey(source[0], record.key or b"")
-        if record.key and (is_retryable(error) or parks(error)):
+        if record.key and self._has_lanes(source[1]) and (is_retryable(error) or parks(error)):
             # A letter may have been put back in this very commit: the index does not know its lane yet.
             if self.hold(work, source, record):
                 return "retry"
             if not self.index.has_room(key):
-                self._say_full(source, record, None)
+                self._log.full(source, record, None, self.index.waiting.total())
                 raise NotNow
         return self._fail(work, key, source[1], record, error, None)
 
@@ -206,19 +208,20 @@ class LaneLoop:
         ended: Ended
         retry_count = waiting.retry_count if waiting is not None else 0
         policy = RetryPolicy.of(self._context.settings, topic)
-        if record.key and is_retryable(error) and retry_count < policy.retries:
+        if record.key and self._has_lanes(topic) and is_retryable(error) and retry_count < policy.retries:
             pause_ms = policy.pause_ms(retry_count)
             letter = waiting.letter if waiting is not None else None
             again = waiting_record(record, retry_count + 1, letter)
             try_later(work, key, topic, again, work.now_ms + pause_ms)
             ended = "retry"
             self._context.metrics.retries[key.agent] += 1
-            said = f"failed, {retry_count + 1}. retry of {policy.retries} in {pause_ms / 1000:.1f} s"
-            self._say(work, key.agent, topic, record, f"{said}: {told(error)}", error, retry_count=retry_count + 1)
+            said = f"failed, {retry_count + 1}. retry of {policy.retries} in {pause_ms / 1000:.1f} s: {told(error)}"
+            more: dict[str, Any] = {"retry_count": retry_count + 1, "trace_id": work.trace_id}
+            self._log.failed(key.agent, topic, record, said, error, **more)
         else:
-            self._bury(work, key, topic, record, error, waiting)
+            is_parked = self._bury(work, key, topic, record, error, waiting)
             ended = "dead_letter"
-            if waiting is None and not parks(error):
+            if waiting is None and not is_parked:
                 return ended  # no lane was touched
         self._note(key, work.get(LANES, key))
         self.plan()
@@ -232,11 +235,11 @@ class LaneLoop:
         record: Record,
         error: BaseException,
         waiting: WaitingRecord | None,
-    ) -> None:
-        """Make a record a dead letter, which its aggregate waits behind if the error says so."""
+    ) -> bool:
+        """Make a record a dead letter; whether its aggregate waits behind it, as error and topic say."""
         retry_count, letter = (waiting.retry_count, waiting.letter) if waiting is not None else (0, None)
         place: int | None = None
-        if record.key and parks(error):
+        if record.key and parks(error) and self._has_lanes(topic):
             lane = work.get(LANES, key)
             place = lane.first if lane is not None else 1
         number = bury(work, Failed(key.agent, topic, record, error, retry_count, letter, place))
@@ -246,8 +249,9 @@ class LaneLoop:
             advance(work, key)
         self._context.metrics.dead_letters += 1
         letter_text = letter_id(self._task.number, number)
-        said = f"is dead letter {letter_text}: {told(error)}"
-        self._say(work, key.agent, topic, record, said, error, dead_letter_id=letter_text, retry_count=retry_count)
+        more: dict[str, Any] = {"dead_letter_id": letter_text, "retry_count": retry_count, "trace_id": work.trace_id}
+        self._log.failed(key.agent, topic, record, f"is dead letter {letter_text}: {told(error)}", error, **more)
+        return place is not None
 
     # ---- turns
 
@@ -344,9 +348,11 @@ class LaneLoop:
         work.now_ms = max(work.now_ms, int(time.time() * 1000))
         return is_next(work, key)
 
-    def is_blocked(self, agent: str, key: bytes | None) -> bool:
+    def is_blocked(self, source: tuple[str, str], key: bytes | None) -> bool:
         """Whether records of this key have to wait."""
-        return key in self.index.blocked[agent] and self._task.current_work.get(LANES, LaneKey(agent, key)) is not None
+        if key is None or key not in self.blocked(source):
+            return False
+        return self._task.current_work.get(LANES, LaneKey(source[0], key)) is not None
 
     def turn_over(self, key: WaitingKey) -> None:
         """A record that was given back is handled, or it was not its turn: what is left of its lane may be due."""
@@ -358,48 +364,6 @@ class LaneLoop:
         turns.pop(lane_key, None)
         self.index.due_again(lane_key)
         self.plan()
-
-    # ---- words
-
-    def _say(
-        self, work: UnitOfWork, agent: str, topic: str, record: Record, said: str, error: BaseException, **more: Any
-    ) -> None:
-        """Say what failed; of many that fail alike, only some."""
-        suppressed = self._quiet.may_speak(type(error).__name__)
-        if suppressed is None:
-            return
-        number, name = self._task.number, type(error).__name__
-        more |= {"agent": agent, "error_type": name, "trace_id": work.trace_id}
-        log.warning(
-            "%s/%d@%d %s%s",
-            topic,
-            number,
-            record.offset,
-            said,
-            f" (and {suppressed:,} alike before)" if suppressed else "",
-            extra=about_record(topic, number, record, **more),
-        )
-
-    def _say_full(self, source: tuple[str, str], record: Record, lane: Lane | None) -> None:
-        """Say that a topic stands still, with the figures of `records_waiting` and /aggregates/waiting."""
-        if self._quiet.may_speak(f"full {source}") is None:
-            return
-        behind = ""
-        if lane is not None:
-            first = "one that is tried again"
-            if lane.parked is not None:
-                first = f"dead letter {letter_id(self._task.number, lane.parked)}: retry or discard it"
-            behind = f", {len(lane) - 1} of them behind {first}"
-        log.error(
-            "%s/%d stands still for %s: %d records wait%s. "
-            "See `orders dead-letters list`, ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
-            source[1],
-            self._task.number,
-            source[0],
-            self.index.waiting.total(),
-            behind,
-            extra=about_record(source[1], self._task.number, record, agent=source[0]),
-        )
 
 
 def is_given_up(work: UnitOfWork, waiting: WaitingRecord) -> bool:

@@ -296,7 +296,7 @@ class OutsideCalls:
         return entry.held and not self._is_blocked(entry.record)
 
     def _is_blocked(self, record: Record) -> bool:
-        return self._task.lanes.is_blocked(self._source[0], record.key)
+        return self._task.lanes.is_blocked(self._source, record.key)
 
     def _handled(self, first: int, end: int) -> int:
         """Take handled records from the front; returns the agent's new position."""

@@ -147,6 +147,7 @@ class PartitionTask:
         self.state = TaskState.RUNNING
         self._timers.plan()
         self._expiry.plan()
+        self.lanes.unpark()
         self.lanes.plan()
         self.rebuilds.plan()
 
@@ -382,7 +383,7 @@ class PartitionTask:
         """
         work, metrics, clock = self.open_work(), self._context.metrics, time.perf_counter
         work.now_ms = int(time.time() * 1000)
-        release, blocked = work.release, self.lanes.index.blocked[source[0]]
+        release, blocked = work.release, self.lanes.blocked(source)
         watch, watch.by = WATCH, Handling(*source, self.stuck)
         if self.stuck:
             handle = self.stuck.checking(handle, source)
@@ -582,7 +583,7 @@ class PartitionTask:
         """Whether `agent` has passed an offset, and nothing that is wanted waits in a lane."""
         if self.reached(agent, topic) < wanted.offset:
             return False
-        if wanted.is_exact and self.lanes.is_waiting(agent, wanted.offset - 1):
+        if wanted.is_exact and wanted.offset - 1 in self.lanes.offsets.of(agent):
             return False
         return wanted.key is None or not self.lanes.has_waiting(agent, wanted.key)
 

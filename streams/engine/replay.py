@@ -20,9 +20,11 @@ from streams.engine.unit_of_work import UnitOfWork
 from streams.topics import Topic
 
 
-def try_again(work: UnitOfWork, number: int, letter: DeadLetter, due_ms: int, by: str | None) -> None:
+def try_again(
+    work: UnitOfWork, number: int, letter: DeadLetter, due_ms: int, by: str | None, decision: str | None = None
+) -> None:
     """Let a letter's record be handled again at `due_ms`: in its own place, if its aggregate waits for it."""
-    asked = with_action(letter, Action(work.now_ms, "retry", by))
+    asked = with_action(letter, Action(work.now_ms, "retry", by, None, decision))
     work.put(DEAD_LETTERS, number, replace(asked, state=RETRYING, replays=letter.replays + 1))
     kind = kind_of_topic(letter.topic)
     if kind is not None:
@@ -39,17 +41,21 @@ def try_again(work: UnitOfWork, number: int, letter: DeadLetter, due_ms: int, by
         append(work, key, letter.topic, waiting, due_ms)
 
 
-def send_home(work: UnitOfWork, number: int, letter: DeadLetter, key: bytes, by: str | None) -> None:
+def send_home(
+    work: UnitOfWork, number: int, letter: DeadLetter, key: bytes, by: str | None, decision: str | None = None
+) -> None:
     """Send a record that lay in the wrong partition to that of its key, as its producer should have."""
-    work.put(DEAD_LETTERS, number, with_action(letter, Action(work.now_ms, "retry", by)))
+    work.put(DEAD_LETTERS, number, with_action(letter, Action(work.now_ms, "retry", by, None, decision)))
     headers = [(name, value or b"") for name, value in letter.headers]
     work.send_raw(Topic(letter.topic, ""), key, letter.value or b"", headers)
     close_letter(work, number, RESOLVED, detail="sent to the partition of its key")
 
 
-def give_up(work: UnitOfWork, number: int, letter: DeadLetter, reason: str, by: str | None) -> None:
+def give_up(
+    work: UnitOfWork, number: int, letter: DeadLetter, reason: str, by: str | None, decision: str | None = None
+) -> None:
     """Discard a letter; its aggregate goes on with what waits behind it."""
-    close_letter(work, number, DISCARDED, by, reason)
+    close_letter(work, number, DISCARDED, by, reason, decision)
     key = LaneKey(letter.agent, letter.key or b"")
     lane = work.get(LANES, key)
     if lane is None:

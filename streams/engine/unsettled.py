@@ -71,7 +71,7 @@ class UnsettledRecords:
 
     def __contains__(self, offset: int) -> bool:
         """Whether the record at this offset is unsettled."""
-        return offset in self._open_offsets or offset in self._task.lanes.waiting_offsets(self._agent)
+        return offset in self._open_offsets or offset in self._task.lanes.offsets.of(self._agent)
 
     def is_discarded(self, offset: int) -> bool:
         """Whether somebody gave the record up."""
@@ -90,14 +90,14 @@ class UnsettledRecords:
     def first_due(self) -> int | None:
         """The lowest offset that will be tried again by itself, None when nothing will."""
         if self._is_stale:
-            self._first_due = min(self._task.lanes.due_offsets(self._agent), default=None)
+            self._first_due = min(self._task.lanes.offsets.due(self._agent), default=None)
             self._is_stale = False
         return self._first_due
 
     def sum(self) -> int:
         """Which offsets are unsettled, as one number."""
         total = 0
-        for offset in self._open_offsets | self._task.lanes.waiting_offsets(self._agent):
+        for offset in self._open_offsets | self._task.lanes.offsets.of(self._agent):
             total = plus(total, sum_of(offset))
         return total
 

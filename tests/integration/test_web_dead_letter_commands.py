@@ -18,7 +18,7 @@ from tables import dead_letter_queries
 from tests.apps import KAFKA, Seen, Tally, at_rest, publish, read_topic, row, running
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
 from tests.integration.test_web_routing import PARTITIONS, three_workers
-from tests.integration.web import check_problem, client_of, find, hold_up, own_broker_url
+from tests.integration.web import check_problem, client_of, find, go_on, hold_up, own_broker_url
 from tests.kafka import KafkaBroker
 
 
@@ -249,6 +249,90 @@ async def test_decisions_need_the_token(tally: Tally, tmp_path: Path) -> None:
         for path in ("0-1/retry", "0-1/discard", "retry", "discard"):
             check_problem(await client.post(f"/dead-letters/{path}", json={}), 401)
         await find(client, "/dead-letters")
+
+
+# ---- decisions that exclude each other
+
+
+async def test_of_two_edits_at_once_one_is_tried_and_the_other_one_is_told_so_and_written_down(
+    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+) -> None:
+    await fail(failing, tally, "k", "e-1")
+    id = (await letter(client))["id"]
+    await hold_up(failing)
+    asking = [
+        asyncio.ensure_future(
+            client.post(f"/dead-letters/{id}/retry", params={"wait": "20s"}, json={"payload": {"amount": amount}})
+        )
+        for amount in (2, 3)
+    ]
+    topic = DEAD_LETTER_COMMANDS
+    while len(await read_topic(failing, topic)) < 2:
+        await asyncio.sleep(0.01)
+    await go_on(failing)
+    answers = await asyncio.gather(*asking)
+    (first,) = [answer for answer in answers if answer.status_code == 200]
+    (second,) = [answer for answer in answers if answer.status_code == 409]
+    assert (first.json()["id"], first.json()["status"]) == (id, "done")
+    assert first.json()["state"] in ("retrying", "resolved")
+    problem = check_problem(second, 409)
+    assert problem["reason"] in ("retrying", "resolved")
+    assert id in problem["detail"]
+
+    resolved = await ended(client, id, first.json()["token"])
+    assert (resolved["state"], resolved["replays"]) == ("resolved", 1)
+    (lost,) = [line for line in resolved["actions"] if line["refused"] is not None]
+    assert (lost["action"], lost["refused"]["reason"]) == ("edit", problem["reason"])
+    (change,) = [change for change in msgspec.json.decode(lost["detail"]) if change["path"] == "$.payload.amount"]
+    assert change["after"] == {2: 3, 3: 2}[resolved["value"]["payload"]["amount"]]
+    carried_out = [line for line in resolved["actions"] if line["refused"] is None]
+    assert [line["action"] for line in carried_out] == ["edit", "retry", "resolved"]
+    assert carried_out[0]["decision"] == carried_out[1]["decision"] != lost["decision"]
+    await at_rest(failing)
+    assert len(seen(failing, tally, "k")) == 1
+
+
+async def test_of_a_discard_and_a_retry_at_once_the_later_one_is_told_what_came_first(
+    tally: Tally, tmp_path: Path
+) -> None:
+    async with running(failing_settings("memory://", tmp_path), services(tally)) as app, client_of(app) as client:
+        await check_discard_before_retry(app, client, tally)
+
+
+async def check_discard_before_retry(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+    await fail(failing, tally, "k", "e-1")
+    id = (await letter(client))["id"]
+    await hold_up(failing)
+    reason = {"reason": "a duplicate"}
+    discarding = asyncio.ensure_future(client.post(f"/dead-letters/{id}/discard", params={"wait": "20s"}, json=reason))
+    while not await read_topic(failing, DEAD_LETTER_COMMANDS):
+        await asyncio.sleep(0.01)
+    retrying = asyncio.ensure_future(client.post(f"/dead-letters/{id}/retry", params={"wait": "20s"}))
+    again = asyncio.ensure_future(client.post(f"/dead-letters/{id}/discard", params={"wait": "20s"}, json=reason))
+    while len(await read_topic(failing, DEAD_LETTER_COMMANDS)) < 3:
+        await asyncio.sleep(0.01)
+    await go_on(failing)
+    assert ((await discarding).status_code, (await discarding).json()["state"]) == (200, "discarded")
+    assert check_problem(await retrying, 409)["reason"] == "discarded"
+    assert ((await again).status_code, (await again).json()["status"]) == (200, "done")  # the same wish
+    lines = (await letter(client))["actions"]
+    assert [(line["action"], line["refused"] and line["refused"]["reason"]) for line in lines] == [
+        ("discard", None),
+        ("retry", "discarded"),
+    ]
+    await at_rest(failing)
+    assert seen(failing, tally, "k") == []
+
+
+async def test_a_decision_that_takes_longer_than_it_is_waited_for_is_on_its_way(tally: Tally, tmp_path: Path) -> None:
+    async with running(failing_settings("memory://", tmp_path), services(tally)) as app, client_of(app) as client:
+        await fail(app, tally, "k", "e-1")
+        id = (await letter(client))["id"]
+        await hold_up(app)
+        answer = await client.post(f"/dead-letters/{id}/retry", params={"wait": "50ms"})
+        assert (answer.status_code, answer.json()["status"], answer.json()["state"]) == (202, "processing", "open")
+        assert check_problem(await client.post(f"/dead-letters/{id}/retry", params={"wait": "soon"}), 422)
+        assert len(await read_topic(app, DEAD_LETTER_COMMANDS)) == 1
 
 
 # ---- discard

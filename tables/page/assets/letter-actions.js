@@ -27,7 +27,7 @@ async function discardFor(id, changed) {
 /** Send a command about a letter; the answer is shown by `changed`, or as a message. */
 export async function send(id, command, body, changed) {
   try {
-    await change("POST", path("dead-letters", id, command), body);
+    await change("POST", `${path("dead-letters", id, command)}?wait=2s`, body);
     say(command === "retry" ? `Letter ${id} is tried again` : `Letter ${id} is discarded`);
     changed();
   } catch (error) {

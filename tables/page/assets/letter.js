@@ -59,7 +59,7 @@ function actionTable() {
     "What was done about the letter",
     [
       { name: "When", cell: (action) => time(action.at) },
-      { name: "What", cell: (action) => action.action },
+      { name: "What", cell: (action) => (action.refused ? `${action.action}, not carried out: ${action.refused.detail}` : action.action) },
       { name: "Detail", cell: (action) => action.detail },
     ],
     { empty: "Nothing yet." },
