@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from streams.check import Check, some
 from streams.durability import durability_checks
@@ -54,11 +54,21 @@ async def check_broker(settings: Settings, broker: Broker, specs: Sequence[Topic
         advice = "restart the worker, which creates them, or create them by hand"
         checks.append(Check("topics", False, f"missing: {some(missing)}", advice))
     elif different:
-        advice = f"all topics need {settings.partitions} partitions: set ORDERS_PARTITIONS, or create these topics anew"
-        checks.append(Check("topics", False, some(different), advice))
+        checks.append(Check("topics", False, some(different), _partitions_advice(settings, specs, found)))
     else:
         checks.append(Check("topics", True, f"{len(specs)} topics with {settings.partitions} partitions each"))
     return checks + await _check_durability(settings, broker, specs)
+
+
+def _partitions_advice(settings: Settings, specs: Sequence[TopicSpec], found: Mapping[str, int]) -> str:
+    """What to do about topics of another size, without losing what is in them."""
+    counts = {found[spec.name] for spec in specs if spec.name in found}
+    if len(counts) == 1:
+        return f"all topics have {counts.pop()}: set ORDERS_PARTITIONS to that, and delete nothing"
+    return (
+        f"all topics need the same number, {settings.partitions} by ORDERS_PARTITIONS: delete no topic, events are "
+        'nowhere else; see "Changing the number of partitions" in docs/operations.md'
+    )
 
 
 async def _check_durability(settings: Settings, broker: Broker, specs: Sequence[TopicSpec]) -> list[Check]:

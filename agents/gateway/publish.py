@@ -14,7 +14,15 @@ from streams.envelope import Envelope, Message, Metadata, new_envelope
 from streams.operation import Parameter
 from streams.topics import Topic
 from streams.tracing.current import annotate, publishing
-from streams.transport.base import Broker, Headers, Outgoing, Position, TransportError
+from streams.transport.base import (
+    Broker,
+    Headers,
+    Outgoing,
+    Position,
+    RecordsRefused,
+    RecordsTooLarge,
+    TransportError,
+)
 from streams.web import ENGINE, Problem, invalid, unavailable
 
 C = TypeVar("C", bound=Message)
@@ -67,7 +75,10 @@ def encode(request: web.Request, command: Envelope[Any]) -> bytes:
 
 
 async def publish(request: web.Request, topic: Topic, key: str, value: bytes, headers: Headers = ()) -> Position:
-    """Write one record, durably; raises a 503 problem when nobody knows whether it is there."""
+    """Write one record, durably.
+
+    Raises a problem that says what is known: 413 or 503 when the log refused it, 503 when it may be there or not.
+    """
     number = request.app[ENGINE].partition_for(key.encode())
     (position,) = await publish_to(request, topic, {number: [(key.encode(), value, headers)]})
     return position
@@ -96,16 +107,36 @@ def _with_headers(records: Sequence[Outgoing], more: Headers) -> list[Outgoing]:
 
 
 async def _write(broker: Broker, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
-    writing = asyncio.gather(*(broker.publish(topic.name, number, records) for number, records in grouped.items()))
+    publishing_all = (broker.publish(topic.name, number, records) for number, records in grouped.items())
+    writing = asyncio.gather(*publishing_all, return_exceptions=True)
     # Not cancelled when it takes too long: the broker may have the records by now, which no cancellation undoes.
     await asyncio.wait([writing], timeout=PUBLISH_TIMEOUT_S)
     if not writing.done():
-        writing.add_done_callback(lambda late: late.cancelled() or late.exception())
         raise _unknown(f"the broker has not answered for {PUBLISH_TIMEOUT_S:.0f} s")
-    try:
-        return [positions[-1] for positions in writing.result()]
-    except TransportError as error:
-        raise _unknown(str(error)) from error
+    positions: list[Position] = []
+    failures: list[TransportError] = []
+    for result in writing.result():
+        if isinstance(result, TransportError):
+            failures.append(result)
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            positions.append(result[-1])
+    if failures:
+        raise _problem(failures, is_partly_written=bool(positions)) from failures[0]
+    return positions
+
+
+def _problem(failures: Sequence[TransportError], is_partly_written: bool) -> Problem:
+    """The answer to a request whose records could not all be written."""
+    reason = str(next((error for error in failures if not isinstance(error, RecordsRefused)), failures[0]))
+    if is_partly_written:
+        return _unknown(f"{reason}; other records of this request are written")
+    if all(isinstance(error, RecordsTooLarge) for error in failures):
+        return Problem(413, f"{reason}; nothing was accepted")
+    if all(isinstance(error, RecordsRefused) for error in failures):
+        return unavailable(f"{reason}; nothing was accepted: send it again when this is mended")
+    return _unknown(reason)
 
 
 def _unknown(reason: str) -> Problem:

@@ -19,6 +19,8 @@ __all__ = [
     "ProducerFenced",
     "Reader",
     "Record",
+    "RecordsRefused",
+    "RecordsTooLarge",
     "TopicFacts",
     "TopicSpec",
     "TransactionalProducer",
@@ -73,6 +75,14 @@ class LogFacts(NamedTuple):
 
 class TransportError(Exception):
     """The log cannot be reached or refuses; what was not acknowledged may or may not be there."""
+
+
+class RecordsRefused(TransportError):
+    """The log has refused the records: none of them is there."""
+
+
+class RecordsTooLarge(RecordsRefused):
+    """The log takes no records of this size."""
 
 
 class ProducerFenced(TransportError):
@@ -174,7 +184,10 @@ class Broker(Protocol):
         """The next offset to be written; records of transactions that are still open count."""
 
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
-        """Write records outside of any partition task; returns when they are durable."""
+        """Write records outside of any partition task; returns when they are durable.
+
+        Raises RecordsRefused when none of them is there, TransportError when that is not known.
+        """
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets of these topics and partitions."""

@@ -14,6 +14,7 @@ from streams.transport.base import (
     ProducerFenced,
     Reader,
     Record,
+    RecordsTooLarge,
     TopicSpec,
     TransactionalProducer,
     TransportError,
@@ -24,6 +25,7 @@ from streams.transport.log import (
     LogError,
     MemoryStorage,
     NewRecord,
+    RecordTooLarge,
     RocksStorage,
     TopicConfig,
     TopicExistsDifferently,
@@ -121,6 +123,8 @@ class EmbeddedBroker(Broker):
         """Append records; they are durable on return."""
         try:
             base = self.log.append(topic, partition, _new_records(records))
+        except RecordTooLarge as error:
+            raise RecordsTooLarge(str(error)) from error
         except LogError as error:
             raise TransportError(str(error)) from error
         return [Position(topic, partition, base + index) for index in range(len(records))]

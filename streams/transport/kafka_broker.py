@@ -1,10 +1,11 @@
 """Apache Kafka behind the engine's ports."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, TopicAlreadyExistsError, for_code
 
@@ -20,16 +21,20 @@ from streams.transport.base import (
     TransactionalProducer,
     TransportError,
 )
-from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
+from streams.transport.kafka_clients import ReplaceableClient, describe
+from streams.transport.kafka_connection import connection_options
 from streams.transport.kafka_diagnosis import diagnose
 from streams.transport.kafka_facts import INTERNAL_TOPICS, read_facts
-from streams.transport.kafka_producer import KafkaTransactions, build_batches
+from streams.transport.kafka_producer import KafkaTransactions
+from streams.transport.kafka_publisher import KafkaPublisher
 from streams.transport.kafka_reader import KafkaReader
 from streams.transport.kafka_topic_ids import read_topic_ids
 
 BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
 REPLICAS_TO_SPARE = 3  # with as many, two have each acknowledged record, and one may be away
 SEGMENT_MS = 24 * 3600 * 1000
+METADATA_TIMEOUT_S = 4.0  # below what those who ask wait: a client that does not answer has to be noticed here
+BOUNDS_TIMEOUT_S = 25.0  # of very many partitions
 COORDINATOR_ATTEMPTS = 50
 COORDINATOR_PAUSE_S = 0.2
 
@@ -42,38 +47,38 @@ class KafkaBroker(Broker):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.options = connection_options(settings)
-        self._producer: AIOKafkaProducer | None = None
-        self._consumer: AIOKafkaConsumer | None = None
+        self.publisher = KafkaPublisher(self.options, self._explain)
+        self._offsets = ReplaceableClient("consumer of metadata and offsets", self._new_consumer, self._explain)
+
+    async def _explain(self, failure: Exception) -> TransportError:
+        return await diagnose(self.settings, self.options, failure)
+
+    def _new_consumer(self) -> AIOKafkaConsumer:
+        # read_uncommitted: see end_offset.
+        return AIOKafkaConsumer(**self.options, group_id=None, isolation_level="read_uncommitted")
 
     async def start(self) -> None:
         """Connect the producer for publishing and a client for offsets."""
-        if self._producer is not None:
-            return
-        producer = AIOKafkaProducer(
-            **self.options,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=0,
-            max_batch_size=PRODUCE_BATCH_BYTES,
-            max_request_size=REQUEST_BYTES_MAX,
-        )
-        # read_uncommitted: see end_offset.
-        consumer = AIOKafkaConsumer(**self.options, group_id=None, isolation_level="read_uncommitted")
         try:
-            await producer.start()
-            await consumer.start()
-        except KafkaError as error:
-            await producer.stop()
-            await consumer.stop()
-            raise await diagnose(self.settings, self.options, error) from error
-        self._producer, self._consumer = producer, consumer
+            await self.publisher.client.start()
+            await self._offsets.start()
+        except TransportError:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Disconnect."""
-        for client in (self._producer, self._consumer):
-            if client is not None:
-                await client.stop()
-        self._producer = self._consumer = None
+        await self.publisher.client.close()
+        await self._offsets.close()
+
+    @asynccontextmanager
+    async def _asking(self, purpose: str, timeout_s: float = METADATA_TIMEOUT_S) -> AsyncIterator[AIOKafkaConsumer]:
+        """A consumer that works; failures of the block become "cannot {purpose}", and it is not used again."""
+        try:
+            async with self._offsets.use(timeout_s) as consumer:
+                yield consumer
+        except (KafkaError, TimeoutError) as error:
+            raise TransportError(f"cannot {purpose}: {describe(error)}") from error
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Create what is missing and compare the sizes of what is there."""
@@ -113,7 +118,8 @@ class KafkaBroker(Broker):
     async def _wait_until_there(self, created: Sequence[NewTopic]) -> None:
         """A topic is announced before its partitions can be read; consumers would report that as errors."""
         tps = [TopicPartition(topic.name, number) for topic in created for number in range(topic.num_partitions)]
-        await self._client().end_offsets(tps)
+        async with self._asking("see that new topics are there", BOUNDS_TIMEOUT_S) as consumer:
+            await consumer.end_offsets(tps)
 
     async def _check_partitions(self, admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
         described = {topic["topic"]: topic for topic in await admin.describe_topics([topic.name for topic in topics])}
@@ -126,26 +132,24 @@ class KafkaBroker(Broker):
                 )
 
     async def topics(self) -> Mapping[str, int]:
-        """All topics with their number of partitions."""
-        consumer = self._client()
-        try:
-            await consumer._client.force_metadata_update()
-            names = await consumer.topics()
-        except KafkaError as error:
-            raise TransportError(f"cannot list the topics: {error}") from error
-        return {name: len(consumer.partitions_for_topic(name) or ()) for name in names}
+        """All topics with their number of partitions, as the cluster says now.
+
+        What the client keeps for itself holds only the topics that it was asked about last.
+        """
+        async with self._asking("list the topics") as consumer:
+            cluster = await consumer._client.fetch_all_metadata()
+        return {name: len(cluster.partitions_for_topic(name) or ()) for name in cluster.topics()}
 
     async def topic_ids(self, names: Collection[str]) -> Mapping[str, str]:
         """Ids of those of these topics that exist."""
-        return await read_topic_ids(self._client()._client, names)
+        async with self._asking("read the ids of topics") as consumer:
+            return await read_topic_ids(consumer._client, names)
 
     async def bounds(self, partitions: Collection[tuple[str, int]]) -> Mapping[tuple[str, int], tuple[int, int]]:
         """First and next offset of each of these partitions, open transactions included."""
-        client, tps = self._client(), [TopicPartition(topic, number) for topic, number in partitions]
-        try:
-            starts, ends = await client.beginning_offsets(tps), await client.end_offsets(tps)
-        except KafkaError as error:
-            raise TransportError(f"cannot read where topics begin and end: {error}") from error
+        tps = [TopicPartition(topic, number) for topic, number in partitions]
+        async with self._asking("read where topics begin and end", BOUNDS_TIMEOUT_S) as consumer:
+            starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
         return {(tp.topic, tp.partition): (starts[tp], ends[tp]) for tp in tps}
 
     async def facts(self, topics: Sequence[str]) -> LogFacts:
@@ -167,29 +171,12 @@ class KafkaBroker(Broker):
         still before the records that were committed.
         """
         tp = TopicPartition(topic, partition)
-        try:
-            return int((await self._client().end_offsets([tp]))[tp])
-        except KafkaError as error:
-            raise TransportError(f"cannot read the end of {topic}/{partition}: {error}") from error
+        async with self._asking(f"read the end of {topic}/{partition}") as consumer:
+            return int((await consumer.end_offsets([tp]))[tp])
 
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Write records with acks=all, idempotently; returns when the broker has them."""
-        producer = self._producer
-        if producer is None:
-            raise TransportError("Kafka is not connected yet")
-        try:
-            sent = [
-                (await producer.send_batch(batch, topic, partition=partition), batch.record_count())
-                for batch in build_batches(producer, records)
-            ]
-            return [
-                Position(topic, partition, first + index)
-                for future, count in sent
-                for first in ((await future).offset,)
-                for index in range(count)
-            ]
-        except KafkaError as error:
-            raise TransportError(f"Kafka did not take a record of {topic}: {error}") from error
+        return await self.publisher.publish(topic, partition, records)
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets."""
@@ -212,8 +199,3 @@ class KafkaBroker(Broker):
             except GroupCoordinatorNotAvailableError:
                 await asyncio.sleep(COORDINATOR_PAUSE_S)
         return await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)  # type: ignore[no-any-return]
-
-    def _client(self) -> AIOKafkaConsumer:
-        if self._consumer is None:
-            raise TransportError("Kafka is not connected yet")
-        return self._consumer

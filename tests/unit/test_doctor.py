@@ -43,3 +43,16 @@ async def test_of_many_topics_with_a_problem_only_some_are_named(found: dict[str
     broker: Any = BrokerWith(found)
     checks = await check_broker(Settings(_env_file=None, partitions=4), broker, SPECS)
     assert {check.check: check.detail for check in checks}["topics"] == said
+
+
+@pytest.mark.parametrize(
+    ("found", "advised"),
+    [
+        (dict.fromkeys(NAMES, 8), "all topics have 8: set ORDERS_PARTITIONS to that, and delete nothing"),
+        (dict.fromkeys(NAMES[1:], 4) | {NAMES[0]: 8}, "delete no topic, events are nowhere else"),
+    ],
+)
+async def test_advice_about_topics_of_another_size_keeps_what_is_in_them(found: dict[str, int], advised: str) -> None:
+    broker: Any = BrokerWith(found)
+    checks = await check_broker(Settings(_env_file=None, partitions=4), broker, SPECS)
+    assert advised in {check.check: str(check.advice) for check in checks}["topics"]
