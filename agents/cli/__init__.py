@@ -2,6 +2,7 @@
 
 import click
 
+from agents.cli.audit import audit
 from agents.cli.contracts import contracts
 from agents.cli.dead_letters import dead_letters
 from agents.cli.doctor import doctor
@@ -21,5 +22,5 @@ def main() -> None:
     """Orders: an order-processing system built of events, with or without Kafka."""
 
 
-for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, doctor, contracts):
+for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, audit, doctor, contracts):
     main.add_command(command)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from streams.engine.audits import AUDITS
 from streams.engine.batch import Fetched
 from streams.engine.cache import CacheBudget
 from streams.engine.circuit import Circuit, Pause
@@ -74,6 +75,7 @@ OWN_TABLES: tuple[AnyTable, ...] = (
     DEAD_LETTER_COUNTS,
     REBUILDS,
     REBUILT_ROWS,
+    AUDITS,
 )
 BUSY_FOR_S = 0.02  # after the last record
 

@@ -7,7 +7,8 @@ import logging
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from enum import Enum
 from operator import attrgetter
 from typing import TypeVar
@@ -21,11 +22,13 @@ from streams.engine.handlers import Handlers, RecordHandler
 from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
+from streams.engine.long_reads import LongReads
 from streams.engine.partition_calls import PartitionCalls
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.rows import Rendering, Rows
+from streams.engine.snapshot import StoreSnapshot
 from streams.engine.stalled import StalledFetches
 from streams.engine.store import Store, StoreDamaged
 from streams.engine.store_faults import damaged_store, disk_fault_key
@@ -87,6 +90,7 @@ class PartitionTask:
         self._work: UnitOfWork | None = None
         self._commit_task: asyncio.Task[None] | None = None
         self._commit_timer: asyncio.TimerHandle | None = None
+        self._commits_held = 0  # by those who need a moment between two commits
         self._room = asyncio.Event()
         self._opened_at = 0.0  # when the open unit of work got its first record, monotonic; 0 while it has none
         self._dry = False
@@ -96,6 +100,7 @@ class PartitionTask:
         self.lanes = LaneLoop(self, context)
         self.stalled = StalledFetches(self, self.lanes.room)
         self.rebuilds = RebuildLoop(self, context)
+        self.long_reads = LongReads()
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
 
@@ -167,6 +172,7 @@ class PartitionTask:
         self._end_calls()
         self.waiters.close()
         await self.rebuilds.close()
+        await self.long_reads.close()
         await self._end_commit()
         rows, self._rows, self._work = self._rows, None, None
         try:
@@ -467,7 +473,8 @@ class PartitionTask:
 
     def _commit_if_due(self) -> None:
         """Commit when the input has run dry, the interval is over, or the unit of work is full."""
-        if self._commit_task is not None or self.state is not TaskState.RUNNING or not self._has_work():
+        is_possible = self._commit_task is None and not self._commits_held and self.state is TaskState.RUNNING
+        if not is_possible or not self._has_work():
             return
         settings, now = self._context.settings, time.monotonic()
         work = self.open_work()
@@ -486,6 +493,20 @@ class PartitionTask:
         """Something outside of a fetch (a timer) changed the unit of work: commit unless records are on their way."""
         self._dry = self._dry or not self.queued.total()
         self._commit_if_due()
+
+    @asynccontextmanager
+    async def between_commits(self) -> AsyncIterator[None]:
+        """Let no commit run meanwhile, unless records stop flowing: store and log then stand where the last one left
+        them.
+        """
+        self._commits_held += 1
+        try:
+            while self._commit_task is not None:
+                await asyncio.wait([self._commit_task])
+            yield
+        finally:
+            self._commits_held -= 1
+            self._commit_if_due()
 
     def _start_commit(self) -> asyncio.Task[None]:
         running = asyncio.get_running_loop().create_task(self._commit(), name=f"commit of partition {self.number}")
@@ -571,6 +592,10 @@ class PartitionTask:
         """Committed rows as they are stored; otherwise as `scan`."""
         return self._open_rows.scan_raw(table, prefix, start)
 
+    def snapshot(self) -> StoreSnapshot:
+        """All committed rows as they are now."""
+        return StoreSnapshot(self._open_rows.store)
+
     def in_flight(self) -> list[UnitOfWork]:
         """What is not committed yet: the unit of work that is being committed, if one is, and the open one."""
         return [work for work in (self._open_rows.committing, self._work) if work is not None]
@@ -622,3 +647,4 @@ class PartitionTask:
         self._timers.cancel()
         self._expiry.cancel()
         self.rebuilds.cancel()
+        self.long_reads.cancel()

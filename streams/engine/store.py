@@ -9,7 +9,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    Cache,
+    DBCompressionType,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    Snapshot,
+    WriteBatch,
+)
 
 from streams.transport.base import Outgoing
 
@@ -142,6 +152,10 @@ class Store:
             return self._damaged(verb, error)
         return StoreError(f"{self.path} cannot be {verb} ({error}): free space or check the disk")
 
+    def cannot_be_read(self, error: Exception) -> StoreError:
+        """What an error of RocksDB means that came while a snapshot of this store was read."""
+        return self._failure("read", error)
+
     def mark(self, changelog: str) -> ChangelogMark:
         """How far `changelog` is applied."""
         return self._changelogs.get(changelog, ChangelogMark())
@@ -199,6 +213,13 @@ class Store:
         except Exception as error:
             del rows  # it would keep the folder locked as long as somebody keeps the error
             raise self._failure("read", error) from error
+
+    def snapshot(self) -> tuple[Snapshot, RdictIter]:
+        """All rows as they are now, to look up and to walk through; the folder stays in use until both are let go of
+        (see StoreSnapshot).
+        """
+        # An iterator shows what was there when it was made. Those that a snapshot makes do not: they show what is.
+        return self._db.snapshot(), self._db.iter()
 
     def size_bytes(self) -> int:
         """Bytes on disk; raises StoreError when the folder cannot be looked at."""
