@@ -48,7 +48,10 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     engine = request.app[ENGINE]
     if not engine.is_ready():
         restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
-        raise unavailable(f"waiting for the group, or restoring partitions {sorted(engine.numbers - restored)}")
+        missing = engine.numbers - restored
+        known = [fault.detail for fault in engine.faults.open() if fault.partition in missing]
+        why = "; ".join(known) or "waiting for the group, or restoring"
+        raise unavailable(f"{why}: partitions {sorted(missing)} are not restored yet")
     return json_response(Readiness(status="ready", partitions=sorted(engine.numbers), paused=engine.pauses()))
 
 

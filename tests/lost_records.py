@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import PolicyViolationError
 
 from streams.transport.base import Broker
 from streams.transport.embedded_broker import EmbeddedBroker
 from streams.transport.kafka_broker import KafkaBroker
 from streams.transport.log import Log
 from streams.transport.log_layout import encode, partition_key
+
+POLICY_ATTEMPTS = 100
+POLICY_PAUSE_S = 0.05
 
 
 async def delete_topic(broker: Broker, name: str) -> None:
@@ -26,16 +32,40 @@ async def delete_topic(broker: Broker, name: str) -> None:
 
 
 async def remove_before(broker: Broker, topic: str, partition: int, offset: int) -> None:
-    """Remove the records before `offset`, as retention or DeleteRecords does."""
+    """Remove the records before `offset`, as retention or DeleteRecords does.
+
+    Kafka removes none of a compacted topic; its policy is changed for a while, as somebody may have done.
+    """
     if isinstance(broker, KafkaBroker):
         async with _admin(broker) as admin:
-            await admin.delete_records({TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)})
+            to_remove = {TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)}
+            try:
+                await admin.delete_records(to_remove)
+            except PolicyViolationError:
+                await _set_policy(admin, topic, "compact,delete")
+                await _delete_records(admin, to_remove)
+                await _set_policy(admin, topic, "compact")
         return
     log = _log_of(broker)
     found = log._state.topics[topic]
     state = msgspec.structs.replace(found.partitions[partition], start=offset)
     log._storage.write([(partition_key(found.stored.number, partition), encode(state))])
     found.partitions[partition] = state
+
+
+async def _set_policy(admin: AIOKafkaAdminClient, topic: str, policy: str) -> None:
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": policy})])
+
+
+async def _delete_records(admin: AIOKafkaAdminClient, to_remove: Mapping[TopicPartition, RecordsToDelete]) -> None:
+    """Delete records as soon as the broker has heard that it may."""
+    for _ in range(POLICY_ATTEMPTS):
+        try:
+            await admin.delete_records(dict(to_remove))
+            return
+        except PolicyViolationError:
+            await asyncio.sleep(POLICY_PAUSE_S)
+    raise AssertionError(f"the policy of {list(to_remove)} was not changed in time")
 
 
 def _log_of(broker: Broker) -> Log:

@@ -61,7 +61,8 @@ async def commit(
     probe("after 5")
     # 6. rows and changelog positions in one write
     store.write(
-        ((table.prefix, rows) for table, rows in changes.items()), _marks(changes, ends, store, app_id, work.partition)
+        ((table.prefix, rows) for table, rows in changes.items()),
+        _marks(changes, ends, store, app_id, work.partition, producer.markers),
     )
     probe("after 6")
 
@@ -81,12 +82,13 @@ async def _encode(work: UnitOfWork, table: AnyTable) -> list[Outgoing]:
 
 
 def _marks(
-    changes: Changes, ends: Mapping[tuple[str, int], int], store: Store, app_id: str, partition: int
+    changes: Changes, ends: Mapping[tuple[str, int], int], store: Store, app_id: str, partition: int, markers: int
 ) -> dict[str, ChangelogMark]:
     """How far each changelog is in the store once `changes` are written."""
     marks = {}
     for table in changes:
         topic = table.changelog_topic(app_id)
         mark = store.mark(topic)
-        marks[topic] = ChangelogMark(ends[topic, partition], mark.identity, mark.identity_offset)
+        end = ends[topic, partition]
+        marks[topic] = ChangelogMark(end, mark.identity, mark.identity_offset, mark.topic_id, markers)
     return marks

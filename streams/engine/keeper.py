@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from streams.engine.about import about
+from streams.engine.changelogs import ChangelogRefused
 from streams.engine.partition_task import PartitionTask
 from streams.transport.base import ProducerFenced
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from streams.engine.engine import Engine
 
 log = logging.getLogger(__name__)
+
+REFUSED_PAUSE_S = 30.0  # a person has to do something, and to look again may mean to read a whole changelog
 
 
 class PartitionKeeper:
@@ -53,6 +56,8 @@ class PartitionKeeper:
                 )
                 return
             pause_s = settings.restart_backoff if started else min(pause_s * 2, settings.restart_backoff_max)
+            if isinstance(error, ChangelogRefused):
+                pause_s = REFUSED_PAUSE_S
             log.error("partition %d starts again in %.1f s: %s", self._number, pause_s, _describe(error), extra=said)
             await self._sleep(pause_s)
 

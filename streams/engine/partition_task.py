@@ -23,10 +23,11 @@ from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
 from streams.engine.long_reads import LongReads
+from streams.engine.opening import open_store
 from streams.engine.partition_calls import PartitionCalls
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
-from streams.engine.restore import RestoreProgress, identify, restore
+from streams.engine.restore import RestoreProgress
 from streams.engine.rows import Rendering, Rows
 from streams.engine.snapshot import StoreSnapshot
 from streams.engine.stalled import StalledFetches
@@ -112,15 +113,7 @@ class PartitionTask:
         await self._producer.start()
         store = Store(context.store_path(self.number), self._report_damage)
         self._rows = Rows(store, context.cache_budget, context.metrics)
-        topics = {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
-        reader = context.broker.reader(self.number, list(topics))
-        try:
-            await reader.start()
-            nameless = await restore(store, reader, topics, context.settings.delete_retention, self.progress)
-        finally:
-            await reader.close()
-        if nameless:
-            await identify(nameless, self.number, self._producer, store)
+        await open_store(store, self.number, context, self._producer, self.progress)
         await self.lanes.load()
         self.rebuilds.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}

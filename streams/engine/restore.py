@@ -1,19 +1,29 @@
-"""Restore: bring a store up to the end of its changelogs, or start it anew where it cannot be trusted."""
+"""Restore: bring a store up to the end of its changelogs, or start it anew where they have more; see changelogs.py."""
 
 import logging
 import time
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from msgspec.structs import replace
+
+from streams.engine.changelogs import (
+    IDENTITY_KEY,
+    NO_IDS,
+    Changelog,
+    ChangelogRefused,
+    Standing,
+    has_everything,
+    look,
+    new_identity,
+    newest_identities,
+)
 from streams.engine.store import ChangelogMark, Store
 from streams.engine.table import AnyTable
-from streams.transport.base import Outgoing, Reader, Record, TransactionalProducer
+from streams.transport.base import Outgoing, Reader, Record, TransactionalProducer, TransportError
 
 log = logging.getLogger(__name__)
-
-# No row has this key: text keys are UTF-8, and the other codecs begin with a small number.
-IDENTITY_KEY = b"\xffidentity"
 
 
 @dataclass
@@ -25,47 +35,73 @@ class RestoreProgress:
     started_at: float = 0.0
 
 
+class Restored(NamedTuple):
+    """What a restore has found: changelogs without an identity, and those that could not restore this store again."""
+
+    nameless: Sequence[str]
+    shortened: Sequence[Changelog]
+
+
 async def restore(
-    store: Store, reader: Reader, tables: Mapping[str, AnyTable], delete_retention_s: float, progress: RestoreProgress
-) -> list[str]:
+    store: Store,
+    reader: Reader,
+    partition: int,
+    tables: Mapping[str, AnyTable],
+    delete_retention_s: float,
+    progress: RestoreProgress,
+    ids: Mapping[str, str] = NO_IDS,
+) -> Restored:
     """Apply every changelog (topic name to table) to `store` up to its end, read committed.
 
-    Returns the changelogs that have no identity record yet. A store is wiped first when it is ahead of a changelog,
-    when a changelog was recreated, or when it has missed records for longer than half of the tombstones' retention
-    (some that it has missed may be gone).
+    `ids` are the topics' ids, as far as they are known. The store is given up first, and restored from the beginning,
+    where changelogs have everything that it has and more. Raises ChangelogRefused where they have less, or where rows
+    would be missing without a trace; the store is as it was then.
     """
     progress.started_at = time.monotonic()
-    bounds = await reader.bounds()
-    if problem := await _identity_problem(store, reader, bounds):
-        _start_anew(store, problem)
+    changelogs = await look(store, reader, ids)
+    doubtful = [changelog for changelog in changelogs if changelog.standing is not Standing.FOLLOWS]
+    if doubtful:
+        await _refuse_unless_repaired(partition, reader, doubtful)
+        if any(changelog.standing is not Standing.EMPTY for changelog in doubtful):
+            others = [changelog for changelog in changelogs if changelog not in doubtful]
+            await _start_anew(store, partition, reader, others, "a changelog was repaired that it does not follow")
+            return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
+    begins = {changelog.topic: max(changelog.mark.position, changelog.start) for changelog in changelogs}
+    ends = {changelog.topic: changelog.end for changelog in changelogs}
+    for topic, begin in begins.items():
+        reader.seek(topic, begin)
+    progress.total = sum(end - begins[topic] for topic, end in ends.items())
     is_old = store.written_at > 0 and time.time() - store.written_at > delete_retention_s / 2
-    ends = {topic: end for topic, (_, end) in bounds.items()}
-    for topic in ends:
-        reader.seek(topic, store.mark(topic).position)
-    progress.total = sum(max(0, end - store.mark(topic).position) for topic, end in ends.items())
-    pending = {topic for topic, end in ends.items() if store.mark(topic).position < end}
+    pending = {topic for topic, end in ends.items() if begins[topic] < end}
     while pending:
         for topic, (records, position) in (await reader.fetch()).items():
             if is_old and records:
-                _start_anew(store, "it was last written too long ago, deletions may be missing from the changelog")
-                return await restore(store, reader, tables, delete_retention_s, progress)
+                await _start_anew(store, partition, reader, changelogs, "it was last written too long ago")
+                return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
             apply(store, tables[topic], topic, records, position)
             progress.applied += len(records)
             if position >= ends[topic]:
                 pending.discard(topic)
-    return [topic for topic in ends if not store.mark(topic).identity]
+    await _check_that_nothing_was_removed(reader, begins, ends)
+    return _restored(store, changelogs)
 
 
-async def identify(topics: Sequence[str], partition: int, producer: TransactionalProducer, store: Store) -> None:
+async def identify(
+    topics: Sequence[str],
+    partition: int,
+    producer: TransactionalProducer,
+    store: Store,
+    ids: Mapping[str, str] = NO_IDS,
+) -> None:
     """Give new changelogs the record by which a store recognises them; `producer` is the partition's, started."""
     identities: dict[tuple[str, int], Sequence[Outgoing]] = {
-        (topic, partition): [(IDENTITY_KEY, uuid.uuid4().hex.encode(), ())] for topic in topics
+        (topic, partition): [(IDENTITY_KEY, new_identity(), ())] for topic in topics
     }
     await producer.begin()
     await producer.send(identities)
     ends = await producer.commit()
     marks = {
-        topic: ChangelogMark(end, identities[topic, number][0][1] or b"", end - 1)
+        topic: ChangelogMark(end, identities[topic, number][0][1] or b"", end - 1, ids.get(topic, ""), producer.markers)
         for (topic, number), end in ends.items()
     }
     store.write((), marks)
@@ -82,35 +118,49 @@ def apply(store: Store, table: AnyTable, topic: str, records: Sequence[Record], 
             identity, identity_offset = record.value or b"", record.offset
         elif key is not None:
             rows.append((key, record.value, ()))
-    store.write([(table.prefix, rows)], {topic: ChangelogMark(position, identity, identity_offset)})
+    store.write([(table.prefix, rows)], {topic: ChangelogMark(position, identity, identity_offset, mark.topic_id)})
 
 
-def _start_anew(store: Store, reason: str) -> None:
+def _restored(store: Store, changelogs: Sequence[Changelog]) -> Restored:
+    """Note the topics' ids where the store has not got them yet, as one of an earlier release has not."""
+    adopted = {
+        changelog.topic: replace(mark, topic_id=changelog.id)
+        for changelog in changelogs
+        if (mark := store.mark(changelog.topic)).position and mark.topic_id != changelog.id
+    }
+    if adopted:
+        store.write((), adopted)
+    now = [changelog._replace(mark=store.mark(changelog.topic)) for changelog in changelogs]
+    return Restored(
+        [changelog.topic for changelog in now if not changelog.mark.identity],
+        [changelog for changelog in now if not changelog.is_whole],
+    )
+
+
+async def _refuse_unless_repaired(partition: int, reader: Reader, doubtful: Sequence[Changelog]) -> None:
+    """Raise ChangelogRefused unless a repair has made sure that each of these changelogs has every row."""
+    identities = await newest_identities(reader, doubtful) if doubtful else {}
+    refused = [changelog for changelog in doubtful if not _is_repaired(identities.get(changelog.topic, b""), changelog)]
+    if refused:
+        raise ChangelogRefused(partition, refused)
+
+
+def _is_repaired(identity: bytes, changelog: Changelog) -> bool:
+    return b"@" in identity and identity != changelog.mark.identity and has_everything(identity, changelog.start)
+
+
+async def _start_anew(
+    store: Store, partition: int, reader: Reader, changelogs: Iterable[Changelog], reason: str
+) -> None:
+    """Give the store up for changelogs that have everything; raises ChangelogRefused where one of them has not."""
+    unproven = [changelog._replace(standing=Standing.OLD) for changelog in changelogs if not changelog.is_whole]
+    await _refuse_unless_repaired(partition, reader, unproven)
     log.warning("store %s is restored from the beginning: %s", store.path, reason)
     store.wipe()
 
 
-async def _identity_problem(store: Store, reader: Reader, bounds: Mapping[str, tuple[int, int]]) -> str:
-    """Why the store does not belong to these changelogs, empty if it does.
-
-    The identity record is read back at the offset where the store saw it. It can only have moved if the changelog is a
-    copy, which is another changelog.
-    """
-    to_check: dict[str, ChangelogMark] = {}
-    for topic, (_, end) in bounds.items():
-        mark = store.mark(topic)
-        if mark.position > end:
-            return f"it is at {mark.position} of {topic}, which ends at {end}"
-        if mark.identity:
-            to_check[topic] = mark
-            reader.seek(topic, mark.identity_offset)
-    while to_check:
-        for topic, (records, position) in (await reader.fetch()).items():
-            expected = to_check.get(topic)
-            if expected is None or (not records and position <= expected.identity_offset):
-                continue
-            found = records[0] if records else None
-            if found is None or found.offset != expected.identity_offset or found.value != expected.identity:
-                return f"{topic} was created anew"
-            del to_check[topic]
-    return ""
+async def _check_that_nothing_was_removed(reader: Reader, begins: Mapping[str, int], ends: Mapping[str, int]) -> None:
+    """Raise TransportError when records were removed while they were read: a reader goes on behind them in silence."""
+    for topic, (start, _) in (await reader.bounds()).items():
+        if begins[topic] < min(start, ends[topic]):
+            raise TransportError(f"{topic} lost its records before offset {start} while they were read")

@@ -46,11 +46,17 @@ class StoreDamaged(StoreError):
 
 
 class ChangelogMark(msgspec.Struct, frozen=True):
-    """How far a changelog is in the store: the next offset to apply, and the record that tells a recreated topic."""
+    """How far a changelog is in the store: the next offset to apply, and what tells it from another one.
+
+    That is a record of it, and its topic's id, which is empty where it is not known. From `position` on, so many
+    offsets as `markers` hold no record, but the marker of the transaction before.
+    """
 
     position: int = 0
     identity: bytes = b""
     identity_offset: int = -1
+    topic_id: str = ""
+    markers: int = 0
 
 
 class _Meta(msgspec.Struct, frozen=True):

@@ -100,6 +100,9 @@ class PartitionsMismatch(TransportUnusable):
 class TransactionalProducer(Protocol):
     """The one writer of a partition number; its start ends the transactions of every earlier one (fencing)."""
 
+    markers: int
+    """How many offsets the marker of a transaction takes, in each partition, behind its records."""
+
     async def start(self) -> None:
         """Become the writer and fence the one before."""
 

@@ -139,6 +139,8 @@ class EmbeddedBroker(Broker):
 class EmbeddedProducer(TransactionalProducer):
     """Collects a transaction and gives it to the log in one atomic write."""
 
+    markers = 0
+
     def __init__(self, broker: EmbeddedBroker, transactional_id: str, group: str) -> None:
         self._broker = broker
         self._transactional_id = transactional_id

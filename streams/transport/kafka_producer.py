@@ -28,6 +28,8 @@ _NO_HEADERS: list[tuple[str, bytes]] = []
 class KafkaTransactions(TransactionalProducer):
     """One transactional id per partition number: its start ends what an earlier owner had open (fencing)."""
 
+    markers = 1
+
     def __init__(self, settings: Settings, partition: int) -> None:
         self._settings = settings
         self._partition = partition
