@@ -10,6 +10,14 @@ from collections.abc import Mapping, Sequence
 
 from streams.check import Check, some
 from streams.durability import durability_checks
+from streams.engine.broker_watch import (
+    CLIENT_ADVICE,
+    CLOCK_ADVICE,
+    CLOCK_DIFFERENCE_MAX_S,
+    NOT_READY_AFTER_S,
+    describe,
+    describe_clock,
+)
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
@@ -26,6 +34,7 @@ async def examine(engine: Engine) -> list[Check]:
     """All checks of a running worker."""
     return [
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
+        *check_clients(engine),
         *await asyncio.to_thread(check_data_folder, engine.settings),
         check_dead_letters(engine),  # first, as it may find a fault
         check_partitions(engine),
@@ -51,7 +60,10 @@ async def check_broker(settings: Settings, broker: Broker, specs: Sequence[Topic
         if spec.name in found and found[spec.name] != spec.partitions
     ]
     if missing:
-        advice = "restart the worker, which creates them, or create them by hand"
+        advice = (
+            "restart the worker, which creates them; if one was there before, its records are gone with it: "
+            "restore the cluster from a copy first"
+        )
         checks.append(Check("topics", False, f"missing: {some(missing)}", advice))
     elif different:
         checks.append(Check("topics", False, some(different), _partitions_advice(settings, specs, found)))
@@ -80,6 +92,21 @@ async def _check_durability(settings: Settings, broker: Broker, specs: Sequence[
         advice = "ask again when the brokers are less busy"
         return [Check("Kafka settings", True, f"not checked: {error or 'no answer in time'}", advice)]
     return durability_checks(settings, specs, facts) if facts is not None else []
+
+
+def check_clients(engine: Engine) -> list[Check]:
+    """Do the worker's own clients of the log work, and do its clock and the log's agree?"""
+    checks = []
+    for state in engine.broker.clients():
+        is_failing = state.failing_s > NOT_READY_AFTER_S
+        last = f"; made anew {state.replaced} times, last failure: {state.reason}" if state.reason else ""
+        detail = describe(state) if is_failing else f"the {state.name} works{last}"
+        checks.append(Check("clients", not is_failing, detail, CLIENT_ADVICE if is_failing else None))
+    if (ahead_s := engine.broker_watch.clock_ahead_s) is not None:
+        is_off = abs(ahead_s) > CLOCK_DIFFERENCE_MAX_S
+        detail = describe_clock(ahead_s) if is_off else f"this worker's and the broker's differ by {abs(ahead_s):.1f} s"
+        checks.append(Check("clock", not is_off, detail, CLOCK_ADVICE if is_off else None))
+    return checks
 
 
 def check_data_folder(settings: Settings) -> list[Check]:

@@ -44,7 +44,7 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 
 @service.route("GET", "/readyz", Operation({200: Readiness}))
 async def readyz(request: web.Request) -> web.StreamResponse:
-    """200 when every owned partition is restored, 503 before; says which agents wait for something outside."""
+    """200 when every owned partition is restored and the log answers, 503 otherwise; says which agents are paused."""
     engine = request.app[ENGINE]
     if not engine.is_ready():
         restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
@@ -52,6 +52,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
         known = [fault.detail for fault in engine.faults.open() if fault.partition in missing]
         why = "; ".join(known) or "waiting for the group, or restoring"
         raise unavailable(f"{why}: partitions {sorted(missing)} are not restored yet")
+    if (reason := engine.broker_watch.not_ready()) is not None:
+        raise unavailable(reason)
     return json_response(Readiness(status="ready", partitions=sorted(engine.numbers), paused=engine.pauses()))
 
 

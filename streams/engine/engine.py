@@ -14,6 +14,7 @@ import msgspec
 
 from streams.engine.audits import AUDITS
 from streams.engine.batch import Fetched
+from streams.engine.broker_watch import BrokerWatch
 from streams.engine.cache import CacheBudget
 from streams.engine.circuit import Circuit, Pause
 from streams.engine.commit_listeners import CommitListeners
@@ -115,6 +116,7 @@ class Engine:
         self.numbers: frozenset[int] = frozenset()
         self.fatal: str | None = None
         self.faults = Faults()
+        self.broker_watch = BrokerWatch(broker, self.faults)
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
@@ -247,6 +249,7 @@ class Engine:
             try:
                 await self.broker.start()
                 await self.broker.create_topics(self.topic_specs())
+                self.broker_watch.start()
                 return
             except TransportUnusable as error:
                 self._die(str(error))
@@ -295,6 +298,7 @@ class Engine:
     async def stop(self) -> None:
         """Commit what is open and let go of everything; in memory nothing is kept."""
         self._loop_delay.stop()
+        await self.broker_watch.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()

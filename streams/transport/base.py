@@ -11,6 +11,7 @@ Outgoing = tuple[bytes | None, bytes | None, Headers]  # key, value, headers; a 
 
 __all__ = [
     "Broker",
+    "ClientState",
     "Headers",
     "LogFacts",
     "Outgoing",
@@ -59,6 +60,18 @@ class TopicFacts(NamedTuple):
     replicas: int
     in_sync: int
     settings: Mapping[str, str]
+
+
+class ClientState(NamedTuple):
+    """How a client of the log does that lasts as long as its worker."""
+
+    name: str
+    replaced: int
+    """How often it was made anew."""
+    failing_s: float
+    """For how many seconds it has failed; 0 while it works."""
+    reason: str
+    """What its last failure was; empty when it never failed."""
 
 
 class LogFacts(NamedTuple):
@@ -173,6 +186,12 @@ class Broker(Protocol):
 
         Records of transactions that are still open count.
         """
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the clients do that last as long as the worker."""
+
+    async def clock_ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is ahead of the log's; None when the log has none of its own."""
 
     async def facts(self, topics: Sequence[str]) -> LogFacts | None:
         """How these topics are kept, as far as they exist; None where nothing can be set wrong."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from streams.settings import Settings
 from streams.transport.base import (
     Broker,
+    ClientState,
     Outgoing,
     PartitionsMismatch,
     Position,
@@ -103,6 +104,13 @@ class EmbeddedBroker(Broker):
             (topic, number): (log.start_offset(topic, number), log.end_offset(topic, number))
             for topic, number in partitions
         }
+
+    def clients(self) -> Sequence[ClientState]:
+        """None: the log is in this process."""
+        return ()
+
+    async def clock_ahead_s(self) -> None:
+        """Nothing: records have this machine's time."""
 
     async def facts(self, topics: Sequence[str]) -> None:
         """Nothing: the log keeps topics as they were declared, in one copy."""

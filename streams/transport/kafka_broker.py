@@ -1,6 +1,8 @@
 """Apache Kafka behind the engine's ports."""
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +14,7 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, Topic
 from streams.settings import Settings
 from streams.transport.base import (
     Broker,
+    ClientState,
     LogFacts,
     Outgoing,
     PartitionsMismatch,
@@ -30,9 +33,12 @@ from streams.transport.kafka_publisher import KafkaPublisher
 from streams.transport.kafka_reader import KafkaReader
 from streams.transport.kafka_topic_ids import read_topic_ids
 
+log = logging.getLogger(__name__)
+
 BATCH_BYTES = 1 << 10  # Kafka counts the batch around a record as well
 REPLICAS_TO_SPARE = 3  # with as many, two have each acknowledged record, and one may be away
 SEGMENT_MS = 24 * 3600 * 1000
+CLOCK_RETENTION_MS = 3600 * 1000
 METADATA_TIMEOUT_S = 4.0  # below what those who ask wait: a client that does not answer has to be noticed here
 BOUNDS_TIMEOUT_S = 25.0  # of very many partitions
 COORDINATOR_ATTEMPTS = 50
@@ -47,6 +53,8 @@ class KafkaBroker(Broker):
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.options = connection_options(settings)
+        self._clock_topic = f"{settings.app_id}-clock"
+        self._has_clock = False
         self.publisher = KafkaPublisher(self.options, self._explain)
         self._offsets = ReplaceableClient("consumer of metadata and offsets", self._new_consumer, self._explain)
 
@@ -77,7 +85,11 @@ class KafkaBroker(Broker):
         try:
             async with self._offsets.use(timeout_s) as consumer:
                 yield consumer
-        except (KafkaError, TimeoutError) as error:
+            self._offsets.health.worked()
+        except (KafkaError, TransportError, TimeoutError) as error:
+            self._offsets.health.failed(error)
+            if isinstance(error, TransportError):
+                raise
             raise TransportError(f"cannot {purpose}: {describe(error)}") from error
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
@@ -94,6 +106,8 @@ class KafkaBroker(Broker):
                     if code and error is not TopicAlreadyExistsError:
                         raise TransportError(f"cannot create topic {name}: {error.__name__} {rest}")
             await self._check_partitions(admin, topics)
+            if self._clock_topic not in existing:
+                await self._create_clock(admin)
             if missing:
                 await self._wait_until_there(missing)
         except KafkaError as error:
@@ -114,6 +128,17 @@ class KafkaBroker(Broker):
         else:
             config |= {"retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms)}
         return NewTopic(topic.name, topic.partitions, self.settings.replication, topic_configs=config)
+
+    async def _create_clock(self, admin: AIOKafkaAdminClient) -> None:
+        """A topic in which the broker stamps records: it has no other way to tell the time.
+
+        Everything goes on without it, but clocks are not compared.
+        """
+        config = {"message.timestamp.type": "LogAppendTime", "retention.ms": str(CLOCK_RETENTION_MS)}
+        topic = NewTopic(self._clock_topic, 1, self.settings.replication, topic_configs=config)
+        ((_, code, *rest),) = (await admin.create_topics([topic])).topic_errors
+        if code and for_code(code) is not TopicAlreadyExistsError:
+            log.warning("clocks are not compared: cannot create %s: %s %s", topic.name, for_code(code).__name__, rest)
 
     async def _wait_until_there(self, created: Sequence[NewTopic]) -> None:
         """A topic is announced before its partitions can be read; consumers would report that as errors."""
@@ -151,6 +176,24 @@ class KafkaBroker(Broker):
         async with self._asking("read where topics begin and end", BOUNDS_TIMEOUT_S) as consumer:
             starts, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
         return {(tp.topic, tp.partition): (starts[tp], ends[tp]) for tp in tps}
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the clients do that last as long as the worker."""
+        return self.publisher.client.state(), self._offsets.state()
+
+    async def clock_ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is ahead of the broker's, without what the way takes."""
+        if not self._has_clock:
+            self._has_clock = self._clock_topic in await self.topics()
+        if not self._has_clock:
+            return None
+        before_s = time.time()
+        stamp_ms = await self.publisher.stamp(self._clock_topic)
+        after_s = time.time()
+        if stamp_ms is None:
+            return None
+        stamp_s = stamp_ms / 1000
+        return before_s - stamp_s if stamp_s < before_s else min(0.0, after_s - stamp_s)
 
     async def facts(self, topics: Sequence[str]) -> LogFacts:
         """Replicas and settings of these topics, and of the ones that Kafka itself keeps."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 from aiokafka.errors import KafkaError
 
-from streams.transport.base import TransportError
+from streams.transport.base import ClientState, TransportError
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 3.0  # what has no answer for longer is failing
+FORGOTTEN_AFTER_S = 60.0
 START_TIMEOUT_S = 25.0  # longer than one request takes at most
 STOP_TIMEOUT_S = 5.0
 
@@ -32,6 +35,46 @@ class Client(Protocol):
 C = TypeVar("C", bound=Client)
 
 
+class ClientHealth:
+    """Whether a client works, by what became of its last uses."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self._waiting: dict[object, float] = {}  # when uses began that have not ended
+        self._failing: dict[str | None, tuple[float, float]] = {}  # when each scope first and last failed
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A use is under way; one that does not end is a failure as well."""
+        use = object()
+        self._waiting[use] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._waiting[use]
+
+    def failed(self, error: BaseException, scope: str | None = None) -> None:
+        """A use has failed: for everybody, or for what `scope` names only."""
+        now = time.monotonic()
+        self.reason = describe(error)
+        first, _ = self._failing.get(scope, (now, now))
+        self._failing[scope] = first, now
+
+    def worked(self, scope: str | None = None) -> None:
+        """A use has succeeded."""
+        self._failing.pop(None, None)
+        self._failing.pop(scope, None)
+
+    def failing_s(self) -> float:
+        """For how many seconds it has failed, again and again, or not answered; 0 while it works."""
+        now = time.monotonic()
+        # What failed once, or has not been tried for a while, is no failure that lasts.
+        self._failing = {at: (a, b) for at, (a, b) in self._failing.items() if now - b < FORGOTTEN_AFTER_S}
+        unanswered_s = now - min(self._waiting.values(), default=now)
+        failing_s = max((now - first for first, last in self._failing.values() if last > first), default=0.0)
+        return max(failing_s, unanswered_s if unanswered_s > ANSWER_S else 0.0)
+
+
 class ReplaceableClient(Generic[C]):
     """Keeps one client, and another one after that has failed.
 
@@ -44,7 +87,7 @@ class ReplaceableClient(Generic[C]):
         """`make` gives a client that is not started; `explain` turns the failure of a start into what is raised."""
         self.name = name
         self.replaced = 0
-        self.last_failure: str | None = None
+        self.health = ClientHealth()
         self._make = make
         self._explain = explain
         self._client: C | None = None
@@ -76,14 +119,19 @@ class ReplaceableClient(Generic[C]):
             self._uses[client] -= 1
             self._close_if_unused(client)
 
+    def state(self) -> ClientState:
+        """How it does."""
+        failing_s = self.health.failing_s()
+        reason = self.health.reason or ("no answer" if failing_s else "")
+        return ClientState(self.name, self.replaced, failing_s, reason)
+
     def replace(self, client: C, error: Exception) -> None:
         """Give `client` to nobody any more; does nothing when it has been replaced already."""
         if client is not self._client:
             return
         self._client = None
         self.replaced += 1
-        self.last_failure = describe(error)
-        log.warning("the %s failed and is made anew: %s", self.name, self.last_failure)
+        log.warning("the %s failed and is made anew: %s", self.name, describe(error))
         self._close_if_unused(client)
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
@@ -36,6 +36,7 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
     UnknownProducerId,
 )
+from aiokafka.structs import RecordMetadata
 
 from streams.transport.base import Outgoing, Position, RecordsRefused, RecordsTooLarge, TransportError
 from streams.transport.kafka_clients import ReplaceableClient, describe
@@ -46,6 +47,8 @@ TURN_TIMEOUT_S: Final = 20.0  # waiting for the calls before this one; nothing o
 # Far beyond a broker's restart, in which aiokafka tries again by itself and no duplicates can arise.
 ACKNOWLEDGEMENT_TIMEOUT_S: Final = 60.0
 ATTEMPTS: Final = 3
+LOG_APPEND_TIME: Final = 1
+W = TypeVar("W")
 
 _TOO_LARGE = MessageSizeTooLargeError, RecordListTooLargeError
 _REFUSED = (
@@ -90,6 +93,29 @@ class KafkaPublisher:
 
         Raises RecordsRefused when none of them is in the log, TransportError when that is not known.
         """
+        return await self._in_turn(topic, partition, lambda: self._write(topic, partition, records))
+
+    async def stamp(self, topic: str) -> int | None:
+        """Write an empty record into partition 0: the broker's time in ms, None unless the broker stamps the topic."""
+        written = await self._in_turn(topic, 0, lambda: self._write_one(topic, 0, [(None, b"", ())]))
+        return int(written.timestamp) if written.timestamp_type == LOG_APPEND_TIME else None
+
+    async def _in_turn(self, topic: str, partition: int, write: Callable[[], Awaitable[W]]) -> W:
+        health = self.client.health
+        try:
+            async with self._turn(topic, partition):
+                written = await write()
+        except RecordsTooLarge:
+            raise  # which says something about the records, and nothing about the client
+        except TransportError as error:
+            health.failed(error, topic if isinstance(error.__cause__, _REFUSED) else None)
+            raise
+        health.worked(topic)
+        return written
+
+    @asynccontextmanager
+    async def _turn(self, topic: str, partition: int) -> AsyncIterator[None]:
+        """One call for a partition after the other."""
         turn = self._turns[topic, partition]
         try:
             async with asyncio.timeout(TURN_TIMEOUT_S):
@@ -98,7 +124,7 @@ class KafkaPublisher:
             reason = f"what was sent to {topic}/{partition} before is not acknowledged"
             raise RecordsRefused(f"Kafka took no records for {TURN_TIMEOUT_S:.0f} s: {reason}") from error
         try:
-            return await self._write(topic, partition, records)
+            yield
         finally:
             turn.release()
 
@@ -109,7 +135,7 @@ class KafkaPublisher:
         for batch in batches:
             first, count = len(written), batch.record_count()
             try:
-                offset = await self._write_batch(topic, partition, batch, records[first : first + count])
+                offset = (await self._write_batch(topic, partition, batch, records[first : first + count])).offset
             except RecordsRefused as error:
                 if not written:
                     raise
@@ -117,8 +143,13 @@ class KafkaPublisher:
             written += [Position(topic, partition, offset + index) for index in range(count)]
         return written
 
-    async def _write_batch(self, topic: str, partition: int, batch: Any, records: Sequence[Outgoing]) -> int:
-        """The offset of the first of these records, over as many producers as it takes."""
+    async def _write_one(self, topic: str, partition: int, records: Sequence[Outgoing]) -> RecordMetadata:
+        async with self._producer() as producer:
+            (batch,) = build_batches(producer, records)
+        return await self._write_batch(topic, partition, batch, records)
+
+    async def _write_batch(self, topic: str, partition: int, batch: Any, records: Sequence[Outgoing]) -> RecordMetadata:
+        """Where and when the first of these records was written, over as many producers as it takes."""
         for attempts_left in reversed(range(ATTEMPTS)):
             try:
                 return await self._send(topic, partition, batch)
@@ -129,7 +160,7 @@ class KafkaPublisher:
                 (batch,) = build_batches(producer, records)  # the one before carries the number of its producer
         raise AssertionError("the last attempt returns or raises")
 
-    async def _send(self, topic: str, partition: int, batch: Any) -> int:
+    async def _send(self, topic: str, partition: int, batch: Any) -> RecordMetadata:
         """Send a batch with the producer of this moment; raises _Unwritten."""
         sent: Any = None
         try:
@@ -137,7 +168,8 @@ class KafkaPublisher:
                 acknowledged = await producer.send_batch(batch, topic, partition=partition)
                 sent = producer._message_accumulator._batches[TopicPartition(topic, partition)][-1]
                 async with asyncio.timeout(self._acknowledgement_timeout_s):
-                    return int((await acknowledged).offset)
+                    with self.client.health.waiting():
+                        return await acknowledged
         except TimeoutError:
             _abandon(producer)
             error: KafkaError = KafkaTimeoutError(f"no acknowledgement for {self._acknowledgement_timeout_s:.0f} s")
