@@ -27,12 +27,14 @@ from streams.settings import Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
 
 BROKER_TIMEOUT_S = 5.0
+WORKER_SETTINGS = "worker settings"
 FREE_BYTES_MIN = 1 << 30
 
 
 async def examine(engine: Engine) -> list[Check]:
     """All checks of a running worker."""
     return [
+        Check(WORKER_SETTINGS, True, describe_settings(engine.settings)),
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
         *check_clients(engine),
         *await asyncio.to_thread(check_data_folder, engine.settings),
@@ -42,6 +44,12 @@ async def examine(engine: Engine) -> list[Check]:
         *check_calls(engine),
         check_stalled(engine),
     ]
+
+
+def describe_settings(settings: Settings) -> str:
+    """Which installation these settings mean: those who mean the same one say the same."""
+    where = f", data in {settings.data_dir.absolute()}" if settings.transport == "embedded" else ""
+    return f"{settings.broker}, {settings.partitions} partitions, application {settings.app_id}{where}"
 
 
 async def check_broker(settings: Settings, broker: Broker, specs: Sequence[TopicSpec]) -> list[Check]:
@@ -97,7 +105,7 @@ async def _check_durability(settings: Settings, broker: Broker, specs: Sequence[
 def check_clients(engine: Engine) -> list[Check]:
     """Do the worker's own clients of the log work, and do its clock and the log's agree?"""
     checks = []
-    for state in engine.broker.clients():
+    for state in engine.clients():
         is_failing = state.failing_s > NOT_READY_AFTER_S
         last = f"; made anew {state.replaced} times, last failure: {state.reason}" if state.reason else ""
         detail = describe(state) if is_failing else f"the {state.name} works{last}"

@@ -24,7 +24,7 @@ from streams.events.registry import EventRegistry
 from streams.service import Service
 from streams.settings import Settings
 from streams.topics import DEAD_LETTERS, Topic
-from streams.transport.base import Broker, Outgoing, Position, Record, TopicSpec, TransactionalProducer
+from streams.transport.base import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
 from tests.kafka import unused_port
 
 V = TypeVar("V")
@@ -302,6 +302,10 @@ class Hand:
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Note where to go on."""
         self.positions[topic, partition] = offset
+
+    def clients(self) -> Sequence[ClientState]:
+        """None."""
+        return ()
 
     def wake(self) -> None:
         """Nothing: the test decides when to fetch."""

@@ -40,7 +40,7 @@ def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SharedKaf
         _check_it_answers(external)
         yield SharedKafka(external)
     else:
-        with _start_broker(tmp_path_factory.mktemp("kafka")) as broker:
+        with start_broker(tmp_path_factory.mktemp("kafka")) as broker:
             yield SharedKafka(broker.bootstrap)
 
 
@@ -54,7 +54,7 @@ def own_kafka() -> None:
 @pytest.fixture
 def private_kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kafka.KafkaBroker]:
     """Start a Kafka that belongs to one test, which may stop, kill and restart it."""
-    with _start_broker(tmp_path_factory.mktemp("private-kafka")) as broker:
+    with start_broker(tmp_path_factory.mktemp("private-kafka")) as broker:
         yield broker
 
 
@@ -64,7 +64,7 @@ def guarded_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedK
     if shutil.which("openssl") is None:
         _missing(KAFKA, "openssl is not installed, which makes its certificates")
     guarded = GuardedKafka(tmp_path_factory.mktemp("guarded-kafka"))
-    with _start_broker(guarded.folder, guarded.extras()):
+    with start_broker(guarded.folder, guarded.extras()):
         yield guarded
 
 
@@ -160,7 +160,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @contextlib.contextmanager
-def _start_broker(folder: Path, extras: kafka.Extras | None = None) -> Iterator[kafka.KafkaBroker]:
+def start_broker(folder: Path, extras: kafka.Extras | None = None) -> Iterator[kafka.KafkaBroker]:
+    """A Kafka of its own while the block lasts; skips the test, or fails it, where none can be had."""
     if (reason := _why_no_own_broker()) is not None:
         _missing(KAFKA, reason)
     try:

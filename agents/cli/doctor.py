@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -52,17 +52,39 @@ def lines_of(check: Check) -> list[str]:
 
 async def _examine(settings: Settings, url: str | None) -> list[Check]:
     from streams.check import Check
-    from streams.doctor import check_data_folder
+    from streams.doctor import check_data_folder, describe_settings
 
-    checks = [Check("settings", True, f"{settings.broker}, {settings.partitions} partitions")]
+    checks = [Check("settings", True, describe_settings(settings))]
     checks += unknown_variables(given_names())
     async with client_for(settings, url) as client:
         if await client.is_up():
-            return checks + await _ask_worker(client)
+            found = await _ask_worker(client)
+            own = await _compare(settings, client.url, found) if url is None else []
+            return checks + own + found
     if url is not None:
         return [*checks, Check("worker", False, f"no worker answers at {url}", "start it, or correct --url")]
     checks += [check_address(settings), *check_data_folder(settings)]
     return checks + await _examine_broker(settings)
+
+
+async def _compare(settings: Settings, url: str, found: Sequence[Check]) -> list[Check]:
+    """Is the worker that answers the one of these settings, and does their broker answer here as well?"""
+    from streams.check import Check
+    from streams.doctor import WORKER_SETTINGS, describe_settings
+
+    checks = []
+    of_worker = next((check.detail for check in found if check.check == WORKER_SETTINGS), None)
+    if of_worker not in (None, describe_settings(settings)):
+        detail = f"the worker at {url} has others: {of_worker}; what it says is about its own installation"
+        advice = "give this command the settings of that worker, or set ORDERS_WEB_PORT to the port of yours"
+        checks.append(Check("settings", False, detail, advice))
+    if settings.transport == "kafka":
+        try:
+            async with open_broker(settings) as broker:
+                await broker.topics()
+        except Failure as failure:
+            checks.append(Check("broker", False, f"from here: {failure.message}", "correct ORDERS_BROKER, or start it"))
+    return checks
 
 
 def given_names() -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from streams.engine.faults import Fault, Faults
@@ -21,8 +21,8 @@ CLOCK_INTERVAL_IN_TROUBLE_S: Final = 5.0
 CLOCK_DIFFERENCE_MAX_S: Final = 60.0
 CLOCK_KEY: Final = ("clock",)
 CLOCK_ADVICE: Final = (
-    "set the clocks of this machine and of the brokers by NTP (see `timedatectl`, `chronyc tracking`); until then Kafka "
-    "may refuse records, and deadlines and retries come early or late, but nothing is lost"
+    "set the clocks of this machine and of the brokers by NTP (`timedatectl`, `chronyc tracking`); until then Kafka "
+    "may refuse records, and deadlines and retries come early or late; nothing is lost"
 )
 CLIENT_ADVICE: Final = (
     "see that the broker is up and that this worker may use it (`orders doctor`); "
@@ -36,10 +36,11 @@ class BrokerWatch:
     Comparing clocks writes a record every CLOCK_INTERVAL_S, which also shows that publishing works.
     """
 
-    def __init__(self, broker: Broker, faults: Faults) -> None:
+    def __init__(self, broker: Broker, clients: Callable[[], Sequence[ClientState]], faults: Faults) -> None:
         self.clock_ahead_s: float | None = None
         """How far the clock was ahead of the log's when they were compared last; None when they never were."""
         self._broker = broker
+        self._clients = clients
         self._faults = faults
         self._loops: list[asyncio.Task[None]] = []
 
@@ -61,11 +62,11 @@ class BrokerWatch:
 
     def not_ready(self) -> str | None:
         """Why the worker cannot do what it is asked for; None when nothing has failed for NOT_READY_AFTER_S."""
-        failing = (state for state in self._broker.clients() if state.failing_s > NOT_READY_AFTER_S)
+        failing = (state for state in self._clients() if state.failing_s > NOT_READY_AFTER_S)
         return "; ".join(map(describe, failing)) or None
 
     async def _look_at_clients(self) -> float:
-        for state in self._broker.clients():
+        for state in self._clients():
             key = ("client", state.name)
             if state.failing_s <= FAULT_AFTER_S:
                 self._faults.clear(key)

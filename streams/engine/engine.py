@@ -41,7 +41,7 @@ from streams.loop_delay import LoopDelay
 from streams.metrics import Metrics
 from streams.settings import Settings
 from streams.topics import Topic
-from streams.transport.base import Broker, TopicSpec, TransportError, TransportUnusable
+from streams.transport.base import Broker, ClientState, TopicSpec, TransportError, TransportUnusable
 from streams.transport.partitioner import partition_for
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ _encode_struct = msgspec.json.Encoder().encode
 
 class TransportControl(Protocol):
     """How the engine steers the consumer it is fed by."""
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the consumer's client does; empty where there is none."""
 
     def seek(self, topic: str, partition: int, offset: int) -> None:
         """Go on fetching at `offset`."""
@@ -116,7 +119,7 @@ class Engine:
         self.numbers: frozenset[int] = frozenset()
         self.fatal: str | None = None
         self.faults = Faults()
-        self.broker_watch = BrokerWatch(broker, self.faults)
+        self.broker_watch = BrokerWatch(broker, self.clients, self.faults)
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
@@ -136,6 +139,10 @@ class Engine:
         }
         self._bound: dict[tuple[int, str], RecordHandler] = {}
         self._acceptances: dict[str, Acceptance] = {}
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the clients of the log do that last as long as this worker."""
+        return (*self.broker.clients(), *(self._control.clients() if self._control is not None else ()))
 
     # ---- what partition tasks ask (EngineContext)
 

@@ -14,7 +14,7 @@ from faust.types.tuples import RecordMetadata
 
 from streams.engine.batch import Fetched
 from streams.engine.engine import Engine
-from streams.transport.base import Record
+from streams.transport.base import ClientState, Record
 from streams.transport.partitioner import partition_for
 
 FETCH_BYTES_MAX = 1 << 20
@@ -166,6 +166,10 @@ class FetchConsumer(Consumer):
             self.seek_now(tp, offset)
             self._read_offset[tp] = offset or None
             self._passed.pop(tp, None)
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the consumer's client does; empty where there is none."""
+        return ()
 
     def wake(self) -> None:
         """Look again at what can be fetched."""

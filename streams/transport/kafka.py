@@ -14,9 +14,11 @@ from aiokafka.errors import KafkaError
 from faust.transport.consumer import ensure_TPset
 from faust.types import TP
 
-from streams.transport.base import Record, TransportError
+from streams.transport.base import ClientState, Record, TransportError
 from streams.transport.driver import FETCH_BYTES_MAX, EngineTransport, FetchConsumer
+from streams.transport.kafka_clients import stop as stop_client
 from streams.transport.kafka_connection import connection_options
+from streams.transport.kafka_member import GroupMember
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,8 @@ class KafkaConsumer(FetchConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._client: AIOKafkaConsumer | None = None
+        self._topics: set[str] = set()
+        self._member = GroupMember(lambda: self.client, self._replace_client)
 
     @property
     def client(self) -> AIOKafkaConsumer:
@@ -65,6 +69,21 @@ class KafkaConsumer(FetchConsumer):
         """Reach the broker, create topics, connect."""
         await self.engine.start(self)
         self._client = await self._connected()
+        self._member.start()
+
+    async def _replace_client(self) -> None:
+        """Leave the group and join it with a new client, as soon as a broker answers.
+
+        Joining revokes and assigns partitions as every rebalance does, so that the engine goes on from its positions.
+        """
+        failed, self._client = self.client, await self._connected()
+        await stop_client(failed)
+        if self._topics:
+            await self.subscribe(self._topics)
+
+    def clients(self) -> Sequence[ClientState]:
+        """How the member of the group does."""
+        return (self._member.state(),)
 
     async def _connected(self) -> AIOKafkaConsumer:
         """A connected client, however long it takes: the broker may have gone away again since the topics were made."""
@@ -102,12 +121,14 @@ class KafkaConsumer(FetchConsumer):
 
     async def on_stop(self) -> None:
         """Leave the group."""
+        await self._member.stop()
         if self._client is not None:
             await self._client.stop()
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for `topics`."""
-        self.client.subscribe(topics=set(topics), listener=_RebalanceListener(self))
+        self._topics = set(topics)
+        self.client.subscribe(topics=self._topics, listener=_RebalanceListener(self))
 
     def take(self, partitions: Sequence[TP]) -> Mapping[TP, Sequence[Record]]:
         """Drain what the background fetcher has received.

@@ -87,7 +87,7 @@ class KafkaBroker(Broker):
                 yield consumer
             self._offsets.health.worked()
         except (KafkaError, TransportError, TimeoutError) as error:
-            self._offsets.health.failed(error)
+            self._offsets.health.failed(describe(error))
             if isinstance(error, TransportError):
                 raise
             raise TransportError(f"cannot {purpose}: {describe(error)}") from error

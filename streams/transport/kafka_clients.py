@@ -53,10 +53,10 @@ class ClientHealth:
         finally:
             del self._waiting[use]
 
-    def failed(self, error: BaseException, scope: str | None = None) -> None:
+    def failed(self, reason: str, scope: str | None = None) -> None:
         """A use has failed: for everybody, or for what `scope` names only."""
         now = time.monotonic()
-        self.reason = describe(error)
+        self.reason = reason
         first, _ = self._failing.get(scope, (now, now))
         self._failing[scope] = first, now
 

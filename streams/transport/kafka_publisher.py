@@ -108,7 +108,7 @@ class KafkaPublisher:
         except RecordsTooLarge:
             raise  # which says something about the records, and nothing about the client
         except TransportError as error:
-            health.failed(error, topic if isinstance(error.__cause__, _REFUSED) else None)
+            health.failed(str(error), topic if isinstance(error.__cause__, _REFUSED) else None)
             raise
         health.worked(topic)
         return written

@@ -377,6 +377,19 @@ def test_a_worker_waits_for_a_broker_that_is_away_and_says_so(site: Site) -> Non
     assert "Traceback" not in worker.output
 
 
+def test_the_doctor_says_that_the_worker_which_answers_has_other_settings(site: Site) -> None:
+    elsewhere = f"kafka://127.0.0.1:{unused_port()}"
+    with site.start("worker", ORDERS_BROKER="memory://") as worker:
+        worker.wait_until_ready()
+        examined = site.run("doctor", ORDERS_BROKER=elsewhere)
+        assert site.run("doctor", ORDERS_BROKER="memory://").returncode == 0
+        assert worker.stop() == 0
+    assert examined.returncode == 1
+    assert "Everything is fine" not in examined.stdout
+    assert "has others: memory://" in examined.stdout
+    assert "from here: cannot reach Kafka" in examined.stdout
+
+
 # ---- mistakes
 
 

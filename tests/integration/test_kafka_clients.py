@@ -6,14 +6,20 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer
 
+from streams.app import OrdersApp, create_app
+from streams.engine import broker_watch
+from streams.engine.broker_watch import BrokerWatch
+from streams.engine.faults import Faults
 from streams.settings import Settings
 from streams.topics import ORDER_COMMANDS
-from streams.transport import kafka_producer
+from streams.transport import kafka_broker as kafka_broker_module
+from streams.transport import kafka_clients, kafka_member, kafka_producer
 from streams.transport.base import (
     Broker,
     Outgoing,
@@ -22,18 +28,39 @@ from streams.transport.base import (
     TopicSpec,
     TransportError,
 )
+from streams.transport.kafka import KafkaConsumer
 from streams.transport.kafka_broker import KafkaBroker
 from streams.transport.kafka_publisher import KafkaPublisher
-from tests.apps import DEADLINE_S, connected, make_settings, read_committed, running, unique
-from tests.conftest import SharedKafka
+from tests.apps import (
+    DEADLINE_S,
+    Tally,
+    caught_up,
+    connected,
+    make_settings,
+    publish,
+    read_committed,
+    running,
+    unique,
+    wait_until,
+)
+from tests.conftest import SharedKafka, start_broker
 from tests.integration.test_doctor_kafka import change
 from tests.integration.web import client_of
 from tests.kafka import KafkaBroker as KafkaNode
 
+pytestmark = pytest.mark.kafka
 PARTITIONS = 2
 PROBED = PARTITIONS  # one more: where it is seen whether a changed setting has come into force
 BIG = b"x" * 50_000
-HOURS_AHEAD_S = 2 * 3600.0
+HOURS_AHEAD_S = 3 * 3600.0
+YEAR_S = 365 * 86400.0
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaNode]:
+    """A Kafka of this module's own, which its tests may stop and change."""
+    with start_broker(tmp_path_factory.mktemp("kafka-of-clients")) as node:
+        yield node
 
 
 @pytest.fixture
@@ -74,9 +101,25 @@ async def is_refused(broker: Broker, spec: TopicSpec) -> bool:
 class ClockAhead:
     """The module time of a machine whose clock is ahead."""
 
+    def __init__(self, ahead_s: float = HOURS_AHEAD_S) -> None:
+        self._ahead_s = ahead_s
+
     def time(self) -> float:
         """Seconds since 1970, as this machine believes."""
-        return time.time() + HOURS_AHEAD_S
+        return time.time() + self._ahead_s
+
+
+async def pause(node: KafkaNode) -> None:
+    """Let a broker answer nothing, without that a connection breaks."""
+    assert node._process is not None
+    node._process.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(os.waitpid, node._process.pid, os.WUNTRACED)  # every thread of it stands still
+
+
+def go_on(node: KafkaNode) -> None:
+    """End a pause."""
+    assert node._process is not None
+    node._process.send_signal(signal.SIGCONT)
 
 
 # ---- the producer for publishing
@@ -132,9 +175,9 @@ async def test_a_time_that_kafka_refuses_is_named_and_ends_with_the_wrong_clock(
 
 
 async def test_an_http_request_that_kafka_refuses_is_told_why_and_the_next_one_is_taken(
-    private_kafka_broker: KafkaNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: KafkaNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bootstrap = private_kafka_broker.bootstrap
+    bootstrap = node.bootstrap
     item = {"product_id": "s", "quantity": 1, "price": {"amount": "1", "currency": "USD"}}
     order = {"customer_id": "c", "items": [item]}
     async with running(make_settings(f"kafka://{bootstrap}", tmp_path, partitions=1)) as app, client_of(app) as client:
@@ -156,9 +199,9 @@ async def test_an_http_request_that_kafka_refuses_is_told_why_and_the_next_one_i
 
 
 async def test_what_was_acknowledged_around_a_restart_is_there_once_and_in_order(
-    private_kafka_broker: KafkaNode, tmp_path: Path
+    node: KafkaNode, tmp_path: Path
 ) -> None:
-    settings = make_settings(f"kafka://{private_kafka_broker.bootstrap}", tmp_path)
+    settings = make_settings(f"kafka://{node.bootstrap}", tmp_path)
     spec = TopicSpec(unique("restarted"), PARTITIONS, False, None)
     acknowledged: list[list[bytes]] = [[] for _ in range(PARTITIONS)]
     is_over = asyncio.Event()
@@ -177,7 +220,7 @@ async def test_what_was_acknowledged_around_a_restart_is_there_once_and_in_order
     async with connected(settings, [spec]) as broker:
         writing = [asyncio.create_task(publish_on(broker, partition)) for partition in range(PARTITIONS)]
         await asyncio.sleep(0.3)
-        await asyncio.to_thread(private_kafka_broker.restart)
+        await asyncio.to_thread(node.restart)
         before = [len(values) for values in acknowledged]
         await asyncio.sleep(1.0)
         is_over.set()
@@ -188,10 +231,8 @@ async def test_what_was_acknowledged_around_a_restart_is_there_once_and_in_order
             assert found == acknowledged[partition]
 
 
-async def test_a_record_without_acknowledgement_is_unknown_and_never_repeated(
-    private_kafka_broker: KafkaNode, tmp_path: Path
-) -> None:
-    settings = make_settings(f"kafka://{private_kafka_broker.bootstrap}", tmp_path)
+async def test_a_record_without_acknowledgement_is_unknown_and_never_repeated(node: KafkaNode, tmp_path: Path) -> None:
+    settings = make_settings(f"kafka://{node.bootstrap}", tmp_path)
     spec = TopicSpec(unique("paused"), PARTITIONS, False, None)
     async with connected(settings, [spec]) as broker:
         assert isinstance(broker, KafkaBroker)
@@ -199,10 +240,7 @@ async def test_a_record_without_acknowledgement_is_unknown_and_never_repeated(
         broker.publisher = KafkaPublisher(broker.options, broker._explain, acknowledgement_timeout_s=1.0)
         await broker.publisher.client.start()
         await broker.publish(spec.name, 0, record("before"))
-        node = private_kafka_broker._process
-        assert node is not None
-        node.send_signal(signal.SIGSTOP)
-        await asyncio.to_thread(os.waitpid, node.pid, os.WUNTRACED)  # every thread stands still
+        await pause(node)
         first, second = (
             asyncio.create_task(broker.publish(spec.name, 0, record(name))) for name in ("first", "second")
         )
@@ -210,7 +248,7 @@ async def test_a_record_without_acknowledgement_is_unknown_and_never_repeated(
             with pytest.raises(TransportError, match="no acknowledgement") as unknown:
                 await first
         finally:
-            node.send_signal(signal.SIGCONT)
+            go_on(node)
         assert not isinstance(unknown.value, RecordsRefused), "it may be there"
         assert await second < await broker.publish(spec.name, 0, record("after"))
         found = await values(broker, spec.name)
@@ -243,3 +281,131 @@ async def test_a_consumer_of_offsets_that_fails_is_replaced(settings: Settings, 
             await broker.topics()
         assert spec.name in await broker.topics()
         assert await broker.end_offset(spec.name, 0) == 1
+
+
+# ---- what the worker says of its clients and its clock
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "said"),
+    [(HOURS_AHEAD_S, "3 hours ahead of"), (-YEAR_S, "365 days behind"), (YEAR_S, "365 days ahead of")],
+)
+async def test_a_clock_that_is_off_is_a_fault_until_it_is_right(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, ahead_s: float, said: str
+) -> None:
+    faults = Faults()
+    async with connected(settings) as broker:
+        watch = BrokerWatch(broker, broker.clients, faults)
+        with monkeypatch.context() as patched:
+            patched.setattr(kafka_broker_module, "time", ClockAhead(ahead_s))
+            await watch._compare_clocks()
+            (fault,) = faults.open()
+            assert fault.kind == "clock"
+            assert f"this worker's clock is {said} the broker's" in fault.detail
+        await watch._compare_clocks()
+        assert not faults.open()
+        assert watch.clock_ahead_s is not None
+        assert abs(watch.clock_ahead_s) < 1.0
+
+
+async def test_health_and_doctor_name_a_clock_that_is_off(
+    node: KafkaNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_broker_module, "time", ClockAhead())
+    settings = make_settings(f"kafka://{node.bootstrap}", tmp_path, partitions=1)
+    async with running(settings) as app, client_of(app) as client:
+        await wait_until(app.engine.faults.open, "the clocks are compared")
+        health = await client.get("/healthz")
+        assert health.status_code == 503
+        assert "this worker's clock is 3 hours ahead" in health.json()["detail"]
+        checks = {check["check"]: check for check in (await client.get("/doctor")).json()}
+        assert not checks["clock"]["ok"]
+        assert "NTP" in checks["clock"]["advice"]
+        assert checks["clients"]["ok"]
+
+
+async def test_a_client_that_goes_on_failing_makes_the_worker_unready_and_unhealthy_until_it_works(
+    node: KafkaNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_clients, "ANSWER_S", 0.2)
+    monkeypatch.setattr(broker_watch, "NOT_READY_AFTER_S", 0.4)
+    monkeypatch.setattr(broker_watch, "FAULT_AFTER_S", 1.0)
+    for interval in ("CLOCK_INTERVAL_S", "CLOCK_INTERVAL_IN_TROUBLE_S", "CLIENTS_INTERVAL_S"):
+        monkeypatch.setattr(broker_watch, interval, 0.1)
+    settings = make_settings(f"kafka://{node.bootstrap}", tmp_path, partitions=1)
+    async with running(settings) as app, client_of(app) as client:
+        assert (await client.get("/readyz")).status_code == 200
+        await pause(node)
+        try:
+            await wait_until(app.engine.broker_watch.not_ready, "the worker is not ready")
+            refused = await client.get("/readyz")
+            assert refused.status_code == 503
+            assert "the producer for publishing has failed for" in refused.json()["detail"]
+            await wait_until(app.engine.faults.open, "the client is a fault")
+            assert (await client.get("/healthz")).status_code == 503
+        finally:
+            go_on(node)
+        await wait_until(lambda: not app.engine.faults.open(), "the client works again")
+        await wait_until(app.engine.is_ready, "partitions are there")
+        assert (await client.get("/readyz")).status_code == 200
+
+
+# ---- the consumer of the group
+
+
+async def test_a_worker_that_its_group_refused_joins_it_when_that_is_over(
+    node: KafkaNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_member, "WATCH_INTERVAL_S", 0.1)
+    tally = Tally()
+    settings = make_settings(f"kafka://{node.bootstrap}", tmp_path, partitions=1, session_timeout=6.0)
+    app = create_app(settings, services=[tally.service])
+    app.finalize()
+    async with connected(settings, app.engine.topic_specs()):
+        pass
+    # A member that divides partitions in another way: the group takes nobody who does not do it in this way as well.
+    stranger = AIOKafkaConsumer(tally.source.name, bootstrap_servers=node.bootstrap, group_id=settings.app_id)
+    await stranger.start()
+    try:
+        await stranger.seek_to_end()
+        await app.start()
+        await wait_until(lambda: app.engine.clients()[-1].reason, "the group has refused the worker")
+        assert "InconsistentGroupProtocol" in app.engine.clients()[-1].reason
+    finally:
+        await stranger.stop()
+    try:
+        await wait_until(app.engine.is_ready, "the worker is in the group")
+        await publish(app, tally.source, "key", b"1")
+        await caught_up(app)
+        await tally.check(app, {"key": ["1"]})
+    finally:
+        await app.stop()
+
+
+async def test_a_consumer_of_the_group_that_has_ended_is_replaced_and_nothing_counts_twice(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka_member, "WATCH_INTERVAL_S", 0.1)
+    tally = Tally()
+    async with running(settings, [tally.service]) as app:
+        await publish(app, tally.source, "key", b"1")
+        await caught_up(app)
+        for number, part in enumerate(("_coordinator.need_rejoin", "_fetcher._get_actions_per_node"), start=1):
+            owner, method = part.split(".")
+            monkeypatch.setattr(getattr(_member(app), owner), method, _broken)
+            await publish(app, tally.source, "key", b"%d" % (number + 1))
+            _member(app)._coordinator.request_rejoin()
+            await wait_until(lambda number=number: app.engine.clients()[-1].replaced == number, "it is replaced")  # type: ignore[misc]
+            await wait_until(app.engine.is_ready, "the worker is in the group again")
+            await caught_up(app)
+        await tally.check(app, {"key": ["1", "2", "3"]})
+
+
+def _member(app: OrdersApp) -> AIOKafkaConsumer:
+    consumer = app.consumer
+    assert isinstance(consumer, KafkaConsumer)
+    return consumer.client
+
+
+def _broken(*_: object) -> object:
+    raise RuntimeError("a mistake in the client")
