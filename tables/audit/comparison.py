@@ -11,8 +11,8 @@ from streams.engine.table import AnyTable
 from tables.audit.findings import ROW_DIFFERS, ROW_MISSING, ROW_UNFOUNDED, ROW_UNREADABLE, Findings
 from tables.audit.folds import RowLedger
 from tables.audit.pace import Pace
+from tables.audit.walk import walk
 
-ROWS_AT_ONCE: Final = 200
 VALUE_CHARACTERS_MAX: Final = 200
 
 
@@ -20,20 +20,16 @@ async def compare(
     table: AnyTable, ledger: RowLedger, topic: str, rows: StoreSnapshot, findings: Findings, pace: Pace
 ) -> None:
     """Hold every row of a table against its entry, and every entry against its row."""
-    founded, start = 0, b""
-    while found := rows.rows(table, start, ROWS_AT_ONCE):
-        for key, raw in found:
-            entry = ledger.get(key)
-            if entry is None:
-                findings.add(ROW_UNFOUNDED, "there is a row, but no event that leads to it", topic, None,
-                             table.name, key_text(table, key))  # fmt: skip
-            else:
-                founded += 1
-                compare_row(table, key, raw, entry.row, topic, entry.offset, findings)
-            if pace.is_over():
-                await pace.turn()
-        findings.rows += len(found)
-        start = found[-1][0] + b"\0"
+    founded = 0
+    async for key, raw in walk(rows, table, pace):
+        findings.rows += 1
+        entry = ledger.get(key)
+        if entry is None:
+            findings.add(ROW_UNFOUNDED, "there is a row, but no event that leads to it", topic, None,
+                         table.name, key_text(table, key))  # fmt: skip
+        else:
+            founded += 1
+            compare_row(table, key, raw, entry.row, topic, entry.offset, findings)
     if founded < len(ledger):
         await _find_missing(table, ledger, topic, rows, findings, pace)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Options, Rdict, WriteBatch
 
 E = TypeVar("E")
 V = TypeVar("V")
@@ -43,6 +43,9 @@ class Scratch:
             self._folder.parent.mkdir(parents=True, exist_ok=True)
             options = Options(raw_mode=True)
             options.create_if_missing(True)
+            table = BlockBasedOptions()
+            table.set_bloom_filter(10, False)  # most keys that are asked for are new
+            options.set_block_based_table_factory(table)
             self._db = Rdict(str(self._folder), options)
         return self._db
 

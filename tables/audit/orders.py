@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from streams.engine.snapshot import StoreSnapshot
 from streams.engine.table import NUMBERED_KEY, AnyTable
 from streams.envelope import Envelope
+from streams.events.money import EXACT_SUMS
 from streams.events.orders import (
     CancelOrder,
     ConfirmOrder,
@@ -52,6 +53,8 @@ class OrderFold:
         self.entries: Ledger[OrderEntry] = Ledger(OrderEntry, "orders", scratch)
         self.ledgers: Mapping[AnyTable, RowLedger] = {ORDERS: self.entries}  # type: ignore[dict-item]
         self.history_rows = 0  # that belong to an event
+        self.sagas = 0  # that were begun
+        self.choreographed = 0  # of these
         self._rows = rows
         self._findings = findings
         self._subject = Subject(ORDER_EVENTS.name, "order", findings)
@@ -74,6 +77,8 @@ class OrderFold:
         if isinstance(event.payload, OrderPlaced):
             after.placed_id, after.placed_at = event.event_id, event.timestamp
             after.correlation_id, after.user_id = event.metadata.correlation_id, event.metadata.user_id
+            self.sagas += after.row.saga is not None
+            self.choreographed += after.row.saga == "choreography"
         self.entries.put(key, after, is_new=entry is None)
 
     def _check_history(self, record: Record, order_id: str, version: int) -> None:
@@ -100,7 +105,9 @@ def _wrong(order: Order, payload: Any) -> str | None:
         case OrderPlaced():
             if order.status != UNKNOWN:
                 return f"it is {order.status} already"
-            total = sum((item.quantity * item.price.amount for item in payload.items), Decimal(0))
+            total = Decimal(0)
+            for item in payload.items:
+                total = EXACT_SUMS.add(total, EXACT_SUMS.multiply(item.price.amount, Decimal(item.quantity)))
             if total != payload.total.amount:
                 return f"its total is {payload.total.amount}, its items add up to {total}"
         case OrderConfirmed() if order.status != PENDING:

@@ -14,6 +14,7 @@ from streams.transport.base import Record, TransportError
 from streams.transport.log_errors import LogError
 from tables.audit.findings import EVENT_UNREADABLE, Findings
 from tables.audit.pace import Pace
+from tables.audit.unsettled import NONE_UNSETTLED, Unsettled
 
 SILENCE_S: Final = 30.0  # a transaction that is still open hides what comes behind it for as long
 
@@ -21,11 +22,11 @@ Apply = Callable[[Record, Envelope[Any]], None]
 
 
 class Reader(NamedTuple):
-    """Somebody who reads a topic: `apply` gets the events before `until`, without those at the `skipped` offsets."""
+    """What reads a topic: `apply` gets the events before `until`, but for those that its agent has not handled so."""
 
     apply: Apply
     until: int
-    skipped: frozenset[int] = frozenset()
+    unsettled: Unsettled = NONE_UNSETTLED
 
 
 class Unreadable(Exception):
@@ -41,17 +42,18 @@ async def read_topic(
     pace: Pace,
     only: bytes | None = None,
     passed: Callable[[int], None] = lambda records: None,
+    start: int = 0,
 ) -> None:
-    """Hand every event of a partition to its readers, oldest first; with `only`, those under one key.
+    """Hand every event of a partition from `start` on to its readers, oldest first; with `only`, those under one key.
 
     Calls `passed` with the number of records that each fetch has passed. Raises Unreadable.
     """
     end = max((reader.until for reader in readers), default=0)
     source = engine.broker.reader(number, [topic])
-    position, last_heard = 0, time.monotonic()
+    position, last_heard = start, time.monotonic()
     try:
         await source.start()
-        source.seek(topic, 0)
+        source.seek(topic, start)
         while position < end:
             for records, reached in (await source.fetch()).values():
                 before_end = [record for record in records if record.offset < end]
@@ -85,8 +87,9 @@ async def _hand_over(
             findings.add(EVENT_UNREADABLE, f"the record cannot be read: {error}", topic, record.offset)
             continue
         findings.records += 1
-        for apply, until, skipped in readers:
-            if record.offset < until and record.offset not in skipped:
-                apply(record, event)
+        offset = record.offset
+        for apply, until, (left_out, edited) in readers:
+            if offset < until and offset not in left_out:
+                apply(record, event if offset not in edited else decode(edited[offset]))
         if pace.is_over():
             await pace.turn()

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from streams.engine.cut import Cut, take_cut
 from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask
-from streams.topics import ORDER_EVENTS
+from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
+from tables.audit.analytics import AnalyticsFold, OrderSumsFold, PaymentSumsFold, StockSumsFold
 from tables.audit.comparison import compare
-from tables.audit.findings import POSITION_BEYOND_END, ROW_UNFOUNDED, Findings
+from tables.audit.customers import CustomerFold, CustomerOrderFold, SummaryCheck
+from tables.audit.findings import POSITION_BEYOND_END, Findings
 from tables.audit.folds import Fold
+from tables.audit.history import compare_history
 from tables.audit.ledger import Scratch
+from tables.audit.order_index import OrderIndexFold
 from tables.audit.orders import OrderFold
 from tables.audit.pace import Pace
+from tables.audit.payments import PaymentFold
 from tables.audit.reading import Reader, Unreadable, read_topic
-from tables.orders import ORDER_HISTORY
+from tables.audit.saga_rows import compare_sagas
+from tables.audit.sagas import ReplyFold, SagaAudit
+from tables.audit.stock import StockFold
+from tables.audit.unsettled import unsettled_of
 
-TOPICS: Final = (ORDER_EVENTS,)
-"""Topics that are kept for ever: what is missing in one of them can no longer be proven."""
+TOPICS: Final = (ORDER_EVENTS, INVENTORY_EVENTS, PAYMENT_EVENTS, CUSTOMER_ORDER_EVENTS, SAGA_REPLIES)
 
 
 class AuditRun:
@@ -43,12 +50,16 @@ class AuditRun:
     async def run(self) -> None:
         """Audit the partition; raises TransportError and InfrastructureError when it cannot be cut."""
         self.phase = "cutting"
-        names = [topic.name for topic in TOPICS if topic.name in self._engine.topics]
-        cut = await take_cut(self._task, self._engine.broker, names)
+        cut = await take_cut(self._task, self._engine.broker, [topic.name for topic in TOPICS])
         try:
-            self.total = sum(cut.ends.values())
+            self.total = sum(cut.ends[name] - cut.starts[name] for name in cut.ends)
             self._check_positions(cut)
-            await self._audit(cut)
+            orders = await self._audit_orders(cut)
+            await self._audit_stock(cut)
+            payments = await self._audit_payments(cut)
+            await self._audit_customers(cut)
+            if orders is not None:
+                await self._audit_sagas(cut, orders, payments)
         finally:
             cut.rows.close()
             self._scratch.remove()
@@ -63,21 +74,81 @@ class AuditRun:
                 detail = f"{agent} is at offset {position}, which is beyond the end {end}"
                 self.findings.add(POSITION_BEYOND_END, detail, topic.name, position)
 
-    async def _audit(self, cut: Cut) -> None:
-        orders = OrderFold(cut.rows, self.findings, self._scratch)
-        if await self._read(cut, ORDER_EVENTS.name, [Reader(orders.apply, cut.ends[ORDER_EVENTS.name])]):
-            await self._compare(cut, ORDER_EVENTS.name, [orders])
-            await self._compare_history(cut, orders)
+    async def _audit_orders(self, cut: Cut) -> OrderFold | None:
+        topic, scratch = ORDER_EVENTS.name, self._scratch
+        orders = OrderFold(cut.rows, self.findings, scratch)
+        projections: dict[str, Fold] = {
+            "project-analytics": AnalyticsFold(orders, scratch),
+            "reconcile-orders": OrderSumsFold(orders, scratch),
+            "index-orders": OrderIndexFold(scratch),
+        }
+        if not await self._read(cut, topic, orders, projections):
+            return None
+        await self._compare(cut, topic, [orders, *projections.values()])
+        self.phase = "comparing order-history"
+        await compare_history(cut.rows, orders, self.findings, self._pace)
+        return orders
 
-    async def _read(self, cut: Cut, topic: str, readers: list[Reader]) -> bool:
-        """Read a topic from its first record; whether that was possible."""
-        start, number = cut.starts[topic], self._task.number
-        self.phase = f"reading {topic}"
+    async def _audit_stock(self, cut: Cut) -> None:
+        stock = StockFold(self.findings, self._scratch)
+        projections: dict[str, Fold] = {"reconcile-stock": StockSumsFold(self._scratch)}
+        if await self._read(cut, INVENTORY_EVENTS.name, stock, projections):
+            await self._compare(cut, INVENTORY_EVENTS.name, [stock, *projections.values()])
+
+    async def _audit_payments(self, cut: Cut) -> PaymentFold | None:
+        payments = PaymentFold(self.findings, self._scratch)
+        projections: dict[str, Fold] = {"reconcile-payments": PaymentSumsFold(self._scratch)}
+        if not await self._read(cut, PAYMENT_EVENTS.name, payments, projections):
+            return None
+        await self._compare(cut, PAYMENT_EVENTS.name, [payments, *projections.values()])
+        return payments
+
+    async def _audit_customers(self, cut: Cut) -> None:
+        topic = CUSTOMER_ORDER_EVENTS.name
+        projections: dict[str, Fold] = {
+            "project-customer-orders": CustomerOrderFold(self._scratch),
+            "project-customers": CustomerFold(self._scratch),
+        }
+        if await self._read(cut, topic, SummaryCheck(self.findings, self._scratch), projections):
+            await self._compare(cut, topic, list(projections.values()))
+
+    async def _audit_sagas(self, cut: Cut, orders: OrderFold, payments: PaymentFold | None) -> None:
+        topic, replies = SAGA_REPLIES.name, ReplyFold(orders, self._scratch)
+        reader = await self._reader_of(cut, topic, "take-replies", replies)
+        is_complete = cut.starts[topic] == 0  # answers are not kept for ever
+        if await self._read_all(cut, topic, [reader], cut.starts[topic]):
+            self.phase = "comparing sagas"
+            audit = SagaAudit(orders, payments, replies, is_complete, self.findings)
+            await compare_sagas(cut.rows, audit, orders, self.findings, self._pace)
+
+    async def _read(self, cut: Cut, topic: str, fold: Fold | SummaryCheck, projections: dict[str, Fold]) -> bool:
+        """Read a topic from its first record on: all of it into one fold, and as far as each agent is into others."""
+        start = cut.starts[topic]
         if start > 0:
-            self.findings.cannot_prove(f"{topic}/{number} begins at offset {start}: its oldest events were removed")
+            place = f"{topic}/{self._task.number}"
+            self.findings.cannot_prove(f"{place} begins at offset {start}: its oldest events were removed")
             return False
+        readers = [Reader(fold.apply, cut.ends[topic])]
+        readers += [await self._reader_of(cut, topic, agent, made) for agent, made in projections.items()]
+        return await self._read_all(cut, topic, readers, 0)
+
+    async def _reader_of(self, cut: Cut, topic: str, agent: str, fold: Fold | ReplyFold) -> Reader:
+        unsettled = await unsettled_of(cut.rows, agent, topic, self._pace)
+        return Reader(fold.apply, min(cut.position(agent, topic), cut.ends[topic]), unsettled)
+
+    async def _read_all(self, cut: Cut, topic: str, readers: Sequence[Reader], start: int) -> bool:
+        self.phase = f"reading {topic}"
         try:
-            await read_topic(self._engine, number, topic, readers, self.findings, self._pace, passed=self._passed)
+            await read_topic(
+                self._engine,
+                self._task.number,
+                topic,
+                readers,
+                self.findings,
+                self._pace,
+                passed=self._passed,
+                start=start,
+            )
         except Unreadable as error:
             self.findings.cannot_prove(str(error))
             return False
@@ -86,33 +157,8 @@ class AuditRun:
     def _passed(self, records: int) -> None:
         self.done += records
 
-    async def _compare(self, cut: Cut, topic: str, folds: Iterable[Fold]) -> None:
+    async def _compare(self, cut: Cut, topic: str, folds: Sequence[Fold]) -> None:
         for fold in folds:
             for table, ledger in fold.ledgers.items():
                 self.phase = f"comparing {table.name}"
                 await compare(table, ledger, topic, cut.rows, self.findings, self._pace)
-
-    async def _compare_history(self, cut: Cut, orders: OrderFold) -> None:
-        """Is there a row of the history without its event? Those with one were compared while reading."""
-        self.phase = f"comparing {ORDER_HISTORY.name}"
-        count, start = 0, b""
-        while found := cut.rows.rows(ORDER_HISTORY, start, 500):
-            count += len(found)
-            start = found[-1][0] + b"\0"
-            if self._pace.is_over():
-                await self._pace.turn()
-        self.findings.rows += count
-        if count == orders.history_rows:
-            return
-        start = b""
-        while found := cut.rows.rows(ORDER_HISTORY, start, 200):
-            for raw, _ in found:
-                order_id, version = ORDER_HISTORY.key.decode(raw)
-                entry = orders.entries.get(order_id.encode())
-                if entry is None or version > entry.row.version:
-                    self.findings.add(ROW_UNFOUNDED, "the history holds an event that the topic does not",
-                                      ORDER_EVENTS.name, entry.offset if entry is not None else None,
-                                      ORDER_HISTORY.name, f"{order_id}, {version}")  # fmt: skip
-                if self._pace.is_over():
-                    await self._pace.turn()
-            start = found[-1][0] + b"\0"

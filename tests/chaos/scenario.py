@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from tests.chaos.audits import audit_problems
 from tests.chaos.driver import Driver
 from tests.chaos.faults import (
     BROKER,
@@ -185,6 +186,7 @@ async def run_on_kafka(
             report.figures["seconds_to_settle"] = round(time.monotonic() - began, 1)
             await _owned(world, team)
             await workload.look(world, urls)
+            report.note("audit", await audit_problems(urls()[0]))
             await world.update(source)
             _judge(world, workload, driver, faults, report)
             fresh = Worker("fresh", folder / "fresh", url, SETTINGS | workload.settings(1), workload.sound)
@@ -227,6 +229,7 @@ async def run_on_embedded_log(
             worker.start()
             await worker.ready()
             await workload.look(world, urls)
+            report.note("audit", await audit_problems(urls()[0]))
             await asyncio.to_thread(worker.stop)
             world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
             report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))

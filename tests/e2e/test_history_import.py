@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from agents.cli.audit import audit_partitions
 from agents.cli.client import WorkerClient
 from agents.cli.console import Failure, PlainSteps
 from agents.cli.history import HistoryImport, batch_line
@@ -91,6 +92,9 @@ async def test_orders_go_through_their_sagas_with_the_times_of_the_file(worker: 
     assert all(record["value"]["timestamp"].startswith("2010-12-0") for record in events["items"])
     found = await sums(worker)
     assert (found.adds_up, found.is_settled, found.sagas["completed"], found.sagas["compensated"]) == (True, True, 2, 1)
+    async with WorkerClient(worker) as client:
+        reports = await audit_partitions(client, PlainSteps(lambda text: None))
+    assert {report["state"] for report in reports} == {"clean"}, reports
 
 
 async def test_a_second_import_sends_nothing(worker: str, history: OrderHistory) -> None:

@@ -1,0 +1,14 @@
+"""The audit at the end of a run: the workers' own comparison must find nothing, as the verifier must."""
+
+from __future__ import annotations
+
+from agents.cli.audit import audit_partitions, lines_of, status_of
+from agents.cli.client import WorkerClient
+from agents.cli.console import PlainSteps
+
+
+async def audit_problems(url: str) -> list[str]:
+    """What an audit over all partitions finds, asked of one of the workers."""
+    async with WorkerClient(url) as client:
+        found = {"partitions": await audit_partitions(client, PlainSteps(lambda text: None))}
+    return lines_of(found) if status_of(found) else []
