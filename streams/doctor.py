@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from streams.check import Check, some
 from streams.durability import durability_checks
+from streams.engine import hanging
 from streams.engine.broker_watch import (
     CLIENT_ADVICE,
     CLOCK_ADVICE,
@@ -115,6 +117,21 @@ def check_clients(engine: Engine) -> list[Check]:
         detail = describe_clock(ahead_s) if is_off else f"this worker's and the broker's differ by {abs(ahead_s):.1f} s"
         checks.append(Check("clock", not is_off, detail, CLOCK_ADVICE if is_off else None))
     return checks
+
+
+async def check_transactions(settings: Settings, broker: Broker, specs: Sequence[TopicSpec]) -> list[Check]:
+    """Do transactions without markers hold up readers? For a broker without a worker, which would look for them."""
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            found = await broker.open_transactions({spec.name: spec.partitions for spec in specs})
+    except (TransportError, TimeoutError) as error:
+        return [Check(hanging.KIND, True, f"not checked: {error or 'no answer in time'}", "ask again")]
+    before_ms = (time.time() - settings.transaction_timeout - hanging.GRACE_S) * 1000
+    old = [one for one in found if one.last_timestamp_ms < before_ms]
+    if not old:
+        return [Check(hanging.KIND, True, "none hangs")]
+    advice = hanging.describe(settings, old[0]).advice
+    return [Check(hanging.KIND, False, some(map(str, old)), advice)]
 
 
 def check_data_folder(settings: Settings) -> list[Check]:

@@ -135,7 +135,7 @@ async def _examine_broker(settings: Settings) -> list[Check]:
     """Open the broker without a worker and compare the topics that are there with what the application needs."""
     from streams.app import create_app
     from streams.check import Check
-    from streams.doctor import check_broker
+    from streams.doctor import check_broker, check_transactions
 
     if settings.transport == "memory":
         return []
@@ -149,6 +149,8 @@ async def _examine_broker(settings: Settings) -> list[Check]:
             checks = [
                 check for check in await check_broker(settings, broker, there) if there or check.check != "topics"
             ]
+            if settings.transport == "kafka":
+                checks += await check_transactions(settings, broker, there)
     except Failure as failure:
         return [Check("broker", False, failure.message)]
     if len(there) < len(specs):

@@ -10,6 +10,7 @@
 | begins behind the store's position | lacks what is between | restored anew if it was repaired, else refused |
 | is another topic of that name | is of the earlier one | restored anew if it was repaired, else refused |
 | has all, but deletions may be gone from it | is too old | restored anew if every changelog is whole, else refused |
+| has all that was committed, and says so | may have more | restored anew if every changelog is whole, else refused |
 
 A store is given up for changelogs that have every row and are at least as new, and for nothing else. A changelog is
 whole when no record was removed from its beginning: compaction never moves the offset at which a topic begins,
@@ -42,6 +43,7 @@ class Standing(Enum):
     AHEAD = "ahead"
     OTHER = "other"  # it was made from another topic
     OLD = "old"  # deletions that it has missed may be gone
+    DOUBTED = "doubted"  # it may have rows of a transaction that was aborted after all
 
 
 class Changelog(NamedTuple):
@@ -77,6 +79,19 @@ def new_identity(complete_from: int | None = None) -> bytes:
     """The value of an identity record; `complete_from` is the offset from which on a repair has written every row."""
     name = uuid.uuid4().hex
     return name.encode() if complete_from is None else f"{name}@{complete_from}".encode()
+
+
+def doubtful_identity(before: bytes) -> bytes:
+    """The value of an identity record that lets every store be restored anew which does not know it yet.
+
+    `before` is the identity until now: where a repaired changelog has every row is said again.
+    """
+    return b"!".join((uuid.uuid4().hex.encode(), before[before.find(b"@") :] if b"@" in before else b""))
+
+
+def casts_doubt(records: Iterable[Record], known: bytes) -> bool:
+    """Whether a store that knows the identity `known` meets one here that it cannot be trusted after."""
+    return bool(known) and any(r.key == IDENTITY_KEY and b"!" in (r.value or b"") and r.value != known for r in records)
 
 
 def complete_from(identity: bytes) -> int | None:
@@ -201,6 +216,11 @@ def _sentence(partition: int, changelog: Changelog) -> str:
             return (
                 f"the store is too old for {name}, deletions that it has missed may be gone, and the beginning of that "
                 f"was removed (it begins at offset {changelog.start})"
+            )
+        case Standing.DOUBTED:
+            return (
+                f"the store may have rows that were never committed to {name}, and the beginning of that was removed "
+                f"(it begins at offset {changelog.start})"
             )
     return f"the beginning of {name} was removed (it begins at offset {changelog.start})"
 

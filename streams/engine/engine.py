@@ -23,6 +23,7 @@ from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS,
 from streams.engine.failures import names_in
 from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
+from streams.engine.hanging import HangingWatch
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.loop_share import LoopShare
@@ -130,6 +131,7 @@ class Engine:
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
+        self._hanging = HangingWatch(self)
         self._control: TransportControl | None = None
         self._keepers: dict[int, PartitionKeeper] = {}
         self._generation = -1
@@ -257,6 +259,7 @@ class Engine:
                 await self.broker.start()
                 await self.broker.create_topics(self.topic_specs())
                 self.broker_watch.start()
+                self._hanging.start()
                 return
             except TransportUnusable as error:
                 self._die(str(error))
@@ -306,6 +309,7 @@ class Engine:
         """Commit what is open and let go of everything; in memory nothing is kept."""
         self._loop_delay.stop()
         await self.broker_watch.stop()
+        self._hanging.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()

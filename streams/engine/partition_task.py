@@ -19,6 +19,7 @@ from streams.engine.context import EngineContext
 from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
+from streams.engine.hanging import settle
 from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
@@ -108,8 +109,9 @@ class PartitionTask:
     # ---- life
 
     async def start(self) -> None:
-        """Fence the owner before, open the store, restore it, read positions; raises what went wrong."""
+        """Settle what the owner before left, fence it, restore the store, read positions; raises what went wrong."""
         context = self._context
+        await settle(self.number, self._producer, context)
         await self._producer.start()
         store = Store(context.store_path(self.number), self._report_damage)
         self._rows = Rows(store, context.cache_budget, context.metrics)

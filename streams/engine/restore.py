@@ -14,6 +14,7 @@ from streams.engine.changelogs import (
     Changelog,
     ChangelogRefused,
     Standing,
+    casts_doubt,
     has_everything,
     look,
     new_identity,
@@ -68,6 +69,7 @@ async def restore(
             return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
     begins = {changelog.topic: max(changelog.mark.position, changelog.start) for changelog in changelogs}
     ends = {changelog.topic: changelog.end for changelog in changelogs}
+    identities = {changelog.topic: changelog.mark.identity for changelog in changelogs}
     for topic, begin in begins.items():
         reader.seek(topic, begin)
     progress.total = sum(end - begins[topic] for topic, end in ends.items())
@@ -77,6 +79,10 @@ async def restore(
         for topic, (records, position) in (await reader.fetch()).items():
             if is_old and records:
                 await _start_anew(store, partition, reader, changelogs, "it was last written too long ago")
+                return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
+            if casts_doubt(records, identities[topic]):
+                doubt = "it may have rows of a transaction that was aborted after all"
+                await _start_anew(store, partition, reader, changelogs, doubt, Standing.DOUBTED)
                 return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
             apply(store, tables[topic], topic, records, position)
             progress.applied += len(records)
@@ -150,10 +156,15 @@ def _is_repaired(identity: bytes, changelog: Changelog) -> bool:
 
 
 async def _start_anew(
-    store: Store, partition: int, reader: Reader, changelogs: Iterable[Changelog], reason: str
+    store: Store,
+    partition: int,
+    reader: Reader,
+    changelogs: Iterable[Changelog],
+    reason: str,
+    standing: Standing = Standing.OLD,
 ) -> None:
     """Give the store up for changelogs that have everything; raises ChangelogRefused where one of them has not."""
-    unproven = [changelog._replace(standing=Standing.OLD) for changelog in changelogs if not changelog.is_whole]
+    unproven = [changelog._replace(standing=standing) for changelog in changelogs if not changelog.is_whole]
     await _refuse_unless_repaired(partition, reader, unproven)
     log.warning("store %s is restored from the beginning: %s", store.path, reason)
     store.wipe()

@@ -1,6 +1,7 @@
 """What the engine needs of a transport: fenced transactions, a reader of changelogs, topics, and a way to publish."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple, Protocol
 
 from streams.transport.log_layout import Record
@@ -14,6 +15,7 @@ __all__ = [
     "ClientState",
     "Headers",
     "LogFacts",
+    "OpenTransaction",
     "Outgoing",
     "PartitionsMismatch",
     "Position",
@@ -24,6 +26,7 @@ __all__ = [
     "RecordsTooLarge",
     "TopicFacts",
     "TopicSpec",
+    "TransactionHangs",
     "TransactionalProducer",
     "TransportError",
     "TransportUnusable",
@@ -86,6 +89,32 @@ class LogFacts(NamedTuple):
     has_controller: bool = True
 
 
+class OpenTransaction(NamedTuple):
+    """A transaction that has records in a partition and no marker yet; readers of committed records wait for it.
+
+    `last_timestamp_ms` is when its producer wrote last, by the clock of the producer.
+    """
+
+    topic: str
+    partition: int
+    producer_id: int
+    epoch: int
+    start_offset: int
+    last_timestamp_ms: int
+
+    @property
+    def key(self) -> tuple[str, int, int, int]:
+        """The same for as long as this transaction is open."""
+        return self.topic, self.partition, self.producer_id, self.start_offset
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.last_timestamp_ms / 1000, UTC)
+        return (
+            f"a transaction hangs in {self.topic}/{self.partition} "
+            f"(producer id {self.producer_id}, epoch {self.epoch}, offset {self.start_offset}, since {since:%F %T}Z)"
+        )
+
+
 class TransportError(Exception):
     """The log cannot be reached or refuses; what was not acknowledged may or may not be there."""
 
@@ -110,11 +139,27 @@ class PartitionsMismatch(TransportUnusable):
     """A topic exists with another number of partitions than the application's."""
 
 
+class TransactionHangs(TransportError):
+    """Transactions without markers that this application cannot decide; `transactions` says which and where."""
+
+    def __init__(self, transactions: Sequence[OpenTransaction]) -> None:
+        super().__init__("; ".join(str(found) for found in transactions))
+        self.transactions = tuple(transactions)
+
+
 class TransactionalProducer(Protocol):
     """The one writer of a partition number; its start ends the transactions of every earlier one (fencing)."""
 
     markers: int
     """How many offsets the marker of a transaction takes, in each partition, behind its records."""
+
+    async def settle(self, changelogs: Sequence[str], distrust: Callable[[], Awaitable[None]]) -> None:
+        """Decide what an earlier writer left without markers as it was decided; to be called before `start`.
+
+        Where that is not known any more, `distrust` is awaited first, and then everything of it is aborted: stores may
+        hold what readers of committed records never see. Raises TransactionHangs when a transaction that only somebody
+        else can decide holds up a changelog.
+        """
 
     async def start(self) -> None:
         """Become the writer and fence the one before."""
@@ -213,3 +258,9 @@ class Broker(Protocol):
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets of these topics and partitions."""
+
+    async def open_transactions(self, topics: Mapping[str, int]) -> Sequence[OpenTransaction]:
+        """Transactions without markers in topics (name to number of partitions); busy ones have some all the time."""
+
+    async def writers(self) -> Mapping[int, int]:
+        """The partition number that each producer id writes for."""

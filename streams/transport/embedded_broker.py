@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from streams.settings import Settings
 from streams.transport.base import (
     Broker,
     ClientState,
+    OpenTransaction,
     Outgoing,
     PartitionsMismatch,
     Position,
@@ -143,6 +144,14 @@ class EmbeddedBroker(Broker):
         found = {(topic, number): self.log.committed(group, topic, number) for topic, number in offsets}
         return {key: offset for key, offset in found.items() if offset is not None}
 
+    async def open_transactions(self, topics: Mapping[str, int]) -> Sequence[OpenTransaction]:
+        """None: a transaction is one append."""
+        return ()
+
+    async def writers(self) -> Mapping[int, int]:
+        """Nothing: producers have no ids."""
+        return {}
+
 
 class EmbeddedProducer(TransactionalProducer):
     """Collects a transaction and gives it to the log in one atomic write."""
@@ -156,6 +165,9 @@ class EmbeddedProducer(TransactionalProducer):
         self._epoch = -1
         self._appends: list[tuple[str, int, Sequence[NewRecord]]] = []
         self._offsets: dict[tuple[str, int], int] = {}
+
+    async def settle(self, changelogs: Sequence[str], distrust: Callable[[], Awaitable[None]]) -> None:
+        """Nothing: a transaction is one append, so it is there or it is not."""
 
     async def start(self) -> None:
         """Become the writer and fence the one before."""

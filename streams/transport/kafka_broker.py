@@ -16,6 +16,7 @@ from streams.transport.base import (
     Broker,
     ClientState,
     LogFacts,
+    OpenTransaction,
     Outgoing,
     PartitionsMismatch,
     Position,
@@ -28,10 +29,11 @@ from streams.transport.kafka_clients import ReplaceableClient, describe
 from streams.transport.kafka_connection import connection_options
 from streams.transport.kafka_diagnosis import diagnose
 from streams.transport.kafka_facts import INTERNAL_TOPICS, read_facts
-from streams.transport.kafka_producer import KafkaTransactions
+from streams.transport.kafka_producer import KafkaTransactions, transactional_id
 from streams.transport.kafka_publisher import KafkaPublisher
 from streams.transport.kafka_reader import KafkaReader
 from streams.transport.kafka_topic_ids import read_topic_ids
+from streams.transport.kafka_transactions import transaction_client
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ class KafkaBroker(Broker):
         self._has_clock = False
         self.publisher = KafkaPublisher(self.options, self._explain)
         self._offsets = ReplaceableClient("consumer of metadata and offsets", self._new_consumer, self._explain)
+        self._topics: dict[str, int] = {}  # of the application, with their numbers of partitions
 
     async def _explain(self, failure: Exception) -> TransportError:
         return await diagnose(self.settings, self.options, failure)
@@ -94,6 +97,7 @@ class KafkaBroker(Broker):
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
         """Create what is missing and compare the sizes of what is there."""
+        self._topics |= {topic.name: topic.partitions for topic in topics}
         admin = AIOKafkaAdminClient(**self.options)
         try:
             await admin.start()
@@ -201,7 +205,7 @@ class KafkaBroker(Broker):
 
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""
-        return KafkaTransactions(self.settings, partition)
+        return KafkaTransactions(self.settings, partition, self._topics)
 
     def reader(self, partition: int, topics: Sequence[str]) -> Reader:
         """A reader of a partition number, not yet started."""
@@ -242,3 +246,14 @@ class KafkaBroker(Broker):
             except GroupCoordinatorNotAvailableError:
                 await asyncio.sleep(COORDINATOR_PAUSE_S)
         return await admin.list_consumer_group_offsets(self.settings.app_id, partitions=tps)  # type: ignore[no-any-return]
+
+    async def open_transactions(self, topics: Mapping[str, int]) -> Sequence[OpenTransaction]:
+        """Transactions without markers, as the leaders of partitions know them."""
+        async with transaction_client(self.options) as client:
+            return await client.open_transactions(topics)
+
+    async def writers(self) -> Mapping[int, int]:
+        """The partition number that each producer id writes for, as the coordinators know them."""
+        numbers = {transactional_id(self.settings, number): number for number in range(self.settings.partitions)}
+        async with transaction_client(self.options) as client:
+            return {producer: numbers[name] for producer, name in (await client.producer_ids(numbers)).items()}

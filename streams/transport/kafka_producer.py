@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -14,6 +14,9 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from streams.settings import Settings
 from streams.transport.base import Outgoing, ProducerFenced, TransactionalProducer, TransportError
 from streams.transport.kafka_connection import PRODUCE_BATCH_BYTES, REQUEST_BYTES_MAX, connection_options
+from streams.transport.kafka_coordinator import CoordinatorGuard, abandon, forget
+from streams.transport.kafka_hanging import Settlement, writer_timeout_ms
+from streams.transport.kafka_transactions import transaction_client
 
 # A transaction that follows the marker of the one before is told to retry. Measured at 200 orders/s, placed to visible:
 # p50 21 ms and p99 107 ms with 5 ms, 14 and 72 with 2.
@@ -25,26 +28,44 @@ RECORDS_PER_SLICE = 500  # building more at once would hold up the event loop
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
 
+def transactional_id(settings: Settings, partition: int) -> str:
+    """The transactional id of the writer of a partition number."""
+    return f"{settings.app_id}-{partition}"
+
+
 class KafkaTransactions(TransactionalProducer):
     """One transactional id per partition number: its start ends what an earlier owner had open (fencing)."""
 
     markers = 1
 
-    def __init__(self, settings: Settings, partition: int) -> None:
+    def __init__(self, settings: Settings, partition: int, topics: Mapping[str, int]) -> None:
+        """`topics` are all that a transaction may write into, with their numbers of partitions."""
         self._settings = settings
         self._partition = partition
+        self._topics = topics
+        self._transactional_id = transactional_id(settings, partition)
+        self._timeout_ms = writer_timeout_ms(settings.transaction_timeout)
         self._producer: AIOKafkaProducer | None = None
+        self._coordinator: CoordinatorGuard | None = None
         self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
         self._ends: dict[tuple[str, int], int] = {}
         self._offsets_sent: asyncio.Future[None] | None = None
+
+    async def settle(self, changelogs: Sequence[str], distrust: Callable[[], Awaitable[None]]) -> None:
+        """Decide what an earlier writer left without markers; see kafka_hanging."""
+        async with transaction_client(connection_options(self._settings)) as client:
+            settlement = Settlement(
+                client, self._transactional_id, self._settings.app_id, self._topics, self._timeout_ms
+            )
+            await settlement.settle({(topic, self._partition) for topic in changelogs}, distrust)
 
     async def start(self) -> None:
         """Become the writer and fence the one before."""
         settings = self._settings
         self._producer = AIOKafkaProducer(
             **connection_options(settings),
-            transactional_id=f"{settings.app_id}-{self._partition}",
-            transaction_timeout_ms=int(settings.transaction_timeout * 1000),
+            transactional_id=self._transactional_id,
+            transaction_timeout_ms=self._timeout_ms,
             acks="all",
             linger_ms=0,
             max_batch_size=PRODUCE_BATCH_BYTES,
@@ -52,6 +73,7 @@ class KafkaTransactions(TransactionalProducer):
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
         await self._call(self._producer.start())
+        self._coordinator = CoordinatorGuard(self._producer)
 
     async def _call(self, operation: Any) -> Any:
         try:
@@ -65,6 +87,8 @@ class KafkaTransactions(TransactionalProducer):
     def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
             raise TransportError(f"the producer of partition {self._partition} is not started")
+        if self._coordinator is not None and self._coordinator.error is not None:
+            raise TransportError(f"partition {self._partition}: {self._coordinator.error}")
         return self._producer
 
     async def begin(self) -> None:
@@ -121,28 +145,22 @@ class KafkaTransactions(TransactionalProducer):
         producer, self._producer = self._producer, None
         if self._offsets_sent is not None:
             self._offsets_sent.cancel()
-            _forget(self._offsets_sent)
+            forget(self._offsets_sent)
         if producer is not None:
             await _stop_abruptly(producer)
         for _, _, acknowledged in self._sent:
-            _forget(acknowledged)
+            forget(acknowledged)
 
 
 async def _stop_abruptly(producer: AIOKafkaProducer) -> None:
     """Stop without waiting for what is still unsent: `stop` alone would try to flush a lost transaction."""
-    producer._message_accumulator.fail_all(KafkaFenced())
+    abandon(producer, KafkaFenced())
     try:
         async with asyncio.timeout(5):
             await producer.stop()
     except (TimeoutError, KafkaError):
         await producer.client.close()
-    _forget(producer._txn_manager._transaction_waiter)
-
-
-def _forget(future: asyncio.Future[Any] | None) -> None:
-    """Nobody waits for the future any more; a failed one would be reported as never looked at."""
-    if future is not None and future.done() and not future.cancelled():
-        future.exception()
+    forget(producer._txn_manager._transaction_waiter)
 
 
 def build_batches(producer: AIOKafkaProducer, records: Sequence[Outgoing]) -> list[BatchBuilder]:

@@ -30,6 +30,7 @@ NOISE = "NotEnoughReplicasError"  # how a broker asks to wait for the end of the
 PAUSE_S = (1.0, 6.0)  # between faults
 
 KILL, KILL_AND_WIPE, KILL_ALL, FREEZE, BROKER = "kill", "kill and wipe", "kill all", "freeze", "broker"
+BROKER_STOP = "broker stop"  # in order, as an operator restarts one
 ROLLING = "rolling restart"
 
 
@@ -241,8 +242,8 @@ class Faults:
             for kind in schedule:
                 await asyncio.sleep(rnd.uniform(*self.pause_s))
                 self.check()
-                if kind == BROKER:
-                    await self._lose_broker(rnd.uniform(*self.down_s))
+                if kind in (BROKER, BROKER_STOP):
+                    await self._lose_broker(kind, rnd.uniform(*self.down_s))
                     continue
                 if kind == KILL_ALL:
                     await self._kill_all()
@@ -321,10 +322,10 @@ class Faults:
             finally:
                 worker.thaw()
 
-    async def _lose_broker(self, down_s: float) -> None:
+    async def _lose_broker(self, kind: str, down_s: float) -> None:
         assert self.broker is not None
-        with self._noted(BROKER, "broker"):
-            await asyncio.to_thread(self.broker.kill)
+        with self._noted(kind, "broker"):
+            await asyncio.to_thread(self.broker.stop if kind == BROKER_STOP else self.broker.kill)
             await asyncio.sleep(down_s)
             await asyncio.to_thread(self.broker.start)
 
@@ -337,6 +338,7 @@ def shuffled(seed: int, **counts: int) -> list[str]:
         "kills_of_all": KILL_ALL,
         "freezes": FREEZE,
         "broker_restarts": BROKER,
+        "broker_stops": BROKER_STOP,
         "rolling_restarts": ROLLING,
     }
     schedule = [kinds[name] for name, count in counts.items() for _ in range(count)]

@@ -17,6 +17,7 @@ from tests.chaos.audits import audit_problems
 from tests.chaos.driver import Driver
 from tests.chaos.faults import (
     BROKER,
+    BROKER_STOP,
     FREEZE,
     KILL,
     KILL_ALL,
@@ -332,6 +333,7 @@ def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, rep
         "kills": faults.count(KILL, KILL_AND_WIPE, KILL_ALL),
         "freezes": faults.count(FREEZE),
         "broker_restarts": faults.count(BROKER),
+        "broker_stops": faults.count(BROKER_STOP),
         "rolling_restarts": faults.count(ROLLING),
         "lost": lost,
         "duplicated": duplicated,

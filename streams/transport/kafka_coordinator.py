@@ -1,0 +1,88 @@
+"""Watches a producer's connection to its transaction coordinator: a lost one may have cost decided markers.
+
+aiokafka asks again whatever was not answered, also of a coordinator that has started anew. The next transaction would
+then begin on top of one whose markers were never written, and its marker would decide both. So the first sign of
+another coordinator ends this producer; the next one settles first what is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.client import CoordinationType
+from aiokafka.conn import CloseReason
+from aiokafka.errors import KafkaError
+
+_HUNG_UP: Final = (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT)
+
+
+class CoordinatorLost(KafkaError):  # type: ignore[misc]
+    """The coordinator was away: what became of the last transaction has to be asked before the next one."""
+
+    retriable = False
+
+
+class CoordinatorGuard:
+    """Ends a started transactional producer with CoordinatorLost when its coordinator hangs up or is another one."""
+
+    def __init__(self, producer: AIOKafkaProducer) -> None:
+        self.error: CoordinatorLost | None = None
+        self._producer = producer
+        self._closed, self._dead = producer.client._on_connection_closed, producer._sender._coordinator_dead
+        for connection in producer.client._conns.values():
+            connection._on_close_cb = self._on_closed
+        producer.client._on_connection_closed = self._on_closed
+        producer._sender._coordinator_dead = self._on_dead
+
+    def _on_closed(self, connection: Any, reason: CloseReason) -> None:
+        self._closed(connection, reason)
+        nodes = [node for (node, _), known in self._producer.client._conns.items() if known is connection]
+        if reason in _HUNG_UP and self._producer._sender._coordinators.get(CoordinationType.TRANSACTION) in nodes:
+            self._lose()
+
+    def _on_dead(self, kind: CoordinationType) -> None:
+        self._dead(kind)
+        if kind is CoordinationType.TRANSACTION:
+            self._lose()
+
+    def _lose(self) -> None:
+        """Send nothing more, and let all who wait for answers hear of it."""
+        if self.error is not None:
+            return
+        producer, self.error = self._producer, CoordinatorLost("the transaction coordinator was away")
+        producer.client.send = _refuse
+        abandon(producer, self.error)
+        if producer._txn_manager._transaction_waiter is not None:
+            producer._txn_manager.fatal_error(self.error)
+            forget(producer._txn_manager._transaction_waiter)
+
+
+async def _refuse(*_: Any, **__: Any) -> Any:
+    raise CoordinatorLost("nothing is sent after the transaction coordinator was away")
+
+
+def abandon(producer: AIOKafkaProducer, error: KafkaError) -> None:
+    """Let everything that was not acknowledged yet fail with `error`, for ever; what is under way is not tried again.
+
+    aiokafka has a function for the first half (`fail_all`); its sender may then take up again what has failed.
+    """
+    accumulator = producer._message_accumulator
+    batches = [*accumulator._pending_batches, *(batch for queue in accumulator._batches.values() for batch in queue)]
+    accumulator.fail_all(error)
+    accumulator._batches.clear()
+    accumulator.reenqueue = _drop
+    for batch in batches:
+        forget(batch.future)
+        forget(batch._drain_waiter)
+
+
+def _drop(batch: Any) -> None:
+    """Takes the place of what tries a batch again; it has failed already."""
+
+
+def forget(future: asyncio.Future[Any] | None) -> None:
+    """Nobody waits for the future any more; a failed one would be reported as never looked at."""
+    if future is not None and future.done() and not future.cancelled():
+        future.exception()
