@@ -10,14 +10,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.compose import SERVICES, environment_of, exec_form, image_environment, kafka_properties
+from tests.compose import NODES, SERVICES, environment_of, exec_form, image_environment, kafka_properties
 from tests.e2e.processes import ORDERS, Running, Site
 from tests.integration.web import order
 from tests.kafka import KafkaBroker, unused_port
@@ -28,30 +29,45 @@ TOKEN = "a secret for the test"
 
 
 @pytest.fixture
-def composed_kafka(own_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
-    """Start Kafka with the settings that its container gets."""
-    settings = kafka_properties(environment_of("kafka", {}))
-    here = {
-        "/var/lib/kafka/data": "${data_dir}",
-        r"(?<=//)(?=:)": "127.0.0.1",
-        "kafka|localhost": "127.0.0.1",
-        "19092": "${port}",
-        "29093": "${controller_port}",
-        "9092": str(unused_port()),
-    }
+def composed_kafka(own_kafka: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Start the Kafka nodes with the settings that their containers get; gives what stands for the address of each."""
+    folder = tmp_path_factory.mktemp("composed-kafka")
+    ports = {node: unused_port(also_next=True) for node in NODES}
+    outside = {node: unused_port() for node in NODES}
+    brokers = [
+        KafkaBroker(folder / node, ports[node], properties=_properties(node, ports, outside[node])) for node in NODES
+    ]
+    with ExitStack() as stack, ThreadPoolExecutor(len(brokers)) as pool:
+        for broker in brokers:
+            stack.callback(broker.kill)
+        for _ in pool.map(KafkaBroker.start, brokers):  # none answers before another one does
+            pass
+        yield {f"{node}:19092": broker.bootstrap for node, broker in zip(NODES, brokers, strict=True)}
+
+
+def _properties(node: str, ports: Mapping[str, int], outside_port: int) -> str:
+    """The settings of a node's container with the ports and folder of here; a controller is on the next port."""
+    settings = kafka_properties(environment_of(node, {}))
     text = "\n".join(f"{name}={value}" for name, value in settings.items())
+    here = {"/var/lib/kafka/data": "${data_dir}", r"localhost:\d+": f"127.0.0.1:{outside_port}"}
+    for name, port in ports.items():
+        here |= {f"{name}:19092": f"127.0.0.1:{port}", f"{name}:29093": f"127.0.0.1:{port + 1}"}
+    here |= {
+        "//:19092": f"//127.0.0.1:{ports[node]}",
+        "//:29093": f"//127.0.0.1:{ports[node] + 1}",
+        "//:9092": f"//127.0.0.1:{outside_port}",
+    }
     for pattern, replacement in here.items():
         text = re.sub(pattern, replacement, text)
-    with KafkaBroker(tmp_path_factory.mktemp("composed-kafka"), properties=text) as broker:
-        yield broker
+    return text
 
 
-def site_of(folder: Path, bootstrap: str, smtp: str) -> Site:
+def site_of(folder: Path, kafka: Mapping[str, str], smtp: str) -> Site:
     """A worker's container: the image's variables and the service's, with the addresses of here."""
     site = Site(folder, unused_port())
     environment = image_environment() | environment_of("worker", {"ORDERS_API_TOKEN": TOKEN, "ORDERS_PARTITIONS": "4"})
     assert environment["ORDERS_WEB_HOST"] == "0.0.0.0"
-    replaced = {"kafka:19092": bootstrap, "mail:1025": smtp, "0.0.0.0": "127.0.0.1"}
+    replaced = {**kafka, "mail:1025": smtp, "0.0.0.0": "127.0.0.1"}
     for name, value in environment.items():
         if name.startswith("ORDERS_") and name not in site.settings:
             for there, here in replaced.items():
@@ -69,9 +85,9 @@ def is_healthy(site: Site) -> bool:
     return done.returncode == 0
 
 
-async def test_the_services_work_together(composed_kafka: KafkaBroker, tmp_path: Path) -> None:
+async def test_the_services_work_together(composed_kafka: Mapping[str, str], tmp_path: Path) -> None:
     async with mail_server() as mails:
-        sites = [site_of(tmp_path / name, composed_kafka.bootstrap, f"127.0.0.1:{mails.port}") for name in "ab"]
+        sites = [site_of(tmp_path / name, composed_kafka, f"127.0.0.1:{mails.port}") for name in "ab"]
         assert len(sites) == SERVICES["worker"]["deploy"]["replicas"]
         assert exec_form("ENTRYPOINT") == ["orders"]
         assert not is_healthy(sites[0])

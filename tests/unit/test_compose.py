@@ -15,6 +15,7 @@ from streams.settings import Settings, load_settings
 from streams.worker import STOP_TIMEOUT_S
 from tests.compose import (
     COMPOSE,
+    NODES,
     ROOT,
     SERVICES,
     Missing,
@@ -92,7 +93,21 @@ def test_the_workers_settings_are_settings() -> None:
     assert set(named) <= set(Settings.model_fields)
     settings = load_settings(_env_file=None, **named)
     assert settings.api_token
-    assert settings.bootstrap_servers == ["kafka:19092"]
+    assert settings.bootstrap_servers == [f"{node}:19092" for node in NODES]
+    assert settings.replication == len(NODES)
+
+
+def test_one_of_three_kafka_nodes_may_be_away_without_loss_or_standstill() -> None:
+    nodes = [environment_of(node, GIVEN) for node in NODES]
+    assert [node["KAFKA_NODE_ID"] for node in nodes] == ["1", "2", "3"]
+    assert len({SERVICES[node]["volumes"][0] for node in NODES}) == 3
+    for name, value in nodes[0].items():
+        if "REPLICATION_FACTOR" in name:
+            assert value == "3", name
+        if name.endswith(("MIN_ISR", "MIN_INSYNC_REPLICAS")):
+            assert value == "2", name
+    assert {node["KAFKA_CONTROLLER_QUORUM_VOTERS"].count("@") for node in nodes} == {3}
+    assert set(SERVICES["worker"]["depends_on"]) >= set(NODES)
 
 
 def test_workers_scale_and_have_time_to_stop() -> None:
@@ -107,7 +122,8 @@ def test_workers_scale_and_have_time_to_stop() -> None:
 
 def test_nothing_is_published_to_other_machines() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
-    assert len(ports) == 5
+    assert len(ports) == 7
+    assert len(set(ports)) == 7
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
@@ -124,4 +140,4 @@ def test_versions_are_pinned_and_kafka_is_the_one_that_is_tested() -> None:
     images = {name: service["image"] for name, service in SERVICES.items()}
     assert all(re.search(r":v?\d+\.\d+", image) for name, image in images.items() if name != "worker")
     pom = (ROOT / "ops/kafka/pom.xml").read_text()
-    assert f"<kafka.version>{images['kafka'].split(':')[1]}</kafka.version>" in pom
+    assert {f"<kafka.version>{images[node].split(':')[1]}</kafka.version>" in pom for node in NODES} == {True}
