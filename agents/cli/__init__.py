@@ -7,6 +7,7 @@ from agents.cli.contracts import contracts
 from agents.cli.dead_letters import dead_letters
 from agents.cli.doctor import doctor
 from agents.cli.importing import import_file
+from agents.cli.log import log
 from agents.cli.place import place
 from agents.cli.rebuild import rebuild
 from agents.cli.run import run
@@ -22,5 +23,5 @@ def main() -> None:
     """Orders: an order-processing system built of events, with or without Kafka."""
 
 
-for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, audit, doctor, contracts):
+for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, audit, doctor, log, contracts):
     main.add_command(command)

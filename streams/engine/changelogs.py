@@ -7,6 +7,7 @@
 | was shortened and repaired, so that it has every row | has none of it | is restored from it |
 | has all from the store's position on | follows it | goes on; a fault while it is shortened and not repaired |
 | ends before the store's position | is ahead | refused: the log has lost records, or is an older copy |
+| ends before the store's position, and the loss of the log's end was accepted | is ahead | restored anew |
 | begins behind the store's position | lacks what is between | restored anew if it was repaired, else refused |
 | is another topic of that name | is of the earlier one | restored anew if it was repaired, else refused |
 | has all, but deletions may be gone from it | is too old | restored anew if every changelog is whole, else refused |

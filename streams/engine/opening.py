@@ -52,7 +52,16 @@ async def _restore(
     reader = context.broker.reader(number, list(tables))
     try:
         await reader.start()
-        return await restore(store, reader, number, tables, context.settings.delete_retention, progress, ids)
+        return await restore(
+            store,
+            reader,
+            number,
+            tables,
+            context.settings.delete_retention,
+            progress,
+            ids,
+            context.broker.lost_end_at,
+        )
     finally:
         await reader.close()
 

@@ -51,15 +51,20 @@ async def restore(
     delete_retention_s: float,
     progress: RestoreProgress,
     ids: Mapping[str, str] = NO_IDS,
+    lost_end_at: float = 0.0,
 ) -> Restored:
     """Apply every changelog (topic name to table) to `store` up to its end, read committed.
 
-    `ids` are the topics' ids, as far as they are known. The store is given up first, and restored from the beginning,
+    `ids` are the topics' ids, as far as they are known, and `lost_end_at` is when it was accepted that the log had lost
+    its end (see Broker). The store is given up first, and restored from the beginning,
     where changelogs have everything that it has and more. Raises ChangelogRefused where they have less, or where rows
     would be missing without a trace; the store is as it was then.
     """
     progress.started_at = time.monotonic()
     changelogs = await look(store, reader, ids)
+    if any(changelog.standing is Standing.AHEAD for changelog in changelogs) and store.written_at < lost_end_at:
+        await _start_anew(store, partition, reader, changelogs, "the log has lost its end, and it is ahead of that")
+        return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
     doubtful = [changelog for changelog in changelogs if changelog.standing is not Standing.FOLLOWS]
     if doubtful:
         await _refuse_unless_repaired(partition, reader, doubtful)

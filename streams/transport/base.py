@@ -208,6 +208,13 @@ class Broker(Protocol):
     commits_in_loop: bool
     """Whether the event loop itself does the work of a commit, and nothing else meanwhile."""
 
+    @property
+    def lost_end_at(self) -> float:
+        """When it was last accepted that records at the end of the log are lost, in seconds since 1970; 0 for never.
+
+        A store that was written before that and is ahead of the log is no better copy.
+        """
+
     async def start(self) -> None:
         """Connect; raises TransportError with what to do when there is nothing to connect to."""
 

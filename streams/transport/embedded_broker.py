@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from pathlib import Path
 
 from streams.settings import Settings
 from streams.transport.base import (
@@ -33,6 +34,7 @@ from streams.transport.log import (
     TopicExistsDifferently,
 )
 from streams.transport.log import ProducerFenced as LogFenced
+from streams.transport.log_errors import LogDamaged
 
 MAINTENANCE_INTERVAL_S = 60.0
 
@@ -54,12 +56,19 @@ class EmbeddedBroker(Broker):
             raise TransportError("the embedded log is not open")
         return self._log
 
+    @property
+    def lost_end_at(self) -> float:
+        """When it was last accepted that the log had lost its end, in seconds since 1970; 0 for never."""
+        return self.log.lost_end_at
+
     async def start(self) -> None:
         """Open the log; raises TransportError with what to do when the folder cannot be used."""
         if self._log is not None:
             return
         try:
             in_memory = self._settings.transport == "memory"
+            if not in_memory:
+                _check_beside(self._settings.data_dir)
             storage = MemoryStorage() if in_memory else RocksStorage(self._settings.data_dir / "log")
             self._log = Log(storage, delete_retention_ms=int(self._settings.delete_retention * 1000))
         except LogError as error:
@@ -151,6 +160,21 @@ class EmbeddedBroker(Broker):
     async def writers(self) -> Mapping[int, int]:
         """Nothing: producers have no ids."""
         return {}
+
+
+def _check_beside(data_dir: Path) -> None:
+    """Raise LogDamaged where stores are left of a log that is gone: a new log would be an empty, healthy system."""
+    folder, stores = data_dir / "log", data_dir / "stores"
+    if not folder.exists() and has_stores(stores):
+        raise LogDamaged(
+            f"{stores} holds what belongs to a log, and there is no log in {folder}. Restore the whole data folder "
+            f"from a backup, or set ORDERS_DATA_DIR to it; to begin anew beside what was, move {stores} away."
+        )
+
+
+def has_stores(folder: Path) -> bool:
+    """Whether a folder, which may not exist, holds stores of partitions."""
+    return any(folder.glob("[0-9]*/CURRENT"))
 
 
 class EmbeddedProducer(TransactionalProducer):

@@ -51,6 +51,7 @@ class KafkaBroker(Broker):
     """Apache Kafka as the engine and the web view see it."""
 
     commits_in_loop = False
+    lost_end_at = 0.0
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

@@ -258,6 +258,11 @@ class Log:
 
         return unsubscribe
 
+    @property
+    def lost_end_at(self) -> float:
+        """When it was last accepted that records at the end are lost, in seconds since 1970; 0 for never."""
+        return self._storage.lost_end_at
+
     # Upkeep
 
     def maintain(self, min_dirty_ratio: float = 0.5) -> Iterator[None]:

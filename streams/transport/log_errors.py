@@ -13,6 +13,10 @@ class LogUnavailable(LogError):
     """The folder cannot be opened: permissions, a file in the way, a layout of another version, damage."""
 
 
+class LogDamaged(LogUnavailable):
+    """Something that was acknowledged is not there any more, or cannot be read; a person decides how to go on."""
+
+
 class LogReadFailed(LogError):
     """Stored rows are damaged or missing; reading on would silently skip records."""
 

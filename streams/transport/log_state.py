@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from streams.transport.log_errors import LogUnavailable
+from streams.transport.log_errors import LogDamaged, LogUnavailable
 from streams.transport.log_layout import LAYOUT_VERSION, PartitionState, StoredTopic, encode, partition_key
+from streams.transport.log_opening import REMEDY
 from streams.transport.log_storage import Storage
 
 TopicPartition = tuple[str, int]
@@ -45,6 +46,8 @@ def load_state(storage: Storage) -> LogState:
     """
     version = _number(storage, b"v")
     if version is None:
+        if next(storage.scan(b"j", b"\xff"), None) is not None:
+            raise LogDamaged(f"the log has rows, and does not say of which layout. {REMEDY}")
         storage.write([(b"v", encode(LAYOUT_VERSION))])
     elif version != LAYOUT_VERSION:
         raise LogUnavailable(

@@ -1,28 +1,23 @@
 """Where the embedded log keeps its rows: ordered key-value storage in memory or in RocksDB."""
 
 import logging
+import shutil
+import time
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from rocksdict import (
-    BlockBasedOptions,
-    Cache,
-    DBCompressionType,
-    Options,
-    Rdict,
-    WriteBatch,
-    WriteOptions,
-)
+from rocksdict import Rdict, WriteBatch, WriteOptions
 
-from streams.transport.log_errors import LogLocked, LogReadFailed, LogUnavailable, LogWriteFailed
+from streams.transport.log_errors import LogReadFailed, LogUnavailable, LogWriteFailed
+from streams.transport.log_mark import MarkFile
+from streams.transport.log_opening import open_log
 
 logger = logging.getLogger(__name__)
 
-_BLOCK_CACHE_BYTES = 64 * 1024 * 1024
-_WRITE_BUFFER_BYTES = 32 * 1024 * 1024
-_INFO_LOG_BYTES = 4 * 1024 * 1024
+REOPEN_PAUSE_S = 1.0
+_REOPEN_BYTES = 4 << 20  # beside what the write-ahead log has, which opening writes into a table
 
 
 class Storage(Protocol):
@@ -31,6 +26,10 @@ class Storage(Protocol):
     @property
     def failed(self) -> bool:
         """Whether a write has failed: nothing more can be written until `reopen`."""
+
+    @property
+    def lost_end_at(self) -> float:
+        """When it was last accepted that rows at the end are lost, in seconds since 1970; 0 for never."""
 
     def write(
         self,
@@ -57,6 +56,7 @@ class MemoryStorage:
     """Rows in a dictionary, gone with the process."""
 
     failed = False
+    lost_end_at = 0.0
 
     def __init__(self) -> None:
         self._rows: dict[bytes, bytes] = {}
@@ -106,17 +106,28 @@ class RocksStorage:
     """
 
     def __init__(self, path: Path, sync: bool = False) -> None:
-        """Open or create the folder; raises LogLocked, LogUnavailable."""
+        """Open or create the folder; raises LogLocked, LogDamaged, LogUnavailable."""
         self._path = path
         self._write_options = WriteOptions()
         self._write_options.sync = sync
-        self._db: Rdict | None = _open(path)
+        self._db: Rdict | None = None
+        self._mark: MarkFile | None = None
         self._failed = False
+        self._reopen_at = 0.0  # monotonic
+        self._open()
+
+    def _open(self) -> None:
+        self._db, self._mark = open_log(self._path)
 
     @property
     def failed(self) -> bool:
         """Whether a write has failed."""
         return self._failed
+
+    @property
+    def lost_end_at(self) -> float:
+        """When it was last accepted that rows at the end are lost, in seconds since 1970; 0 for never."""
+        return self._mark.mark.lost_end_at if self._mark is not None else 0.0
 
     def write(
         self,
@@ -138,6 +149,8 @@ class RocksStorage:
             batch.put(key, value)
         try:
             db.write(batch, self._write_options)
+            if self._mark is not None:
+                self._mark.advance(db.latest_sequence_number())
         except Exception as error:  # rocksdict raises plain Exceptions
             self._failed = True
             raise LogWriteFailed(
@@ -163,55 +176,45 @@ class RocksStorage:
             ) from error
 
     def reopen(self) -> None:
-        """Close and open the folder; raises LogLocked, LogUnavailable."""
+        """Close and open the folder, once a second at most and only where there is room for what opening writes.
+
+        Until then the rows can be read. Raises LogWriteFailed, LogLocked, LogDamaged, LogUnavailable.
+        """
+        now = time.monotonic()
+        if self._db is not None and (now < self._reopen_at or not self._has_room_to_open()):
+            raise LogWriteFailed(
+                f"the log in {self._path} could not be written, and there is no room to open it again: free disk space"
+            )
+        self._reopen_at = now + REOPEN_PAUSE_S
         self.close()
-        self._db = _open(self._path)
+        self._open()
         self._failed = False
+
+    def _has_room_to_open(self) -> bool:
+        try:
+            logged = sum(file.stat().st_size for file in self._path.glob("*.log"))
+            return shutil.disk_usage(self._path).free >= logged + _REOPEN_BYTES
+        except OSError:
+            return True  # opening says what is the matter
 
     def close(self) -> None:
         """Close the folder and give up its lock."""
         if self._db is None:
             return
+        sequence: int | None = None
         try:
+            sequence = self._db.latest_sequence_number()
             self._db.close()
         except Exception as error:
             # Closing flushes what the write-ahead log holds as well; whatever was acknowledged is there.
             logger.warning("The log in %s was closed without a final flush: %s", self._path, error)
+            sequence = None
         self._db = None
+        if self._mark is not None:
+            self._mark.close(sequence)
+            self._mark = None
 
     def _opened(self) -> Rdict:
         if self._db is None:
             raise LogUnavailable(f"the log in {self._path} is closed")
         return self._db
-
-
-def _open(path: Path) -> Rdict:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return Rdict(str(path), _options())
-    except Exception as error:
-        text = str(error)
-        if "lock hold by current process" in text or "While lock file" in text:
-            raise LogLocked(
-                f"the log in {path} is in use by another worker. Stop that worker, "
-                "or give this one a data folder of its own."
-            ) from error
-        raise LogUnavailable(
-            f"cannot open the log in {path}: {text}. The folder must be on a working disk with free space "
-            "and this user must be allowed to read and write it; or choose another data folder."
-        ) from error
-
-
-def _options() -> Options:
-    # Rows are large and mostly read once, soon after they were written: a small cache and write buffer do, where the
-    # defaults would take more memory than the application. LZ4 halves JSON for next to no time. All else is default.
-    blocks = BlockBasedOptions()
-    blocks.set_block_cache(Cache(_BLOCK_CACHE_BYTES))
-    options = Options(raw_mode=True)
-    options.create_if_missing(True)
-    options.set_block_based_table_factory(blocks)
-    options.set_write_buffer_size(_WRITE_BUFFER_BYTES)
-    options.set_compression_type(DBCompressionType.lz4())
-    options.set_max_log_file_size(_INFO_LOG_BYTES)
-    options.set_keep_log_file_num(2)
-    return options
