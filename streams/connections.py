@@ -141,7 +141,11 @@ class Connections:
             await asyncio.sleep(min(SWEEP_S, shortest / 4))
             now = self._loop.time()
             for connection, transport in list(self.open.items()):
-                connection.look_at(transport, self._patience, now)
+                try:
+                    connection.look_at(transport, self._patience, now)
+                except Exception:
+                    log.exception("a connection cannot be looked after, and is closed")
+                    transport.abort()
 
     def _log_refusal(self) -> None:
         now = self._loop.time()

@@ -101,6 +101,7 @@ async def serve(
         log.warning("%s", SLOW_WATCHDOG)
     stop = stop or asyncio.Event()
     app.in_worker = True
+    app.engine.on_fatal = stop.set
     life = asyncio.create_task(_live(app, once_ready), name="worker")
     crash = asyncio.create_task(_crash_of(app), name="crash")
     with _signals_set(stop), watching(settings.handler_timeout):
@@ -113,7 +114,7 @@ async def serve(
             task.cancel()
         await asyncio.wait({life, crash, stopping})
         stopped = await _stop(app)
-    if failure is None and stopped:
+    if failure is None and app.engine.fatal is None and stopped:
         log.info("stopped")
         return 0
     return 1

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from streams.engine.audits import AUDITS
+from streams.engine.background import outcome
 from streams.engine.batch import Fetched
 from streams.engine.broker_watch import BrokerWatch
 from streams.engine.cache import CacheBudget
@@ -262,7 +263,7 @@ class Engine:
                 self._hanging.start()
                 return
             except TransportUnusable as error:
-                self._die(str(error))
+                self.die(str(error))
                 raise
             except TransportError as error:
                 log.error("%s; trying again in %.1f s", error, backoff_s)
@@ -294,7 +295,7 @@ class Engine:
             if number not in self._keepers:
                 self._keepers[number] = PartitionKeeper(number, self)
             elif (task := self.tasks.get(number)) is not None:
-                self.resume(task)
+                task.background.call(self.resume, task)
 
     def _is_healthy(self, number: int) -> bool:
         task = self.tasks.get(number)
@@ -303,7 +304,12 @@ class Engine:
     async def revoked(self) -> None:
         """Take nothing more and commit what is open, before another worker may own it."""
         self._is_revoked = True
-        await asyncio.gather(*(task.suspend() for task in self.tasks.values()))
+        await asyncio.gather(*map(self._suspend, tuple(self.tasks.values())))
+
+    async def _suspend(self, task: PartitionTask) -> None:
+        """What one partition raises is no reason not to commit the others."""
+        if (error := await outcome(task.suspend(), f"commit of partition {task.number} before it may go")) is not None:
+            task.fail(error)
 
     async def stop(self) -> None:
         """Commit what is open and let go of everything; in memory nothing is kept."""
@@ -343,7 +349,8 @@ class Engine:
             self._control.seek(topic, task.number, task.fetch_offset(topic))
         self._control.wake()
 
-    def _die(self, message: str) -> None:
+    def die(self, message: str) -> None:
+        """End the worker with a message: going on would need what only a new start gives."""
         self.fatal = message
         log.critical("%s", message)
         self.on_fatal()
@@ -363,7 +370,7 @@ class Engine:
         busy = set(with_records)
         for number, task in self.tasks.items():
             if number not in busy and task.state is TaskState.RUNNING:
-                task.ran_dry()
+                task.background.call(task.ran_dry)
 
     def drop_calls(self, agent: str, error: BaseException) -> None:
         """An agent has failed, and with it its connections to the outside."""

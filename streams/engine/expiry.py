@@ -45,7 +45,7 @@ class Expiry:
         self.cancel()
         if self._marks:
             interval_s = min(SWEEP_INTERVAL_S, *(marks.kept_ms / 1000 for marks in self._marks))
-            self._handle = asyncio.get_running_loop().call_later(interval_s, self._begin)
+            self._handle = self._task.background.later(interval_s, self._begin)
 
     def cancel(self) -> None:
         """Stop sweeping."""
@@ -77,7 +77,7 @@ class Expiry:
             self._remove(marks, key, oldest_ms)
         if expired:
             self._task.commit_soon()
-        self._handle = asyncio.get_running_loop().call_later(STEP_PAUSE_S, self._step, steps, now_ms)
+        self._handle = self._task.background.later(STEP_PAUSE_S, self._step, steps, now_ms)
 
     def _remove(self, marks: _Marks, key: Any, oldest_ms: float) -> None:
         """Delete a mark, unless it was set anew by what is not committed yet."""

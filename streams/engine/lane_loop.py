@@ -108,7 +108,7 @@ class LaneLoop:
         due_ms = self.index.next_due_ms()
         if due_ms is not None and self._task.is_running():
             delay_s = max(0.0, due_ms / 1000 - time.time())
-            self._handle = asyncio.get_running_loop().call_later(delay_s, self._give_back)
+            self._handle = self._task.background.later(delay_s, self._give_back)
 
     def cancel(self) -> None:
         """Give nothing back any more; what was given back and not handled is due again in the next epoch."""
@@ -256,14 +256,8 @@ class LaneLoop:
     # ---- turns
 
     def _give_back(self) -> None:
-        self._handle = None
-        try:
-            self._give_back_due()
-        except Exception as error:
-            self._task.fail(error)
-
-    def _give_back_due(self) -> None:
         """Hand records whose turn it is to their agents."""
+        self._handle = None
         now_ms = int(time.time() * 1000)
         fetches: defaultdict[tuple[str, str], list[tuple[WaitingKey, Record]]] = defaultdict(list)
         later = []

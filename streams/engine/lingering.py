@@ -62,7 +62,7 @@ class LingeringFetches:
             self._task.hold(fetched.topic)
         self._somebody_waits(*source)
         if self._runner is None:
-            self._runner = asyncio.get_running_loop().create_task(self._run(), name="lingering fetches")
+            self._runner = self._task.background.run(self._run(), "lingering fetches")
 
     def take(self, agents: Sequence[str], fetched: Fetched) -> bool:
         """Take a fetch past its agents, when all of them have let one of its topic linger before in this life.
@@ -110,8 +110,6 @@ class LingeringFetches:
             self._task.commit_soon()
         except StaleBatch as error:
             log.info("%s", error)
-        except Exception as error:
-            self._task.fail(error)
 
     async def _until_quiet(self) -> None:
         """Wait until nothing else has come for a moment, somebody waits, or the interval is over."""

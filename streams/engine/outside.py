@@ -74,7 +74,7 @@ class OutsideCalls:
         self._circuit.join(self._wake.set)
         self._held = 0  # fetches that keep others away
         self._is_over = False
-        self._runner = asyncio.get_running_loop().create_task(self._run(), name=f"calls of {source[0]}")
+        self._runner = task.background.run(self._run(), f"calls of {source[0]}")
 
     def __bool__(self) -> bool:
         """Whether records wait here."""
@@ -122,8 +122,6 @@ class OutsideCalls:
                     self._wake.set()  # keys have become free
         except StaleBatch as error:
             log.info("%s", error)
-        except Exception as error:
-            self._task.fail(error)
 
     def _start_calls(self) -> None:
         work, window = self._task.current_work, self._window
@@ -148,9 +146,10 @@ class OutsideCalls:
         permit = self._circuit.begin()
         self._window.call_begins(entry)
         context = self._tracing.context(entry.span)
-        running = asyncio.get_running_loop().create_task(self._call(entry, call, permit), context=context)
+        background = self._task.background
+        running = background.run(self._call(entry, call, permit), f"call of {self._source[0]}", context)
         self._calls.add(running)
-        running.add_done_callback(partial(self._call_ended, entry, permit))
+        running.add_done_callback(partial(background.call, self._call_ended, entry, permit))
 
     def _may_call(self, entry: Entry) -> bool:
         """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
@@ -214,8 +213,6 @@ class OutsideCalls:
         self._circuit.end(permit)
         self._window.call_ended(entry)
         self._calls.discard(running)
-        if not running.cancelled() and (error := running.exception()) is not None:
-            self._task.fail(error)
         self._wake.set()
 
     # ---- records

@@ -8,11 +8,13 @@ import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
+from functools import partial
 from operator import attrgetter
 from typing import TypeVar
 
+from streams.engine.background import Background, error_of
 from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.commit import commit
 from streams.engine.context import EngineContext
@@ -86,6 +88,7 @@ class PartitionTask:
         self.held: Counter[str] = Counter()  # fetches per topic that wait for something else, and keep others away
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
         self.stuck = StuckRecords(context.settings, number)
+        self.background = Background(self.fail)
         self._context = context
         self._producer = context.broker.producer(number)
         self._rows: Rows | None = None
@@ -116,6 +119,7 @@ class PartitionTask:
         store = Store(context.store_path(self.number), self._report_damage)
         self._rows = Rows(store, context.cache_budget, context.metrics)
         await open_store(store, self.number, context, self._producer, self.progress)
+        store.write((), {})  # a disk that has no room for this has none for a commit: better known before any record
         await self.lanes.load()
         self.rebuilds.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
@@ -163,18 +167,19 @@ class PartitionTask:
         """Let go of producer and store; whatever is not committed is dropped and comes again."""
         self.state = TaskState.CLOSED
         self.epoch += 1
-        self._cancel_handles()
-        self._end_calls()
-        self.waiters.close()
-        await self.rebuilds.close()
-        await self.long_reads.close()
-        await self._end_commit()
+        async with AsyncExitStack() as ends:  # each of them, from the last to the first, whatever another raises
+            ends.callback(self._close_store)
+            ends.push_async_callback(self._producer.close)
+            ends.push_async_callback(self._end_commit)
+            ends.push_async_callback(self.long_reads.close)
+            ends.push_async_callback(self.rebuilds.close)
+            for end in (self.waiters.close, self._end_calls, self._cancel_handles):
+                ends.callback(end)
+
+    def _close_store(self) -> None:
         rows, self._rows, self._work = self._rows, None, None
-        try:
-            await self._producer.close()
-        finally:
-            if rows is not None:
-                rows.store.close()
+        if rows is not None:
+            rows.store.close()
 
     async def _end_commit(self) -> None:
         """Let a running commit end; one that hangs is cancelled, which equals a crash as nothing is kept in memory."""
@@ -478,7 +483,7 @@ class PartitionTask:
         if dry or now >= due_at or work.records >= self._records_max:
             self._start_commit()
         elif self._commit_timer is None:
-            self._commit_timer = asyncio.get_running_loop().call_later(due_at - now, self._on_interval)
+            self._commit_timer = self.background.later(due_at - now, self._on_interval)
 
     def _on_interval(self) -> None:
         self._commit_timer = None
@@ -506,13 +511,12 @@ class PartitionTask:
     def _start_commit(self) -> asyncio.Task[None]:
         running = asyncio.get_running_loop().create_task(self._commit(), name=f"commit of partition {self.number}")
         self._commit_task = running
-        running.add_done_callback(self._commit_ended)
+        running.add_done_callback(partial(self.background.call, self._commit_ended))
         return running
 
     def _commit_ended(self, ended: asyncio.Task[None]) -> None:
         self._commit_task = None
-        error = asyncio.CancelledError("a commit was cancelled") if ended.cancelled() else ended.exception()
-        if error is not None:
+        if (error := error_of(ended)) is not None:
             self._context.metrics.commit_failures += 1
             self.fail(error)
             return

@@ -61,7 +61,7 @@ class RebuildLoop:
     def plan(self) -> None:
         """Go on with what is to be done, if records flow."""
         if self._runner is None and self._task.is_running() and self._next() is not None:
-            self._runner = asyncio.get_running_loop().create_task(self._work_off(), name="rebuilds")
+            self._runner = self._task.background.run(self._work_off(), "rebuilds")
 
     def cancel(self) -> None:
         """Stop; what is committed is gone on with in the next epoch."""

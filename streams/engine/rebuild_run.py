@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from streams.engine.background import disregard
 from streams.engine.comparison import Comparison
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
@@ -109,6 +110,7 @@ class RebuildRun:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
+            disregard(starting)
             await asyncio.wait([starting], timeout=CONNECT_TIMEOUT_S)
             raise
 

@@ -46,7 +46,7 @@ class StalledFetches:
         self._fetches.setdefault(source, deque()).append((fetched, handle))
         self._task.hold(source[1])
         if self._runner is None:
-            self._runner = asyncio.get_running_loop().create_task(self._run(), name="stalled fetches")
+            self._runner = self._task.background.run(self._run(), "stalled fetches")
 
     def cancel(self) -> None:
         """Forget everything; it comes again in the partition's next epoch."""
@@ -66,8 +66,6 @@ class StalledFetches:
             self._runner = None
         except StaleBatch as error:
             log.info("%s", error)
-        except Exception as error:
-            self._task.fail(error)
 
     async def _go_on(self, source: tuple[str, str]) -> None:
         """Handle what stands still, as far as there is room."""

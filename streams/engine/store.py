@@ -7,6 +7,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, Final
+from weakref import WeakSet
 
 import msgspec
 from rocksdict import (
@@ -95,6 +97,32 @@ def _nothing_to_do(damage: StoreDamaged) -> None:
     """Stands in where only the caller of the store has to know."""
 
 
+class _Closed:
+    """Stands where a store's RocksDB was."""
+
+    def close(self) -> None:
+        """Again."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise StoreError("the store is closed: its partition is moving or starts again")
+
+
+_CLOSED: Final[Any] = _Closed()
+
+
+class _Cursor:
+    """RocksDB's iterator of a scan, which keeps the folder in use as long as there is one.
+
+    A scan that is not at its end may be kept by the trace of an error, for how long nobody can say; closing the store
+    ends it.
+    """
+
+    __slots__ = ("__weakref__", "rows")
+
+    def __init__(self, rows: Any) -> None:
+        self.rows = rows
+
+
 class Store:
     """RocksDB of one partition.
 
@@ -109,6 +137,7 @@ class Store:
         """
         self.path = path
         self._on_damage = on_damage
+        self._cursors: WeakSet[_Cursor] = WeakSet()
         self._db = self._open()
         self._changelogs: dict[str, ChangelogMark] = {}
         self.written_at = 0.0
@@ -154,6 +183,8 @@ class Store:
 
     def _failure(self, verb: str, error: Exception) -> StoreError:
         """What an error of RocksDB means."""
+        if isinstance(error, StoreError):
+            return error
         if _DAMAGE.search(str(error)):
             return self._damaged(verb, error)
         return StoreError(f"{self.path} cannot be {verb} ({error}): free space or check the disk")
@@ -200,25 +231,38 @@ class Store:
 
         Raises StoreDamaged, StoreError where not all of them can be read.
         """
-        rows = self._db.iter()
+        cursor = self._open_cursor()
+        rows = cursor.rows
         if reverse:
             rows.seek_for_prev(start or prefix + b"\xff" * 64)
         else:
             rows.seek(start or prefix)
         while rows.valid():
-            key = rows.key()
+            key, value = rows.key(), rows.value()
             if not key.startswith(prefix):
                 return
-            yield key, rows.value()
             if reverse:
                 rows.prev()
             else:
                 rows.next()
+            del rows
+            yield key, value
+            rows = cursor.rows
         try:
             rows.status()  # a damaged block ends an iteration just as the last row does
         except Exception as error:
-            del rows  # it would keep the folder locked as long as somebody keeps the error
             raise self._failure("read", error) from error
+        finally:
+            cursor.rows = _CLOSED
+            del rows
+
+    def _open_cursor(self) -> _Cursor:
+        try:
+            cursor = _Cursor(self._db.iter())
+        except Exception as error:
+            raise self._failure("read", error) from error
+        self._cursors.add(cursor)
+        return cursor
 
     def snapshot(self) -> tuple[Snapshot, RdictIter]:
         """All rows as they are now, to look up and to walk through; the folder stays in use until both are let go of
@@ -247,8 +291,11 @@ class Store:
 
     def close(self) -> None:
         """Release the folder; what cannot be flushed any more is in the write-ahead log or the changelog."""
+        db, self._db = self._db, _CLOSED
+        for cursor in list(self._cursors):
+            cursor.rows = _CLOSED
         try:
-            self._db.close()
+            db.close()
         except Exception as error:
             log.warning("%s", self._failure("closed in order", error))
 

@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from streams.engine.faults import Fault, FaultKey
-from streams.engine.store import StoreError
+from streams.engine.faults import Fault, FaultKey, Faults
+from streams.engine.store import StoreDamaged, StoreError
 
 KIND: Final = "disk"
 
@@ -13,6 +13,11 @@ def disk_fault_key(number: int) -> FaultKey:
     return KIND, number
 
 
+def failed_store_key(number: int) -> FaultKey:
+    """The key of what keeps the store of partition `number` from being written or opened, until it can be."""
+    return KIND, number, "failed"
+
+
 def damaged_store(number: int, error: StoreError) -> Fault:
     """A store that does not give back what was written to it."""
     advice = (
@@ -20,3 +25,19 @@ def damaged_store(number: int, error: StoreError) -> Fault:
         "it is restored from the changelog"
     )
     return Fault(KIND, f"partition {number} stands still: {error}", advice, number)
+
+
+def report_failure(faults: Faults, number: int, error: BaseException) -> None:
+    """Open a fault for a partition whose task was ended by its store: it goes on when the disk does."""
+    found = _store_error_in(error)
+    if found is not None and not isinstance(found, StoreDamaged):
+        advice = "the partition goes on by itself when that is done"
+        faults.report(
+            failed_store_key(number), Fault(KIND, f"partition {number} stands still: {found}", advice, number)
+        )
+
+
+def _store_error_in(error: BaseException | None) -> StoreError | None:
+    while error is not None and not isinstance(error, StoreError):
+        error = error.__cause__
+    return error

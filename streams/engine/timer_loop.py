@@ -51,7 +51,7 @@ class TimerLoop:
         if first is not None:
             self._first_due_ms = first.due_ms
             delay_s = max(0.0, first.due_ms / 1000 - time.time())
-            self._handle = asyncio.get_running_loop().call_later(delay_s, self._run)
+            self._handle = self._task.background.later(delay_s, self._run)
 
     def _scan(self) -> Iterator[TimerKey]:
         """Committed timers in the order they fall due.
@@ -72,12 +72,8 @@ class TimerLoop:
         due = list(islice(takewhile(lambda key: key.due_ms <= now_ms, self._scan()), TIMERS_PER_RUN))
         # What is being committed right now may have ended a timer that is still in the store.
         pending = [(key, timer) for key in due if (timer := work.get(TIMERS, key)) is not None]
-        try:
-            for key, timer in pending:
-                self._fire(key, timer, work)
-        except INFRASTRUCTURE_ERRORS as error:
-            self._task.fail(error)
-            return
+        for key, timer in pending:
+            self._fire(key, timer, work)
         if pending:
             self._task.commit_soon()
         elif not due:

@@ -12,8 +12,10 @@ from faust.transport.producer import Producer
 from faust.types import TP, ConsumerMessage
 from faust.types.tuples import RecordMetadata
 
+from streams.engine.background import error_of
 from streams.engine.batch import Fetched
 from streams.engine.engine import Engine
+from streams.engine.partition_task import PartitionTask
 from streams.transport.base import ClientState, Record
 from streams.transport.partitioner import partition_for
 
@@ -45,7 +47,6 @@ class FetchConsumer(Consumer):
         self._wake = asyncio.Event()
         self._passed: dict[TP, int] = {}
         self._has_takers = False
-        self._deliveries: set[asyncio.Future[Any]] = set()
 
     # ---- for subclasses
 
@@ -82,16 +83,23 @@ class FetchConsumer(Consumer):
         taken = self.take(list(tasks))
         fetched: dict[TP, list[Fetched]] = {}
         for tp, task in tasks.items():
-            position, records = self.position_of(tp), taken.get(tp)
-            if records:
-                next_offset = max(records[-1].offset + 1, position or 0)
-                if not task.linger(tp.topic, records, next_offset):
-                    fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
-            elif position is not None and position != self._passed.get(tp):
-                task.passed(tp.topic, position)
-            if position is not None and not task.is_busy_with(tp.topic):
-                self._passed[tp] = position
+            # What one partition raises ends its task, and no other.
+            task.background.call(self._hand_over, tp, task, taken.get(tp), fetched)
         return fetched
+
+    def _hand_over(
+        self, tp: TP, task: PartitionTask, records: Sequence[Record] | None, fetched: dict[TP, list[Fetched]]
+    ) -> None:
+        """Tell a task of its records, and of what the transport has passed without any."""
+        position = self.position_of(tp)
+        if records:
+            next_offset = max(records[-1].offset + 1, position or 0)
+            if not task.linger(tp.topic, records, next_offset):
+                fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
+        elif position is not None and position != self._passed.get(tp):
+            task.passed(tp.topic, position)
+        if position is not None and not task.is_busy_with(tp.topic):
+            self._passed[tp] = position
 
     async def _wait(self) -> None:
         """Wait until there may be something to take, and somebody to take it."""
@@ -100,7 +108,10 @@ class FetchConsumer(Consumer):
         if self._has_takers:
             waiting.append(asyncio.ensure_future(self.wait_for_records()))
         try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for error in map(error_of, done):
+                if isinstance(error, Exception):
+                    raise error
         finally:
             for future in waiting:
                 future.cancel()
@@ -182,9 +193,10 @@ class FetchConsumer(Consumer):
     def deliver(self, fetched: Fetched) -> None:
         """Hand a fetch that was not taken from the log to the agents of its topic, past Faust's check of offsets."""
         message = self._to_message(TP(fetched.topic, fetched.task.number), fetched)
-        delivery = asyncio.ensure_future(self.callback(message))
-        self._deliveries.add(delivery)
-        delivery.add_done_callback(self._deliveries.discard)
+        fetched.task.background.run(self._deliver(message), f"delivery of {fetched.topic}")
+
+    async def _deliver(self, message: ConsumerMessage) -> None:
+        await self.callback(message)
 
 
 class PublishProducer(Producer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -35,6 +36,8 @@ from streams.transport.log import (
 )
 from streams.transport.log import ProducerFenced as LogFenced
 from streams.transport.log_errors import LogDamaged
+
+log = logging.getLogger(__name__)
 
 MAINTENANCE_INTERVAL_S = 60.0
 
@@ -78,8 +81,11 @@ class EmbeddedBroker(Broker):
     async def _maintain(self) -> None:
         while True:
             await asyncio.sleep(MAINTENANCE_INTERVAL_S)
-            for _ in self.log.maintain():
-                await asyncio.sleep(0)
+            try:
+                for _ in self.log.maintain():
+                    await asyncio.sleep(0)
+            except Exception:
+                log.exception("maintenance of the embedded log failed; tried again in %.0f s", MAINTENANCE_INTERVAL_S)
 
     async def stop(self) -> None:
         """Close the log."""

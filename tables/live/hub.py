@@ -84,6 +84,9 @@ class LiveHub:
         except PASSING as error:
             log.debug("no figures: %s", error)
             return
+        except Exception:
+            log.exception("the figures of this worker cannot be told")
+            return
         self.here.publish("figures", own)
         self.everywhere.publish("figures", reduce(Figures.plus, others.figures.values(), own))
 

@@ -43,7 +43,7 @@ class OtherWorkers:
         """Whatever a worker tells until it is cancelled; one that goes away is asked again after a pause."""
         while True:
             try:
-                with suppress(aiohttp.ClientError, OSError, ValueError):
+                with suppress(aiohttp.ClientError, OSError, ValueError, msgspec.MsgspecError):
                     async with self._router.listen(url + PATH) as content:
                         self._tell(RESYNC, msgspec.Raw(b"{}"))  # what came before nobody has heard
                         async for event, data in read_stream(content):

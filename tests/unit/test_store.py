@@ -145,6 +145,16 @@ def test_a_scan_that_meets_damage_is_an_error_and_no_end(filled: Path) -> None:
     Store(filled).close()  # what was found keeps no iterator, and with it the folder, in use
 
 
+def test_closing_a_store_ends_scans_that_are_under_way_and_never_as_if_there_were_no_more_rows(filled: Path) -> None:
+    store = Store(filled)
+    scan = store.scan(P)
+    next(scan)
+    store.close()
+    Store(filled).close()
+    with pytest.raises(StoreError, match="closed"):
+        list(scan)
+
+
 def test_rows_without_a_mark_of_their_changelogs_are_damage(tmp_path: Path) -> None:
     store = Store(tmp_path / "0")
     put(store, P, a=b"1")
