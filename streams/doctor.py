@@ -25,7 +25,7 @@ from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.standstill import without_room
 from streams.engine.store import StoreError
-from streams.settings import Settings
+from streams.settings import MOVE_DATA, Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
 
 BROKER_TIMEOUT_S = 5.0
@@ -145,11 +145,11 @@ def check_data_folder(settings: Settings) -> list[Check]:
             file.write(b"orders")
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
-        advice = "change its permissions, free space, or set ORDERS_DATA_DIR to another folder"
+        advice = f"change its permissions, free space, or {MOVE_DATA}"
         return [Check("data folder", False, f"{folder} cannot be written: {error.strerror}", advice)]
     room = f"{free_bytes / (1 << 30):.1f} GiB free"
     if free_bytes < FREE_BYTES_MIN:
-        advice = "free space, or set ORDERS_DATA_DIR to another disk"
+        advice = f"free space, or {MOVE_DATA}"
         return [Check("data folder", True, f"{folder} can be written"), Check("free space", False, room, advice)]
     return [Check("data folder", True, f"{folder} can be written"), Check("free space", True, room)]
 
@@ -204,7 +204,10 @@ def check_dead_letters(engine: Engine) -> Check:
     if not open_ones:
         return Check("dead letters", True, "none is open in the partitions of this worker")
     detail = ", ".join(f"{topic} {count}" for topic, count in open_ones.items())
-    advice = "see `orders dead-letters groups`, mend the cause, then `orders dead-letters retry` or `discard` them"
+    advice = (
+        "see `orders dead-letters groups`, mend the cause, then `orders dead-letters retry` them; "
+        "`discard` only what nobody needs"
+    )
     return Check("dead letters", False, f"open ones by topic: {detail}", advice)
 
 
@@ -215,7 +218,7 @@ def check_stalled(engine: Engine) -> Check:
         return Check("waiting records", True, "there is room for more")
     detail = ", ".join(f"{topic} for {agent}" for agent, topic in sources)
     advice = (
-        "retry or discard what they wait for (GET /aggregates/waiting names it), "
+        "retry what they wait for (GET /aggregates/waiting names it), or discard it if nobody needs it, "
         "or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX"
     )
     return Check("waiting records", False, f"no room for more records to wait, so these stand still: {detail}", advice)

@@ -94,9 +94,29 @@ def _retention(settings: Settings, readable: Mapping[TopicSpec, TopicFacts]) -> 
         if (reason := _loses(settings, spec, topic)) is not None
     ]
     if losing:
-        advice = f"set them anew with kafka-configs.sh before Kafka deletes more; {GUIDE}"
-        return Check("retention", False, f"too little is kept by {some(losing)}", advice)
+        return Check("retention", False, f"too little is kept by {some(losing)}", _retention_advice(settings, readable))
     return Check("retention", True, "every topic keeps its records for as long as it has to")
+
+
+def _retention_advice(settings: Settings, readable: Mapping[TopicSpec, TopicFacts]) -> str:
+    """Settings to give, all of a topic at once: with the policy alone Kafka may delete before the rest is set."""
+    topics: dict[str, list[str]] = {}
+    for spec, topic in readable.items():
+        if _loses(settings, spec, topic) is not None:
+            topics.setdefault(_kept(settings, spec), []).append(spec.name)
+    wanted = "; ".join(f"{kept} to {some(names)}" for kept, names in topics.items())
+    return (
+        f"give, with one kafka-configs.sh --alter --add-config for each topic, {wanted}: "
+        f"one setting after the other may delete records in between; {GUIDE}"
+    )
+
+
+def _kept(settings: Settings, spec: TopicSpec) -> str:
+    """Settings with which a topic keeps what it has to."""
+    if spec.compacted:
+        return f"cleanup.policy=compact,delete.retention.ms={int(settings.delete_retention * 1000)}"
+    kept_ms = FOR_EVER if spec.retention_ms is None else spec.retention_ms
+    return f"cleanup.policy=delete,retention.ms={kept_ms},retention.bytes=-1"
 
 
 def _loses(settings: Settings, spec: TopicSpec, topic: TopicFacts) -> str | None:

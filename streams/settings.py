@@ -18,6 +18,8 @@ from streams.transport.tls import UnusableTlsFiles, tls_context
 ENV_PREFIX = "ORDERS_"
 ENV_FILE = ".env"
 RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
+# An empty folder would begin without the log and the stores that are in this one.
+MOVE_DATA = "move the folder with all that is in it while no worker runs, and set ORDERS_DATA_DIR to where it is then"
 TRANSPORTS = ("embedded", "memory", "kafka")
 # What stands for every address of the machine, and where a program on the same machine then connects to.
 ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -21,7 +21,7 @@ from streams.binding import binding_problem, token_warning
 from streams.engine.engine import Engine
 from streams.engine.watchdog import watching
 from streams.logs import configure_logging
-from streams.settings import Settings
+from streams.settings import MOVE_DATA, Settings
 from streams.tracing import environment
 
 log = logging.getLogger(__name__)
@@ -216,9 +216,9 @@ def data_dir_problem(settings: Settings) -> str | None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        return f"the data folder {folder} is a file. Set ORDERS_DATA_DIR to a folder."
+        return f"the data folder {folder} is a file. Set ORDERS_DATA_DIR to the folder with the data, or a new one."
     except OSError as error:
         return f"cannot make the data folder {folder}: {error.strerror}. Set ORDERS_DATA_DIR to a folder you may write."
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return f"the data folder {folder} cannot be written by this user. Give it the rights, or set ORDERS_DATA_DIR."
+        return f"the data folder {folder} cannot be written by this user. Give it the rights, or {MOVE_DATA}."
     return None

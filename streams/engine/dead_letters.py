@@ -204,16 +204,20 @@ def why_not_retry(letter: DeadLetter, edited: bool, now_ms: int, settings: Setti
     if letter.state != OPEN:
         return None
     if letter.replays >= settings.replays_max:
-        return "too_many_replays", f"it was tried again {letter.replays} times (ORDERS_REPLAYS_MAX): discard it"
+        return (
+            "too_many_replays",
+            f"it was tried again {letter.replays} times (ORDERS_REPLAYS_MAX): send what it asks for as a new command, "
+            "then discard it, or raise that setting",
+        )
     if edited:
         return None
     if not letter.complete:
-        return "too_large", "the record is too large to be kept here: edit it, or discard it"
+        return "too_large", "the record is too large to be kept here: edit it, or discard it if nobody needs it"
     if now_ms - letter.failed_ms > settings.replay_max_age * 1000:
         return (
             "too_old",
             "it is older than ORDERS_REPLAY_MAX_AGE: copies of it can no longer be told apart. Edit it, which makes it "
-            "a new command, or discard it",
+            "a new command, or discard it if nobody needs it",
         )
     return None
 

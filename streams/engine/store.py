@@ -23,6 +23,7 @@ from rocksdict import (
     WriteBatch,
 )
 
+from streams.settings import MOVE_DATA
 from streams.transport.base import Outgoing
 
 log = logging.getLogger(__name__)
@@ -311,9 +312,9 @@ def explain_open_failure(path: Path, error: Exception) -> str | None:
     if "lock hold by" in text or "While lock file" in text:
         return f"{path} is in use by another process: stop it, or set ORDERS_DATA_DIR to another folder"
     if isinstance(error, PermissionError) or "Permission denied" in text or "Read-only" in text:
-        return f"{path} cannot be written by this user: change its permissions or set ORDERS_DATA_DIR"
+        return f"{path} cannot be written by this user: change its permissions, or {MOVE_DATA}"
     if "No space left" in text or "File too large" in text:
-        return f"{path} has no room left: free space or set ORDERS_DATA_DIR to another disk"
+        return f"{path} has no room left: free space, or {MOVE_DATA}"
     if _DAMAGE.search(text):
         return None
     return f"{path} cannot be opened ({text}): check the disk and its folder"

@@ -115,7 +115,8 @@ class Log:
             if existing.stored.config.partitions != config.partitions:
                 raise TopicExistsDifferently(
                     f"topic {name!r} has {existing.stored.config.partitions} partitions, not {config.partitions}: "
-                    "a key's records would be spread anew. Set the number of partitions back, or use a new data folder."
+                    "a key's records would be spread anew. Set the number of partitions back; "
+                    "a new data folder would begin without what is in this one."
                 )
             return
         if not _TOPIC_NAME.fullmatch(name) or name in {".", ".."}:

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec.structs import replace
 from rocksdict import AccessType, BlockBasedOptions, Cache, DBCompressionType, DBRecoveryMode, Options, Rdict
 
+from streams.settings import MOVE_DATA
 from streams.transport.log_errors import LogDamaged, LogLocked, LogUnavailable
 from streams.transport.log_mark import FORMAT, Mark, MarkFile, mark_path, read_mark, this_boot
 
@@ -78,7 +79,7 @@ def _explained(folder: Path, text: str) -> LogUnavailable | LogLocked:
         return LogDamaged(f"the log in {folder} is damaged: {text}. {REMEDY}")
     return LogUnavailable(
         f"cannot open the log in {folder}: {text}. The folder must be on a working disk with free space "
-        "and this user must be allowed to read and write it; or choose another data folder."
+        f"and this user must be allowed to read and write it; or {MOVE_DATA}."
     )
 
 

@@ -52,7 +52,7 @@ def load_state(storage: Storage) -> LogState:
     elif version != LAYOUT_VERSION:
         raise LogUnavailable(
             f"the log was written with layout {version}, this program reads {LAYOUT_VERSION}: "
-            "use the version that wrote it, or a new data folder"
+            "use the version that wrote it; a new data folder would begin without what is in this one"
         )
     decode = msgspec.msgpack.decode
     return LogState(

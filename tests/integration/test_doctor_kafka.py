@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from aiokafka.admin import AIOKafkaAdminClient
@@ -9,7 +10,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streams.doctor import check_broker
 from streams.transport.base import Broker, TopicSpec
-from tests.apps import connected, make_settings, unique
+from tests.apps import connected, make_settings, read_committed, unique
 from tests.conftest import SharedKafka
 
 
@@ -23,6 +24,12 @@ async def change(bootstrap: str, topic: str, **settings: str) -> None:
         assert [resource[0] for resource in answer.resources] == [0]
     finally:
         await admin.close()
+
+
+def settings_advised(advice: str, topic: str) -> dict[str, str]:
+    """The settings that an advice wants to be given to a topic in one go."""
+    (wanted,) = re.findall(rf"([a-z][^ ;]*) to [^;]*{topic}", advice)
+    return {name.replace(".", "_"): value for name, _, value in (pair.partition("=") for pair in wanted.split(","))}
 
 
 async def test_topics_are_made_as_the_doctor_wants_them_and_changes_are_found(
@@ -39,9 +46,15 @@ async def test_topics_are_made_as_the_doctor_wants_them_and_changes_are_found(
 
     async with connected(settings, [events, changelog]) as broker:
         assert await problems(broker) == {}
+        await broker.publish(events.name, 0, [(b"key", b"kept", ())])
         await change(kafka_broker.bootstrap, events.name, retention_ms="1000", max_message_bytes="1000")
         await change(kafka_broker.bootstrap, changelog.name, unclean_leader_election_enable="true")
         found = await problems(broker)
+        advice = {check.check: str(check.advice) for check in await check_broker(settings, broker, [events, changelog])}
+        for topic in (events, changelog):
+            await change(kafka_broker.bootstrap, topic.name, **settings_advised(advice["retention"], topic.name))
+        assert "retention" not in await problems(broker), "the advice was followed"
+        assert len(await read_committed(broker, events.name, 0)) == 1
     assert set(found) == {"retention", "record size", "elections"}
     assert f"{events.name} (retention.ms=1000, not -1)" in found["retention"]
     assert f"{changelog.name} (cleanup.policy=delete, not compact)" in found["retention"]

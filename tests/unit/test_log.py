@@ -838,7 +838,7 @@ def test_a_folder_that_may_not_be_created_is_refused_with_what_to_do(public_path
 
 def test_a_file_in_the_place_of_the_folder_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
-    with pytest.raises(LogUnavailable, match="choose another data folder"):
+    with pytest.raises(LogUnavailable, match="move the folder with all that is in it"):
         RocksStorage(tmp_path / "data" / "log")
 
 
