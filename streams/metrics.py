@@ -79,6 +79,7 @@ class Metrics(Collector):
         self.commit_failures = 0
         self.partition_failures = 0
         self.storage_errors = 0
+        self.stores_rebuilt = 0
         self.commit_seconds = Distribution(COMMIT_BOUNDS_S)
         self.commit_records = Distribution(COMMIT_RECORDS_BOUNDS)
         self.committed_records = 0
@@ -134,6 +135,7 @@ class Metrics(Collector):
             self.partition_failures,
         )
         yield CounterMetricFamily("storage_errors", "damage found on reading a store", self.storage_errors)
+        yield CounterMetricFamily("stores_rebuilt", "damaged stores built anew", self.stores_rebuilt)
         yield CounterMetricFamily("committed_records", "records in committed transactions", self.committed_records)
         yield _histogram("commit_seconds", "steps 1 to 6 of a commit", self.commit_seconds)
         yield _histogram("commit_records", "records in one commit", self.commit_records)

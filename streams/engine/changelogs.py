@@ -24,9 +24,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from streams.engine.store import ChangelogMark, Store
+from streams.engine.store import ChangelogMark
 from streams.transport.base import Reader, Record
 
 # No row has this key: text keys are UTF-8, and the other codecs begin with a small number.
@@ -107,7 +107,14 @@ def has_everything(identity: bytes, start: int) -> bool:
     return start == 0 or (offset is not None and offset >= start)
 
 
-async def look(store: Store, reader: Reader, ids: Mapping[str, str]) -> list[Changelog]:
+class Marks(Protocol):
+    """A store, or what is known of one."""
+
+    def mark(self, changelog: str) -> ChangelogMark:
+        """How far `changelog` is applied."""
+
+
+async def look(store: Marks, reader: Reader, ids: Mapping[str, str]) -> list[Changelog]:
     """Every changelog of the reader as it stands to the store; `ids` are the topics' ids, as far as they are known."""
     bounds = await reader.bounds()
     found = await _identities_found(store, reader, bounds)
@@ -147,7 +154,7 @@ def _is_other(changelog: Changelog, found: Record | None) -> bool:
 
 
 async def _identities_found(
-    store: Store, reader: Reader, bounds: Mapping[str, tuple[int, int]]
+    store: Marks, reader: Reader, bounds: Mapping[str, tuple[int, int]]
 ) -> Mapping[str, Record | None]:
     """The first record from where the store saw each identity on; None where there is none to be read."""
     wanted = {

@@ -10,7 +10,7 @@ from streams.engine.about import about
 from streams.engine.background import Background, error_of, must_pass, outcome
 from streams.engine.changelogs import ChangelogRefused
 from streams.engine.partition_task import PartitionTask
-from streams.engine.store_faults import failed_store_key, report_failure
+from streams.engine.store_faults import disk_fault_key, report_failure
 from streams.transport.base import ProducerFenced
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class PartitionKeeper:
             return False, None
         if (error := error_of(starting)) is not None:
             return False, error
-        self._engine.faults.clear(failed_store_key(self._number))
+        self._engine.faults.clear(disk_fault_key(self._number))
         applied, said = task.progress.applied, about(partition=self._number)
         log.info("partition %d is restored (%d records)", self._number, applied, extra=said)
         self._engine.resume(task)

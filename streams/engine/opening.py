@@ -9,6 +9,7 @@ from streams.engine.context import EngineContext
 from streams.engine.faults import Fault, FaultKey
 from streams.engine.restore import Restored, RestoreProgress, identify, restore
 from streams.engine.store import Store
+from streams.engine.store_note import note_marks
 from streams.engine.table import AnyTable
 from streams.transport.base import TransactionalProducer
 
@@ -20,14 +21,19 @@ def changelog_fault(number: int) -> FaultKey:
     return FAULT_KIND, number
 
 
-async def open_store(
+def changelogs_of(context: EngineContext) -> Mapping[str, AnyTable]:
+    """The tables by their changelogs."""
+    return {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
+
+
+async def restore_store(
     store: Store, number: int, context: EngineContext, producer: TransactionalProducer, progress: RestoreProgress
 ) -> None:
     """Restore the store of partition `number` from its changelogs; `producer` is the partition's, started.
 
     Reports as a fault what keeps it from being restored (and raises ChangelogRefused), or would keep another worker.
     """
-    tables = {table.changelog_topic(context.settings.app_id): table for table in context.tables.values()}
+    tables = changelogs_of(context)
     ids = await context.broker.topic_ids(list(tables))
     try:
         restored = await _restore(store, number, context, tables, ids, progress)
@@ -39,6 +45,8 @@ async def open_store(
     if restored.nameless:
         await identify(restored.nameless, number, producer, store, ids)
     _report_only_copy(number, context, restored)
+    note_marks(store)
+    store.write((), {})  # a disk that has no room for this has none for a commit: better known before any record
 
 
 async def _restore(

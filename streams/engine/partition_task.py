@@ -18,6 +18,7 @@ from streams.engine.background import Background, error_of
 from streams.engine.batch import Fetched, StaleBatch
 from streams.engine.commit import commit
 from streams.engine.context import EngineContext
+from streams.engine.damaged_store import intact_store
 from streams.engine.expiry import Expiry
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError
 from streams.engine.handlers import Handlers, RecordHandler
@@ -26,7 +27,7 @@ from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
 from streams.engine.long_reads import LongReads
-from streams.engine.opening import open_store
+from streams.engine.opening import changelogs_of, restore_store
 from streams.engine.partition_calls import PartitionCalls
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
@@ -34,8 +35,9 @@ from streams.engine.restore import RestoreProgress
 from streams.engine.rows import Rendering, Rows
 from streams.engine.snapshot import StoreSnapshot
 from streams.engine.stalled import StalledFetches
-from streams.engine.store import Store, StoreDamaged
-from streams.engine.store_faults import damaged_store, disk_fault_key
+from streams.engine.store import StoreDamaged
+from streams.engine.store_faults import built_anew, disk_fault_key
+from streams.engine.store_note import StoreNote, note_damage, note_marks
 from streams.engine.stuck import StuckRecords
 from streams.engine.table import AnyTable, Table
 from streams.engine.timer_loop import TimerLoop
@@ -116,10 +118,10 @@ class PartitionTask:
         context = self._context
         await settle(self.number, self._producer, context)
         await self._producer.start()
-        store = Store(context.store_path(self.number), self._report_damage)
+        store = await intact_store(self.number, changelogs_of(context), context)
+        store.on_damage = self._report_damage
         self._rows = Rows(store, context.cache_budget, context.metrics)
-        await open_store(store, self.number, context, self._producer, self.progress)
-        store.write((), {})  # a disk that has no room for this has none for a commit: better known before any record
+        await restore_store(store, self.number, context, self._producer, self.progress)
         await self.lanes.load()
         self.rebuilds.load()
         self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
@@ -177,9 +179,12 @@ class PartitionTask:
                 ends.callback(end)
 
     def _close_store(self) -> None:
-        rows, self._rows, self._work = self._rows, None, None
-        if rows is not None:
-            rows.store.close()
+        if (rows := self._rows) is None:
+            return
+        rows.store.close()
+        self._rows = self._work = None
+        if not rows.store.is_damaged:
+            note_marks(rows.store)
 
     async def _end_commit(self) -> None:
         """Let a running commit end; one that hangs is cancelled, which equals a crash as nothing is kept in memory."""
@@ -203,8 +208,10 @@ class PartitionTask:
 
     def _report_damage(self, damage: StoreDamaged) -> None:
         """The store gives back something else than was written to it: nothing more is read from it."""
+        store = self._open_rows.store
+        note_damage(store.path, StoreNote(dict(store.marks)), str(damage))
         self._context.metrics.storage_errors += 1
-        self._context.faults.report(disk_fault_key(self.number), damaged_store(self.number, damage))
+        self._context.faults.report(disk_fault_key(self.number), built_anew(self.number, str(damage)))
         self.fail(damage)
 
     # ---- records in

@@ -67,7 +67,7 @@ async def restore(
         return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
     doubtful = [changelog for changelog in changelogs if changelog.standing is not Standing.FOLLOWS]
     if doubtful:
-        await _refuse_unless_repaired(partition, reader, doubtful)
+        await refuse_unless_repaired(partition, reader, doubtful)
         if any(changelog.standing is not Standing.EMPTY for changelog in doubtful):
             others = [changelog for changelog in changelogs if changelog not in doubtful]
             await _start_anew(store, partition, reader, others, "a changelog was repaired that it does not follow")
@@ -148,7 +148,7 @@ def _restored(store: Store, changelogs: Sequence[Changelog]) -> Restored:
     )
 
 
-async def _refuse_unless_repaired(partition: int, reader: Reader, doubtful: Sequence[Changelog]) -> None:
+async def refuse_unless_repaired(partition: int, reader: Reader, doubtful: Sequence[Changelog]) -> None:
     """Raise ChangelogRefused unless a repair has made sure that each of these changelogs has every row."""
     identities = await newest_identities(reader, doubtful) if doubtful else {}
     refused = [changelog for changelog in doubtful if not _is_repaired(identities.get(changelog.topic, b""), changelog)]
@@ -170,7 +170,7 @@ async def _start_anew(
 ) -> None:
     """Give the store up for changelogs that have everything; raises ChangelogRefused where one of them has not."""
     unproven = [changelog._replace(standing=standing) for changelog in changelogs if not changelog.is_whole]
-    await _refuse_unless_repaired(partition, reader, unproven)
+    await refuse_unless_repaired(partition, reader, unproven)
     log.warning("store %s is restored from the beginning: %s", store.path, reason)
     store.wipe()
 

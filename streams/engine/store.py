@@ -94,10 +94,6 @@ def _read_options() -> ReadOptions:
     return options
 
 
-def _nothing_to_do(damage: StoreDamaged) -> None:
-    """Stands in where only the caller of the store has to know."""
-
-
 class _Closed:
     """Stands where a store's RocksDB was."""
 
@@ -131,13 +127,14 @@ class Store:
     power failure the changelog repairs what is missing, from the position that survived.
     """
 
-    def __init__(self, path: Path, on_damage: Callable[[StoreDamaged], None] = _nothing_to_do) -> None:
-        """Open or create the folder; `on_damage` is told of damage before the caller is.
+    def __init__(self, path: Path) -> None:
+        """Open or create the folder.
 
         Raises StoreDamaged, and StoreError for everything else that keeps it from being opened.
         """
         self.path = path
-        self._on_damage = on_damage
+        self.is_damaged = False
+        self.on_damage: Callable[[StoreDamaged], None] = lambda damage: None  # told once, before the caller is
         self._cursors: WeakSet[_Cursor] = WeakSet()
         self._db = self._open()
         self._changelogs: dict[str, ChangelogMark] = {}
@@ -179,7 +176,9 @@ class Store:
     def _damaged(self, verb: str, reason: object) -> StoreDamaged:
         """The error for damage, of which `on_damage` knows from now on."""
         damage = StoreDamaged(f"{self.path} is damaged and cannot be {verb} ({reason})")
-        self._on_damage(damage)
+        if not self.is_damaged:
+            self.is_damaged = True
+            self.on_damage(damage)
         return damage
 
     def _failure(self, verb: str, error: Exception) -> StoreError:
@@ -197,6 +196,11 @@ class Store:
     def mark(self, changelog: str) -> ChangelogMark:
         """How far `changelog` is applied."""
         return self._changelogs.get(changelog, ChangelogMark())
+
+    @property
+    def marks(self) -> Mapping[str, ChangelogMark]:
+        """How far each changelog is applied."""
+        return self._changelogs
 
     def get(self, key: bytes) -> bytes | None:
         """The stored row of `key`; raises StoreDamaged, StoreError."""

@@ -1,5 +1,6 @@
 """Faults of stores, as health, doctor, metrics and the page show them."""
 
+from pathlib import Path
 from typing import Final
 
 from streams.engine.faults import Fault, FaultKey, Faults
@@ -9,22 +10,23 @@ KIND: Final = "disk"
 
 
 def disk_fault_key(number: int) -> FaultKey:
-    """The key of what is the matter with the store of partition `number`."""
+    """The key of what is the matter with the store of partition `number`, until it is restored."""
     return KIND, number
 
 
-def failed_store_key(number: int) -> FaultKey:
-    """The key of what keeps the store of partition `number` from being written or opened, until it can be."""
-    return KIND, number, "failed"
+def built_anew(number: int, damage: str) -> Fault:
+    """A damaged store that is being built anew."""
+    advice = "it is built anew from its changelog by itself; check the disk"
+    return Fault(KIND, f"partition {number} stands still: {damage}", advice, number)
 
 
-def damaged_store(number: int, error: StoreError) -> Fault:
-    """A store that does not give back what was written to it."""
+def not_built_anew(number: int, path: Path, damage: str, refusal: str) -> Fault:
+    """A damaged store whose changelogs have less than it had."""
     advice = (
-        "stop the worker, check the disk, move this folder away and start the worker again: "
-        "it is restored from the changelog"
+        "stop the worker and put a backup of its data folder in the place of this one; "
+        f"to go on with what the changelog has instead, and without the rest, move {path} away"
     )
-    return Fault(KIND, f"partition {number} stands still: {error}", advice, number)
+    return Fault(KIND, f"{refusal}; and its store cannot help, {damage}", advice, number)
 
 
 def report_failure(faults: Faults, number: int, error: BaseException) -> None:
@@ -32,9 +34,7 @@ def report_failure(faults: Faults, number: int, error: BaseException) -> None:
     found = _store_error_in(error)
     if found is not None and not isinstance(found, StoreDamaged):
         advice = "the partition goes on by itself when that is done"
-        faults.report(
-            failed_store_key(number), Fault(KIND, f"partition {number} stands still: {found}", advice, number)
-        )
+        faults.report(disk_fault_key(number), Fault(KIND, f"partition {number} stands still: {found}", advice, number))
 
 
 def _store_error_in(error: BaseException | None) -> StoreError | None:

@@ -113,12 +113,10 @@ def spoil(pattern: str) -> Callable[[Path], None]:
 )
 def test_a_damaged_store_is_not_opened_and_loses_no_file(filled: Path, damage: Callable[[Path], object]) -> None:
     damage(filled)
-    found: list[StoreDamaged] = []
     tables = set(filled.glob("*.sst"))
     for _ in range(2):
         with pytest.raises(StoreDamaged, match="is damaged and cannot be opened"):
-            Store(filled, found.append)
-    assert len(found) == 2
+            Store(filled)
     assert set(filled.glob("*.sst")) == tables
 
 
@@ -133,14 +131,15 @@ def test_a_scan_that_meets_damage_is_an_error_and_no_end(filled: Path) -> None:
     damage_rows(filled, P, but_not=b"\0meta")
     found: list[StoreDamaged] = []
     read: list[tuple[bytes, bytes]] = []
-    store = Store(filled, found.append)
+    store = Store(filled)
+    store.on_damage = found.append
     for reverse in (False, True):
         with pytest.raises(StoreDamaged, match="is damaged and cannot be read"):
             read.extend(store.scan(P, reverse=reverse))
     assert 0 < len(read) < 2 * ROWS
     with pytest.raises(StoreDamaged):
         [store.get(P + b"%05d" % number) for number in range(ROWS)]
-    assert len(found) == 3
+    assert len(found) == 1
     store.close()
     Store(filled).close()  # what was found keeps no iterator, and with it the folder, in use
 
