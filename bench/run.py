@@ -23,6 +23,7 @@ def main() -> int:
         ("bench.footprint",),
         ("bench.restore", f"--rows={arguments.rows}"),
         ("bench.reads",),
+        ("bench.audit",),
         ("bench.metrics_cost",),
         ("bench.tracing",),
     )

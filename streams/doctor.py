@@ -8,10 +8,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from streams.check import Check, some
 from streams.durability import durability_checks
 from streams.engine import hanging
+from streams.engine.audits import AUDITS, LAST, UNPROVEN
 from streams.engine.broker_watch import (
     CLIENT_ADVICE,
     CLOCK_ADVICE,
@@ -45,6 +47,7 @@ async def examine(engine: Engine) -> list[Check]:
         *check_faults(engine),
         *check_calls(engine),
         check_stalled(engine),
+        check_audits(engine),
     ]
 
 
@@ -222,6 +225,22 @@ def check_stalled(engine: Engine) -> Check:
         "or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX"
     )
     return Check("waiting records", False, f"no room for more records to wait, so these stand still: {detail}", advice)
+
+
+def check_audits(engine: Engine) -> Check:
+    """How did the last audits end? Differences are a fault, which has a line of its own."""
+    found = [(task.number, task.read(AUDITS, LAST)) for task in _readable(engine)]
+    last = [(number, audit) for number, audit in found if audit is not None]
+    if not last:
+        return Check("last audit", True, "none was made yet of the partitions of this worker")
+    detail = "; ".join(
+        f"partition {number} {audit.outcome} at {datetime.fromtimestamp(audit.ended_ms / 1000, UTC):%F %T}Z, "
+        f"{audit.records:,} events and {audit.rows:,} rows compared"
+        for number, audit in sorted(last)
+    )
+    if any(audit.outcome == UNPROVEN for _, audit in last):
+        return Check("last audit", True, detail, "`orders audit` says what the log can no longer tell")
+    return Check("last audit", True, detail)
 
 
 def _readable(engine: Engine) -> Sequence[PartitionTask]:

@@ -1,5 +1,6 @@
 """Settings: environment variables with the prefix ORDERS_, or the same names in a `.env` file."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -100,6 +101,7 @@ class Settings(BaseSettings):
     cache_rows_max: Annotated[int, Field(ge=0)] = 300_000
     dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
     handler_timeout: Annotated[float, Field(gt=0)] = 5.0
+    audit_at: str = ""
     session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0
     transaction_timeout: Annotated[float, Field(ge=1, le=10)] = 10.0
     restart_backoff: Annotated[float, Field(gt=0)] = 0.2
@@ -125,6 +127,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is not a broker; use embedded://, memory:// or kafka://host:9092[,host...]")
         if parts.scheme == "kafka" and not parts.netloc:
             raise ValueError("kafka:// needs at least one host, like kafka://localhost:9092")
+        return value
+
+    @field_validator("audit_at")
+    @classmethod
+    def _time_of_day(cls, value: str) -> str:
+        if value and not re.fullmatch(r"([01][0-9]|2[0-3]):[0-5][0-9]", value):
+            raise ValueError("not a time of the day; use HH:MM in UTC, such as 03:00, or nothing for no nightly audit")
         return value
 
     @field_validator("payment_url")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TypedDict
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from streams.service import Service
 from streams.web import ENGINE, TIMEOUT_MAX_S, Problem, json_response, unavailable
 from tables.audit.audits import AUDITS_KEY, AuditReport, Audits
 from tables.audit.findings import Difference
+from tables.audit.nightly import NightlyAudits
 from tables.audit.one_order import OrderAudit
 
 service = Service("audit-views")
@@ -35,8 +37,17 @@ class OrderAuditView(TypedDict):
 
 @service.web_setup
 def set_up(application: web.Application) -> None:
-    """The routes share the audits of the worker."""
-    application[AUDITS_KEY] = Audits(application[ENGINE])
+    """The routes share the audits of the worker, which also makes some by itself."""
+    audits = application[AUDITS_KEY] = Audits(application[ENGINE])
+    nightly = NightlyAudits(application[ENGINE], audits)
+
+    async def beside(_: web.Application) -> AsyncIterator[None]:
+        running = asyncio.create_task(nightly.run(), name="nightly audits")
+        yield
+        running.cancel()
+        await asyncio.wait([running])
+
+    application.cleanup_ctx.append(beside)
 
 
 @service.route("POST", "/audit/partitions/{number}", Operation({202: AuditReport}, problems=(404,)))

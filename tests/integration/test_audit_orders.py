@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import httpx
@@ -15,10 +16,13 @@ from click.testing import CliRunner, Result
 
 from agents.cli.audit import audit as audit_command
 from streams.app import OrdersApp
+from streams.engine.audits import AUDITS, LAST
 from streams.topics import ORDER_EVENTS
 from streams.transport.log_maintenance import retain_partition
+from tables.audit.audits import Audits
+from tables.audit.nightly import NightlyAudits
 from tables.orders import ORDER_HISTORY, ORDERS
-from tests.apps import KAFKA, at_rest, make_settings, read_topic, running
+from tests.apps import KAFKA, at_rest, make_settings, read_topic, running, wait_until
 from tests.integration.audits import audit, change, damage, differences, forge
 from tests.integration.web import check_problem, client_of, find, order, own_broker_url
 
@@ -213,3 +217,29 @@ async def test_differences_are_a_fault_until_an_audit_finds_none(app: OrdersApp,
     await change(app, ORDERS, "o-0", "o-0", item_count=2)
     await audit(client, 2)
     assert await find(client, "/healthz") == {"status": "ok"}
+
+
+async def test_the_nightly_audit_finds_what_differs_and_the_doctor_tells_it(
+    app: OrdersApp, client: httpx.AsyncClient
+) -> None:
+    """With a clock that the test sets; what was found is known after a restart, too."""
+    now = datetime(2026, 11, 30, 2, 59, tzinfo=UTC)
+    engine = app.engine
+    engine.settings = engine.settings.model_copy(update={"audit_at": "03:00"})
+    nightly = NightlyAudits(engine, Audits(engine), lambda: now)
+    nightly.look()
+    now += timedelta(hours=25)  # beyond a slot that came while it ran
+    await change(app, ORDERS, "o-0", "o-0", item_count=7)
+    nightly.look()
+    await wait_until(engine.faults.open, "the audit has found it")
+    (fault,) = engine.faults.open()
+    assert (fault.kind, fault.partition) == ("audit", engine.partition_for(b"o-0"))
+    other = engine.task(1 - engine.partition_for(b"o-0"))
+    await wait_until(lambda: other.read(AUDITS, LAST), "the other partition is audited, too")
+    checks = {check["check"]: check for check in await find(client, "/doctor")}
+    assert "orders[o-0]: item_count is 7, should be 2" in checks["audit"]["detail"]
+    assert f"partition {fault.partition} differs at" in checks["last audit"]["detail"]
+    assert f"partition {other.number} clean at" in checks["last audit"]["detail"]
+    engine.faults.clear(("audit", engine.partition_for(b"o-0")))
+    NightlyAudits(engine, Audits(engine), lambda: now).look()  # as after a restart
+    assert engine.faults.open() == (fault,)

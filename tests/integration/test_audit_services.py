@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from agents import analytics as analytics_service
 from agents import customers as customer_service
 from agents.analytics import TABLES as ANALYTICS
 from streams.app import OrdersApp
@@ -234,6 +235,7 @@ async def test_dead_letters_make_no_difference_open_retried_or_discarded(
 
     with monkeypatch.context() as broken:
         broken.setattr(customer_service, "changed", fail)
+        broken.setattr(analytics_service, "day_of", lambda timestamp: 1 / 0)
         await trade(app, client)
         assert await differences(app, client) == []
         first, *others = open_letters(app)
