@@ -106,6 +106,7 @@ class Settings(BaseSettings):
     transaction_timeout: Annotated[float, Field(ge=1, le=10)] = 10.0
     restart_backoff: Annotated[float, Field(gt=0)] = 0.2
     restart_backoff_max: Annotated[float, Field(gt=0)] = 5.0
+    disk_reserve: Annotated[int, Field(ge=0)] = 256 << 20
     delete_retention: Annotated[float, Field(gt=0)] = 86_400.0
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"

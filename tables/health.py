@@ -46,6 +46,8 @@ async def healthz(request: web.Request) -> web.StreamResponse:
 async def readyz(request: web.Request) -> web.StreamResponse:
     """200 when every owned partition is restored and the log answers, 503 otherwise; says which agents are paused."""
     engine = request.app[ENGINE]
+    if (reason := engine.disk.refusal) is not None:
+        raise unavailable(reason)
     if not engine.is_ready():
         restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
         missing = engine.numbers - restored

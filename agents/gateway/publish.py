@@ -96,6 +96,8 @@ async def publish_commands(request: web.Request, topic: Topic, commands: Sequenc
 
 async def publish_to(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
     """Write records into these partitions, in the order given; where the last of each is. Raises as `publish` does."""
+    if (reason := request.app[ENGINE].disk.refusal) is not None:
+        raise Problem(507, f"{reason}: nothing is accepted until there is room again. Nothing of this request was.")
     with publishing(topic.name, sum(map(len, grouped.values()))) as trace:
         if trace:
             grouped = {number: _with_headers(records, trace) for number, records in grouped.items()}

@@ -32,6 +32,7 @@ _MEANINGS: Final[Mapping[int, str]] = {
     500: "an unexpected error; the worker's log has the details",
     503: "passes by itself, as while a partition moves: try again",
     504: "what is shown would be older than the token; `lag_records` says how far it is behind",
+    507: "the disk is nearly full: nothing is accepted until there is room",
 }
 _PROBLEM_HEADERS: Final[Mapping[int, Sequence[Header]]] = {
     401: (Header("WWW-Authenticate", "how to give the token"),),
@@ -61,7 +62,7 @@ class Documented(NamedTuple):
         if self.operation.body is not None:
             found.add(413)
         if self.route.method not in SAFE_METHODS:
-            found.update((401, 403, 422))
+            found.update((401, 403, 422, 507))
         return sorted(found)
 
 

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -21,6 +21,7 @@ from streams.engine.circuit import Circuit, Pause
 from streams.engine.commit_listeners import CommitListeners
 from streams.engine.context import TimerHandler
 from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS, TIMERS_AGENT
+from streams.engine.disk_watch import DiskWatch
 from streams.engine.failures import names_in
 from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
@@ -35,6 +36,7 @@ from streams.engine.rebuilds import REBUILDS, REBUILT_ROWS
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.tracing import Untraced
+from streams.engine.transport_control import TransportControl
 from streams.engine.unit_of_work import NO_REACTIONS, Reactions
 from streams.engine.waiters import WaitingRoom
 from streams.envelope import Envelope
@@ -50,25 +52,6 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_TYPE = "unknown"
 _encode_struct = msgspec.json.Encoder().encode
-
-
-class TransportControl(Protocol):
-    """How the engine steers the consumer it is fed by."""
-
-    def clients(self) -> Sequence[ClientState]:
-        """How the consumer's client does; empty where there is none."""
-
-    def seek(self, topic: str, partition: int, offset: int) -> None:
-        """Go on fetching at `offset`."""
-
-    def wake(self) -> None:
-        """Look again at what can be fetched."""
-
-    def request_rejoin(self) -> bool:
-        """Join the group anew: this worker may own less than it believes; False where there is no group to join."""
-
-    def deliver(self, fetched: Fetched) -> None:
-        """Hand a fetch that was not taken from the log to the agents of its topic."""
 
 
 OWN_TABLES: tuple[AnyTable, ...] = (
@@ -131,6 +114,8 @@ class Engine:
         self.commit_listeners = CommitListeners()
         self._timers = dict(timers)
         self._stores_dir = stores_dir
+        folder = None if settings.transport == "memory" else settings.data_dir
+        self.disk = DiskWatch(folder, settings.disk_reserve, self.faults, self._suspend_all, self._resume_all)
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
         self._hanging = HangingWatch(self)
         self._control: TransportControl | None = None
@@ -261,6 +246,7 @@ class Engine:
                 await self.broker.create_topics(self.topic_specs())
                 self.broker_watch.start()
                 self._hanging.start()
+                self.disk.start()
                 return
             except TransportUnusable as error:
                 self.die(str(error))
@@ -304,6 +290,9 @@ class Engine:
     async def revoked(self) -> None:
         """Take nothing more and commit what is open, before another worker may own it."""
         self._is_revoked = True
+        await self._suspend_all()
+
+    async def _suspend_all(self) -> None:
         await asyncio.gather(*map(self._suspend, tuple(self.tasks.values())))
 
     async def _suspend(self, task: PartitionTask) -> None:
@@ -311,10 +300,15 @@ class Engine:
         if (error := await outcome(task.suspend(), f"commit of partition {task.number} before it may go")) is not None:
             task.fail(error)
 
+    def _resume_all(self) -> None:
+        for task in self.tasks.values():
+            self.resume(task)
+
     async def stop(self) -> None:
         """Commit what is open and let go of everything; in memory nothing is kept."""
         self._loop_delay.stop()
         await self.broker_watch.stop()
+        await self.disk.stop()
         self._hanging.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
@@ -341,8 +335,8 @@ class Engine:
         return self._control is not None and self._control.request_rejoin()
 
     def resume(self, task: PartitionTask) -> None:
-        """Let the records flow from where the agents are, unless a rebalance is on or the task is not restored yet."""
-        if self._control is None or self._is_revoked or task.state is not TaskState.SUSPENDED:
+        """Let the records flow from where the agents are, unless a rebalance is on or something else is in the way."""
+        if self._control is None or self._is_revoked or task.state is not TaskState.SUSPENDED or self.disk.refusal:
             return
         task.resume()
         for topic in {topic.name for topic in self.agents.values()}:

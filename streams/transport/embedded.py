@@ -8,9 +8,16 @@ from typing import Any
 
 from faust.types import TP
 
-from streams.transport.base import Record
+from streams.engine.faults import Fault
+from streams.transport.base import Record, TransportError
 from streams.transport.driver import EngineTransport, FetchConsumer
 from streams.transport.embedded_broker import EmbeddedBroker
+from streams.transport.log_errors import LogReadFailed
+
+LOG_ADVICE = (
+    "stop the worker, check the disk with its own tools, look at all of the log with `orders log check`, "
+    "and restore the data folder from a backup"
+)
 
 
 class EmbeddedConsumer(FetchConsumer):
@@ -23,6 +30,13 @@ class EmbeddedConsumer(FetchConsumer):
         self._positions: dict[TP, int] = {}
         self._grown = asyncio.Event()
         self._grown.set()
+        self.broker.on_damage = self._report_damage
+
+    def _report_damage(self, topic: str, partition: int, damage: LogReadFailed) -> None:
+        """Part of the log cannot be read: what it feeds stands still until a backup is restored."""
+        self.engine.metrics.storage_errors += 1
+        detail = f"{topic}/{partition} cannot be read, so partition {partition} stands still: {damage}"
+        self.engine.faults.report(("disk", topic, partition), Fault("disk", detail, LOG_ADVICE, partition))
 
     async def on_start(self) -> None:
         """Open the log and listen to it."""
@@ -47,7 +61,10 @@ class EmbeddedConsumer(FetchConsumer):
         self._grown.clear()
         taken: dict[TP, Sequence[Record]] = {}
         for tp in partitions:
-            records, self._positions[tp] = self.broker.log.read(tp.topic, tp.partition, self._positions[tp])
+            try:
+                records, self._positions[tp] = self.broker.read(tp.topic, tp.partition, self._positions[tp])
+            except TransportError:
+                continue  # damaged: it stands still, and a fault says why
             if records:
                 taken[tp] = records
         return taken

@@ -35,7 +35,7 @@ from streams.transport.log import (
     TopicExistsDifferently,
 )
 from streams.transport.log import ProducerFenced as LogFenced
-from streams.transport.log_errors import LogDamaged
+from streams.transport.log_errors import LogDamaged, LogReadFailed
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class EmbeddedBroker(Broker):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.damaged: dict[tuple[str, int], str] = {}  # by topic and partition, what reading it has found
+        self.on_damage: Callable[[str, int, LogReadFailed], None] = lambda topic, partition, damage: None
         self._log: Log | None = None
         self._maintenance: asyncio.Task[None] | None = None
 
@@ -139,12 +141,29 @@ class EmbeddedBroker(Broker):
         """A reader of a partition number, not yet started."""
         return EmbeddedReader(self, partition, topics)
 
+    def read(self, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
+        """Records from `offset` on, and the offset to read next; raises TransportError for damage, else as Log.read.
+
+        A partition that is damaged is read no more, and nothing is published into its number.
+        """
+        if (damage := self.damaged.get((topic, partition))) is not None:
+            raise TransportError(damage)
+        try:
+            return self.log.read(topic, partition, offset)
+        except LogReadFailed as error:
+            self.damaged[topic, partition] = str(error)
+            self.on_damage(topic, partition, error)
+            raise TransportError(str(error)) from error
+
     async def end_offset(self, topic: str, partition: int) -> int:
         """The next offset to be written."""
         return self.log.end_offset(topic, partition)
 
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Append records; they are durable on return."""
+        damage = next((text for (_, number), text in self.damaged.items() if number == partition), None)
+        if damage is not None:
+            raise TransportError(damage)
         try:
             base = self.log.append(topic, partition, _new_records(records))
         except RecordTooLarge as error:
@@ -272,7 +291,7 @@ class EmbeddedReader(Reader):
         await asyncio.sleep(0)
         found: dict[str, tuple[Sequence[Record], int]] = {}
         for topic, offset in self._positions.items():
-            records, position = self._broker.log.read(topic, self._partition, offset)
+            records, position = self._broker.read(topic, self._partition, offset)
             if position != offset:
                 self._positions[topic] = position
                 found[topic] = records, position

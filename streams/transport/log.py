@@ -225,6 +225,8 @@ class Log:
             if records and left_bytes < 0:
                 return records, position
             rows = decode_row(value).records
+            if rows[0].offset > position and not found.stored.config.compacted:
+                raise _lacking(topic, partition, position, rows[0].offset)
             records += rows if rows[0].offset >= position else [row for row in rows if row.offset >= position]
             if len(records) > max_records:
                 return records[:max_records], records[max_records].offset
@@ -232,7 +234,7 @@ class Log:
             if position == state.end:
                 return records, position
         # The last row before the end is never dropped, so that a gap here is a loss, and must not look like an end.
-        raise LogReadFailed(f"{topic}[{partition}] lacks records between {position} and {state.end}: restore a backup")
+        raise _lacking(topic, partition, position, state.end)
 
     def start_offset(self, topic: str, partition: int) -> int:
         """The lowest offset that retention has left (the end, when nothing is)."""
@@ -361,3 +363,7 @@ class Log:
         except BaseException:
             self._storage.close()  # nothing may be written on the ground of a state that is not the stored one
             raise
+
+
+def _lacking(topic: str, partition: int, first: int, end: int) -> LogReadFailed:
+    return LogReadFailed(f"{topic}[{partition}] lacks records between {first} and {end}: restore a backup")

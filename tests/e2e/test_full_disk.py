@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.e2e.processes import ORDERS, Site
 
@@ -62,3 +66,55 @@ def count_orders(site: Site) -> int:
     """Rows of the orders table."""
     tables = {table["name"]: table for table in site.get("/tables")["items"]}
     return int(tables["orders"]["rows"])
+
+
+SMALL_DISK_BYTES = 64 << 20
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own for the data folder; only root may mount one."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES}", "tmpfs", str(folder)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode != 0:
+        pytest.skip(f"no disk of its own can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def post(site: Site, first: int) -> httpx.Response:
+    return httpx.post(f"{site.url}/orders/batch", content=batch(first), timeout=30)
+
+
+def test_before_the_disk_is_full_nothing_more_is_taken_and_with_room_all_goes_on(
+    small_disk: Path, tmp_path: Path, unused_port: int
+) -> None:
+    site = Site(tmp_path, unused_port, data_dir=small_disk)
+    ballast = small_disk / "ballast"
+    with site.start("worker") as worker:
+        worker.wait_until_ready()
+        assert post(site, 0).status_code == 202
+        worker.wait_until(lambda: count_orders(site) == BATCH_ORDERS, "the first orders are there")
+        ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - (2 << 20)))
+        worker.wait_until(lambda: site.status("/readyz") == 503, "the worker notices")
+
+        refused = post(site, BATCH_ORDERS)
+        assert refused.status_code == 507
+        assert "MiB are free" in refused.json()["detail"]
+        health = httpx.get(f"{site.url}/healthz", timeout=5)
+        assert health.status_code == 503
+        assert "free space" in health.json()["detail"]
+        assert site.get("/orders/full-000001")["order_id"] == "full-000001"  # reads go on
+
+        ballast.unlink()
+        worker.wait_until(lambda: site.status("/readyz") == 200, "it goes on by itself")
+        assert site.status("/healthz") == 200
+        assert post(site, BATCH_ORDERS).status_code == 202
+        worker.wait_until(lambda: count_orders(site) == 2 * BATCH_ORDERS, "the next orders are there")
+        assert worker.stop() == 0
+        assert "Traceback" not in worker.output

@@ -865,3 +865,13 @@ def test_a_rows_key_sorts_by_its_last_offset_and_gives_it_back() -> None:
     keys = [row_key(1, 0, 255), row_key(1, 0, 256), row_key(1, 1, 0), row_key(2, 0, 0)]
     assert sorted(keys) == keys
     assert [last_offset_of(key) for key in keys] == [255, 256, 0, 0]
+
+
+def test_a_gap_in_a_topic_that_is_not_compacted_is_a_loss_and_no_row_to_pass(fixture: Fixture) -> None:
+    log = fixture.log
+    log.create_topic("events", TopicConfig(partitions=1))
+    for value in ("a", "b", "c"):
+        log.append("events", 0, new(value))
+    fixture.storage.write([], [row_key(0, 0, 1)])
+    with pytest.raises(LogReadFailed, match=r"events\[0\] lacks records between 1 and 2"):
+        read_all(log, "events")

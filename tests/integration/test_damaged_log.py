@@ -1,0 +1,83 @@
+"""A part of the embedded log that cannot be read any more: it is named, and nothing is accepted behind it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from rocksdict import Rdict
+
+from streams.app import create_app
+from streams.settings import Settings
+from streams.topics import ORDER_EVENTS
+from streams.transport.log_layout import StoredTopic, row_key
+from streams.transport.log_opening import open_database
+from tests.apps import at_rest, make_settings, running, wait_until
+from tests.integration.web import check_problem, client_of, find, order, place
+
+ORDERS = 12
+
+
+def remove_row(folder: Path, topic: str, number: int) -> None:
+    """Take the last row of a partition out of a log: in a compacted topic no other one has to be there."""
+    database: Rdict = open_database(folder)
+    stored = msgspec.msgpack.decode(database.get(b"t" + topic.encode()) or b"", type=StoredTopic)
+    rows = database.iter()
+    rows.seek_for_prev(row_key(stored.number, number, 2**63))
+    database.delete(rows.key())
+    del rows
+    database.close()
+
+
+@pytest.fixture
+async def settings(tmp_path: Path) -> Settings:
+    settings = make_settings("embedded://", tmp_path)
+    async with running(settings) as app, client_of(app) as client:
+        for number in range(ORDERS):
+            await place(client, order("c-1", f"o-{number}"))
+        await at_rest(app)
+    return settings
+
+
+async def health(client: httpx.AsyncClient) -> str:
+    return str(check_problem(await client.get("/healthz"), 503)["detail"])
+
+
+async def test_a_changelog_that_is_damaged_is_named_and_nothing_is_accepted_behind_it(settings: Settings) -> None:
+    changelog = f"{settings.app_id}-orders-changelog"
+    remove_row(settings.data_dir / "log", changelog, 0)
+    (settings.data_dir / "stores" / "0").rename(settings.data_dir / "kept")  # it has to be read from the log
+    app = create_app(settings)
+    app.finalize()
+    await app.start()
+    try:
+        await wait_until(lambda: ("disk", changelog, 0) in app.engine.faults, "the damage is known")
+        await wait_until(lambda: 1 in app.engine.tasks and app.engine.tasks[1].is_running(), "the other one runs")
+        async with client_of(app) as client:
+            assert f"{changelog}/0 cannot be read, so partition 0 stands still" in await health(client)
+            answers: dict[int, set[int]] = {}
+            for number in range(ORDERS):
+                partition = app.engine.partition_for(f"o-{number}".encode())
+                answers.setdefault(partition, set()).add((await client.get(f"/orders/o-{number}")).status_code)
+            assert answers == {0: {503}, 1: {200}}
+            codes: dict[int, set[int]] = {}
+            for number in range(ORDERS, 2 * ORDERS):
+                answer = await client.post("/orders", json=order("c-1", f"o-{number}"))
+                partition = app.engine.partition_for(f"o-{number}".encode())
+                codes.setdefault(partition, set()).add(answer.status_code)
+            assert codes == {0: {503}, 1: {202}}
+            assert "storage_errors_total 1.0" in (await client.get("/metrics")).text
+    finally:
+        await app.stop()
+
+
+async def test_a_topic_that_is_damaged_stands_still_and_readers_of_it_are_told(settings: Settings) -> None:
+    remove_row(settings.data_dir / "log", ORDER_EVENTS.name, 0)
+    async with running(settings) as app, client_of(app) as client:
+        answer = await client.get(f"/topics/{ORDER_EVENTS.name}/records", params={"from": "earliest"})
+        assert answer.status_code == 503, answer.text
+        assert f"{ORDER_EVENTS.name}/0 cannot be read" in await health(client)
+        checks = [check for check in await find(client, "/doctor") if not check["ok"]]
+        assert any("orders log check" in check["advice"] for check in checks)
