@@ -7,6 +7,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.transaction import (
     AddOffsetsToTxnRequest,
@@ -63,6 +64,7 @@ class LostMarkers:
             answer = await self._send(node, request, **options)
             if self._on_end is not None:
                 await self._on_end()
+                raise KafkaConnectionError("the answer is lost")
             return answer
         return await self._send(node, request, **options)
 
@@ -77,7 +79,7 @@ def lose_markers(engine: Engine, number: int, beside: tuple[str, int], commit: b
     lost: CoordinatorGuard = guard
 
     async def hang_up() -> None:
-        lost._lose()
+        lost.lose()
 
     LostMarkers(producer, beside, commit, None if is_answered else hang_up)
 

@@ -124,9 +124,10 @@ class HangingWatch:
         engine, still = self._engine, set[FaultKey]()
         writers = await engine.broker.writers() if lasting else {}
         for found in lasting:
-            writer = engine.tasks.get(writers.get(found.producer_id, -1))
-            if writer is not None and writer.is_running():
-                writer.fail(TransportError(f"{found}; the next start settles it"))
+            number = writers.get(found.producer_id, -1)
+            if number in engine.numbers:
+                if (writer := engine.tasks.get(number)) is not None and writer.is_running():
+                    writer.fail(TransportError(f"{found}; the next start settles it"))
             elif found.partition in engine.numbers:
                 key: FaultKey = KIND, found.topic, found.partition, found.producer_id
                 engine.faults.report(key, describe(engine.settings, found, found.partition))

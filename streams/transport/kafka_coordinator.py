@@ -15,6 +15,7 @@ from aiokafka.client import CoordinationType
 from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaError
 
+PAUSE_S: Final = 0.2
 _HUNG_UP: Final = (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT)
 
 
@@ -25,42 +26,67 @@ class CoordinatorLost(KafkaError):  # type: ignore[misc]
 
 
 class CoordinatorGuard:
-    """Ends a started transactional producer with CoordinatorLost when its coordinator hangs up or is another one."""
+    """Ends a started transactional producer with CoordinatorLost when its coordinator hangs up or is another one.
+
+    From that moment on nothing is sent. Those who wait for answers hear of it when a broker answers again: until then
+    their partition could not start anew, and could not be read either.
+    """
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
-        self.error: CoordinatorLost | None = None
         self._producer = producer
+        self._lost: CoordinatorLost | None = None
+        self._told = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
         self._closed, self._dead = producer.client._on_connection_closed, producer._sender._coordinator_dead
         for connection in producer.client._conns.values():
             connection._on_close_cb = self._on_closed
         producer.client._on_connection_closed = self._on_closed
         producer._sender._coordinator_dead = self._on_dead
 
+    async def check(self) -> None:
+        """Raise CoordinatorLost if the coordinator was away; waits while no broker answers."""
+        if self._lost is not None:
+            await self._told.wait()
+            raise self._lost
+
+    def close(self) -> None:
+        """Let all who wait hear of it now."""
+        if self._looking is not None:
+            self._looking.cancel()
+        self._told.set()
+
     def _on_closed(self, connection: Any, reason: CloseReason) -> None:
         self._closed(connection, reason)
         nodes = [node for (node, _), known in self._producer.client._conns.items() if known is connection]
         if reason in _HUNG_UP and self._producer._sender._coordinators.get(CoordinationType.TRANSACTION) in nodes:
-            self._lose()
+            self.lose()
 
     def _on_dead(self, kind: CoordinationType) -> None:
         self._dead(kind)
         if kind is CoordinationType.TRANSACTION:
-            self._lose()
+            self.lose()
 
-    def _lose(self) -> None:
-        """Send nothing more, and let all who wait for answers hear of it."""
-        if self.error is not None:
-            return
-        producer, self.error = self._producer, CoordinatorLost("the transaction coordinator was away")
-        producer.client.send = _refuse
-        abandon(producer, self.error)
-        if producer._txn_manager._transaction_waiter is not None:
-            producer._txn_manager.fatal_error(self.error)
-            forget(producer._txn_manager._transaction_waiter)
+    def lose(self) -> None:
+        """Send nothing more: the coordinator was away."""
+        if self._lost is None:
+            self._lost = CoordinatorLost("the transaction coordinator was away")
+            self._producer.client.send = self._refuse
+            self._looking = asyncio.create_task(self._tell_when_a_broker_answers(self._lost))
 
+    async def _tell_when_a_broker_answers(self, error: CoordinatorLost) -> None:
+        while not await self._producer.client.force_metadata_update():
+            await asyncio.sleep(PAUSE_S)
+        manager = self._producer._txn_manager
+        abandon(self._producer, error)
+        if manager._transaction_waiter is not None:
+            manager.fatal_error(error)
+            forget(manager._transaction_waiter)
+        self._told.set()
 
-async def _refuse(*_: Any, **__: Any) -> Any:
-    raise CoordinatorLost("nothing is sent after the transaction coordinator was away")
+    async def _refuse(self, *_: Any, **__: Any) -> Any:
+        """Takes the place of what sends requests; senders would ask again at once if it did not wait."""
+        await self._told.wait()
+        raise CoordinatorLost("nothing is sent after the transaction coordinator was away")
 
 
 def abandon(producer: AIOKafkaProducer, error: KafkaError) -> None:

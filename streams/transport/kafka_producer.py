@@ -87,13 +87,13 @@ class KafkaTransactions(TransactionalProducer):
     def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
             raise TransportError(f"the producer of partition {self._partition} is not started")
-        if self._coordinator is not None and self._coordinator.error is not None:
-            raise TransportError(f"partition {self._partition}: {self._coordinator.error}")
         return self._producer
 
     async def begin(self) -> None:
         """Open a transaction."""
         self._sent, self._ends = [], {}
+        if self._coordinator is not None:
+            await self._call(self._coordinator.check())
         await self._call(self._started.begin_transaction())
 
     async def send(self, batches: Mapping[tuple[str, int], Sequence[Outgoing]]) -> None:
@@ -143,6 +143,8 @@ class KafkaTransactions(TransactionalProducer):
     async def close(self) -> None:
         """Disconnect; an open transaction is aborted by the broker or by the next owner."""
         producer, self._producer = self._producer, None
+        if self._coordinator is not None:
+            self._coordinator.close()
         if self._offsets_sent is not None:
             self._offsets_sent.cancel()
             forget(self._offsets_sent)

@@ -20,13 +20,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.driver import Driver
 from tests.chaos.faults import shuffled
 from tests.chaos.sagas import Sagas
-from tests.chaos.scenario import Report, run_on_kafka
+from tests.chaos.scenario import Report, Urls, run_on_kafka
 from tests.kafka import SHORT_LIVED, KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
 
 SLOW: Final = (*SHORT_LIVED, "-XX:ActiveProcessorCount=1")
 SETTLED: Final = ("committed now", "aborted now", "restored from the beginning")  # how workers say what they did
+
+
+PATIENCE_S: Final = 400.0  # most of the time the broker is away
+
+
+class Patient(Sagas):
+    """Orders of clients that ask for longer than elsewhere."""
+
+    def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
+        """See Workload."""
+        driver = super().driver(seed, urls, bootstrap, http_share, orders_per_s)
+        driver.patience_s = PATIENCE_S
+        return driver
 
 
 def main() -> None:
@@ -73,7 +87,7 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
 
 def _round(seed: int, schedule: list[str], options: argparse.Namespace, folder: Path) -> Report:
     # Workers that wait for long between tries would meet the broker when it is about to go again.
-    workload = Sagas("orchestration", ORDERS_PARTITIONS=str(options.partitions), ORDERS_RESTART_BACKOFF_MAX="1")
+    workload = Patient("orchestration", ORDERS_PARTITIONS=str(options.partitions), ORDERS_RESTART_BACKOFF_MAX="1")
     try:
         with KafkaBroker(folder / "kafka", java_options=SLOW) as broker:
             run = run_on_kafka(

@@ -58,7 +58,7 @@ async def test_a_worker_waits_for_a_broker_that_is_away_at_its_start_and_gets_ov
         written = 0
         for kill in (False, True):
             written = await _write(app, tally, written)  # and at once, while these are being committed:
-            await _lose_and_find(stopped_broker, kill)
+            await _lose_and_find(stopped_broker, app, kill)
             written = await _write(app, tally, written)
             await _everything_counts_once(app, tally, written)
         assert app.engine.fatal is None
@@ -84,10 +84,14 @@ async def _until_taken(app: OrdersApp, tally: Tally, key: str, value: str) -> No
             await asyncio.sleep(0.1)
 
 
-async def _lose_and_find(broker: KafkaBroker, kill: bool) -> None:
-    """Take the broker away for a while, in order or by force, and bring it back."""
+async def _lose_and_find(broker: KafkaBroker, app: OrdersApp, kill: bool) -> None:
+    """Take the broker away for a while, in order or by force, and bring it back.
+
+    While one that was killed is away, what is committed can be read: no partition starts anew before a broker answers.
+    """
     await asyncio.to_thread(broker.kill if kill else broker.stop)
     await asyncio.sleep(0.5)
+    assert app.engine.is_ready() or not kill
     await asyncio.to_thread(broker.start)
 
 

@@ -204,6 +204,7 @@ async def test_a_running_worker_ends_the_task_whose_own_transaction_hangs_and_se
         await watch.look(5.0)
         assert app.engine.metrics.partition_failures == 0
         await watch.look(0.0)
+        assert not app.engine.faults.open()
         await wait_until(lambda: app.engine.metrics.partition_failures == 1, "the task has ended")
         await wait_until(app.engine.is_ready, "the task is back")
         await caught_up(app)
