@@ -26,10 +26,11 @@ class CoordinatorLost(KafkaError):  # type: ignore[misc]
 
 
 class CoordinatorGuard:
-    """Ends a started transactional producer with CoordinatorLost when its coordinator hangs up or is another one.
+    """Ends a transactional producer with CoordinatorLost when its coordinator hangs up or is another one.
 
-    From that moment on nothing is sent. Those who wait for answers hear of it when a broker answers again: until then
-    their partition could not start anew, and could not be read either.
+    It begins before the producer starts: that ends a transaction of the producer before, whose markers may be lost as
+    well. Afterwards nothing is sent from the first sign on. Those who wait for answers hear of it when a broker answers
+    again: until then their partition could not start anew, and could not be read either.
     """
 
     def __init__(self, producer: AIOKafkaProducer) -> None:
@@ -37,11 +38,17 @@ class CoordinatorGuard:
         self._lost: CoordinatorLost | None = None
         self._told = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
+        self._is_started = False
         self._closed, self._dead = producer.client._on_connection_closed, producer._sender._coordinator_dead
-        for connection in producer.client._conns.values():
-            connection._on_close_cb = self._on_closed
         producer.client._on_connection_closed = self._on_closed
         producer._sender._coordinator_dead = self._on_dead
+
+    async def start(self) -> None:
+        """Start the producer; raises CoordinatorLost if the coordinator was away meanwhile."""
+        await self._producer.start()
+        if self._lost is not None:
+            raise self._lost
+        self._is_started = True
 
     async def check(self) -> None:
         """Raise CoordinatorLost if the coordinator was away; waits while no broker answers."""
@@ -68,8 +75,10 @@ class CoordinatorGuard:
 
     def lose(self) -> None:
         """Send nothing more: the coordinator was away."""
-        if self._lost is None:
-            self._lost = CoordinatorLost("the transaction coordinator was away")
+        if self._lost is not None:
+            return
+        self._lost = CoordinatorLost("the transaction coordinator was away")
+        if self._is_started:
             self._producer.client.send = self._refuse
             self._looking = asyncio.create_task(self._tell_when_a_broker_answers(self._lost))
 

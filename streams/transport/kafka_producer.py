@@ -72,8 +72,8 @@ class KafkaTransactions(TransactionalProducer):
             max_request_size=REQUEST_BYTES_MAX,
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
-        await self._call(self._producer.start())
         self._coordinator = CoordinatorGuard(self._producer)
+        await self._call(self._coordinator.start())
 
     async def _call(self, operation: Any) -> Any:
         try:

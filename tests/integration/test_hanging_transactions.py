@@ -7,12 +7,16 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import CloseReason
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.transaction import InitProducerIdRequest
 
 from streams.app import OrdersApp, create_app
 from streams.doctor import check_transactions
 from streams.engine.hanging import HangingWatch
 from streams.settings import Settings
-from streams.transport.base import TopicSpec
+from streams.transport.base import TopicSpec, TransportError
 from tests.apps import (
     Seen,
     Tally,
@@ -140,6 +144,32 @@ async def test_a_running_worker_settles_a_transaction_whose_end_it_was_never_tol
         await tally.check(app, {KEY: ["a", "b"]})
     assert ("committed now" if commit else "aborted now") in caplog.text
     assert "restored from the beginning" not in caplog.text
+
+
+async def test_a_writer_does_not_start_when_the_coordinator_was_away_meanwhile(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, times = AIOKafkaClient.send, list[int]()
+
+    async def hang_up_once(client: AIOKafkaClient, node: int, request: object, **options: object) -> object:
+        answer = await send(client, node, request, **options)
+        if isinstance(request, InitProducerIdRequest) and not times:
+            times.append(node)
+            for connection in list(client._conns.values()):
+                connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError("hung up")
+        return answer
+
+    async with connected(settings) as broker:
+        monkeypatch.setattr(AIOKafkaClient, "send", hang_up_once)
+        producer = broker.producer(0)
+        with pytest.raises(TransportError, match="coordinator was away"):
+            await producer.start()
+        await producer.close()
+        assert times
+        successor = broker.producer(0)
+        await successor.start()
+        await successor.close()
 
 
 async def test_a_transaction_of_an_unknown_producer_in_a_changelog_keeps_its_partition_back_until_it_is_aborted(
