@@ -27,6 +27,7 @@ from streams.engine.engine import Engine
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.standstill import without_room
 from streams.engine.store import StoreError
+from streams.retention import check_retention
 from streams.settings import MOVE_DATA, Settings
 from streams.transport.base import Broker, TopicSpec, TransportError
 
@@ -48,6 +49,7 @@ async def examine(engine: Engine) -> list[Check]:
         *check_calls(engine),
         check_stalled(engine),
         check_audits(engine),
+        check_retention(engine),
     ]
 
 

@@ -28,7 +28,7 @@ def durability_checks(settings: Settings, specs: Sequence[TopicSpec], facts: Log
         advice = f"give this client the right DescribeConfigs on topics and cluster, or look yourself: {GUIDE}"
         checks.append(Check("Kafka settings", True, "some cannot be read, and are not checked", advice))
     if readable:  # of no topic nothing is known, so nothing is said to be in order
-        checks += [_elections(readable), _retention(settings, readable), _record_size(readable)]
+        checks += [_elections(readable), _retention(settings, readable), _record_size(readable), *_stamps(readable)]
     return [*checks, *_transactions(settings, facts.settings), *_mistyped(facts.settings)]
 
 
@@ -133,6 +133,25 @@ def _loses(settings: Settings, spec: TopicSpec, topic: TopicFacts) -> str | None
     kept_ms, wanted_ms = _number(topic, "retention.ms", FOR_EVER), spec.retention_ms or FOR_EVER
     is_enough = kept_ms == FOR_EVER or (wanted_ms != FOR_EVER and kept_ms >= wanted_ms)
     return None if is_enough else f"retention.ms={kept_ms}, not {wanted_ms}"
+
+
+def _stamps(readable: Mapping[TopicSpec, TopicFacts]) -> Iterator[Check]:
+    """Does a producer's clock say how old a record is, where Kafka removes old ones?"""
+    of_clients = [
+        spec.name
+        for spec, topic in readable.items()
+        if spec.retention_ms is not None and topic.settings.get(_STAMP, _BROKERS_CLOCK) != _BROKERS_CLOCK
+    ]
+    if of_clients:
+        detail = f"{some(of_clients)} go by the clocks of their producers: one that is days behind loses its records"
+        advice = (
+            f"set {_STAMP}={_BROKERS_CLOCK} for them with kafka-configs.sh; records that are there stay as they are"
+        )
+        yield Check("timestamps", True, detail, advice)
+
+
+_STAMP: Final = "message.timestamp.type"
+_BROKERS_CLOCK: Final = "LogAppendTime"
 
 
 def _record_size(readable: Mapping[TopicSpec, TopicFacts]) -> Check:

@@ -23,7 +23,7 @@ from streams.transport.base import Position, TransportError
 from streams.web import ENGINE, TIMEOUT_S, Problem, invalid
 
 END_TIMEOUT_S = 5.0
-AFTER = Parameter("after", "a token of a write: what is shown is never older than it", problems=(504,))
+AFTER = Parameter("after", "a token of a write: what is shown is never older than it", problems=(410, 504))
 TIMEOUT = duration("timeout", "how long to wait for what is to be shown, such as 2s or 500ms, at most 30s", TIMEOUT_S)
 FRESHNESS = (AFTER, TIMEOUT)
 """The parameters that `catch_up` reads."""
@@ -84,8 +84,8 @@ async def catch_up(request: web.Request, path: Path, number: int | None, key: by
 
     The token's position is resolved hop by hop: once an agent has passed it, what the agent made of it is in the next
     topic, before that topic's end as of then; so the next agent is waited for there. Without a token nothing is waited
-    for. Raises problems: 422 for a token that is none, 504 with the lag after `?timeout=` (2 s), 503 when a partition
-    moves meanwhile.
+    for. Raises problems: 422 for a token that is none, 504 with the lag after `?timeout=` (2 s), 410 for a token of a
+    record that the log has lost, 503 when a partition moves meanwhile.
     """
     if not request.query_string:
         return
@@ -165,11 +165,34 @@ async def wait_at(request: web.Request, hop: Hop, number: int, wanted: Wanted, d
 
 
 async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted, timeout_s: float) -> None:
-    """Wait until an agent of this partition has committed what is wanted; raises a 504 problem with the lag."""
-    if not await task.waiters.wait(
-        agent, topic, wanted.offset, timeout_s, is_exact=wanted.is_exact, key=wanted.key
-    ):  # fmt: skip
-        raise too_late(agent, topic, task.number, max(0, wanted.offset - task.reached(agent, topic)))
+    """Wait until an agent of this partition has committed what is wanted.
+
+    Raises problems: 504 with the lag, at once when the agent stands still; 410 when the log has not got the record of
+    the token any more.
+    """
+    if wanted.is_exact and (gone := task.losses.gone((agent, topic), wanted.offset - 1)) is not None:
+        raise lost(f"the record of the token is gone: {gone}")
+    if task.has_done(agent, topic, wanted):
+        return
+    lag_records = max(0, wanted.offset - task.reached(agent, topic))
+    if (loss := task.losses.of((agent, topic))) is not None:
+        detail = f"{agent} stands still in {topic}, partition {task.number}: {loss.detail}"
+        raise _behind(detail, lag_records, agent, topic, task.number)
+    if await task.waiters.wait(agent, topic, wanted.offset, timeout_s, is_exact=wanted.is_exact, key=wanted.key):
+        return
+    lag_records = max(0, wanted.offset - task.reached(agent, topic))
+    if wanted.is_exact and await task.losses.is_beyond_end(topic, wanted.offset - 1):
+        detail = (
+            f"the token stands for offset {wanted.offset - 1} of {topic}, partition {task.number}, which lies beyond "
+            "its end: it was never written to the topic as it is now, which may have been made anew or cut off"
+        )
+        raise _behind(detail, lag_records, agent, topic, task.number)
+    raise too_late(agent, topic, task.number, lag_records)
+
+
+def lost(detail: str) -> Problem:
+    """A 410: what the token stands for will never be shown."""
+    return Problem(410, detail)
 
 
 async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: Wanted, timeout_s: float) -> None:
@@ -180,9 +203,11 @@ async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: W
         asked["key"] = wanted.key
     path = f"/internal/positions/{quote(hop.topic.name, safe='')}/{number}?{urlencode(asked)}"
     status, body = await request.app[ROUTER].ask(number, path, timeout_s)
-    if status == 504:
+    if status in (410, 504):
         found: Mapping[str, Any] = msgspec.json.decode(body)
-        raise too_late(hop.agent, hop.topic.name, number, found["lag_records"])
+        if status == 410:
+            raise lost(found["detail"])
+        raise _behind(found["detail"], found["lag_records"], hop.agent, hop.topic.name, number)
     if status != 200:
         raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
 
@@ -191,4 +216,8 @@ def too_late(agent: str, topic: str, number: int, lag_records: int) -> Problem:
     """A 504: the view is still older than the token. `lag_records` is how far it is behind, in offsets."""
     behind = f"{lag_records} records behind the token" if lag_records else "at the token, but a record waits there"
     detail = f"{agent} is {behind} in {topic}, partition {number}; try again, or wait longer"
+    return _behind(detail, lag_records, agent, topic, number)
+
+
+def _behind(detail: str, lag_records: int, agent: str, topic: str, number: int) -> Problem:
     return Problem(504, detail, lag_records=lag_records, agent=agent, topic=topic, partition=number)

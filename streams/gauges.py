@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from streams.engine.engine import Engine
 from streams.engine.partition_task import TaskState
 from streams.engine.store import StoreError
+from streams.retention import retention_left
 from streams.service import ServiceGauge
 from streams.transport.base import TransportError
 
@@ -60,6 +61,8 @@ class Gauges:
         yield from self._disk()
         yield from self._calls()
         yield self._faults()
+        yield self._lost()
+        yield self._retention_left()
         yield from self._of_services()
 
     def _running(self) -> list[int]:
@@ -117,6 +120,27 @@ class Gauges:
         family = GaugeMetricFamily("open_faults", "faults that wait for a person or a repair", labels=("kind",))
         for kind, count in Counter(fault.kind for fault in self._engine.faults.open()).items():
             family.add_metric((kind,), count)
+        return family
+
+    def _lost(self) -> Metric:
+        family = GaugeMetricFamily(
+            "records_lost", "records gone before an agent had read them, and not accepted", labels=("agent", "topic")
+        )
+        lost: Counter[tuple[str, str]] = Counter({(name, topic.name): 0 for name, topic in self._engine.agents.items()})
+        for task in self._engine.tasks.values():
+            lost.update({(loss.agent, loss.topic): loss.records for loss in task.losses.all()})
+        for source, records in lost.items():
+            family.add_metric(source, records)
+        return family
+
+    def _retention_left(self) -> Metric:
+        family = GaugeMetricFamily(
+            "retention_left_seconds",
+            "until the log may remove an agent's oldest unread record; only where records wait and are not kept",
+            labels=("agent", "topic", "partition"),
+        )
+        for left in retention_left(self._engine):
+            family.add_metric((left.agent, left.topic, str(left.partition)), left.seconds)
         return family
 
     def _partitions(self) -> Iterator[Metric]:

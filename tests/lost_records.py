@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 
@@ -17,6 +18,7 @@ from streams.transport.embedded_broker import EmbeddedBroker
 from streams.transport.kafka_broker import KafkaBroker
 from streams.transport.log import Log
 from streams.transport.log_layout import encode, partition_key
+from tests.apps import DEADLINE_S
 
 POLICY_ATTEMPTS = 100
 POLICY_PAUSE_S = 0.05
@@ -46,7 +48,11 @@ async def remove_before(broker: Broker, topic: str, partition: int, offset: int)
                 await _delete_records(admin, to_remove)
                 await _set_policy(admin, topic, "compact")
         return
-    log = _log_of(broker)
+    remove_from_log(_log_of(broker), topic, partition, offset)
+
+
+def remove_from_log(log: Log, topic: str, partition: int, offset: int) -> None:
+    """Let a partition of the embedded log begin at `offset`."""
     found = log._state.topics[topic]
     state = msgspec.structs.replace(found.partitions[partition], start=offset)
     log._storage.write([(partition_key(found.stored.number, partition), encode(state))])
@@ -66,6 +72,21 @@ async def _delete_records(admin: AIOKafkaAdminClient, to_remove: Mapping[TopicPa
         except PolicyViolationError:
             await asyncio.sleep(POLICY_PAUSE_S)
     raise AssertionError(f"the policy of {list(to_remove)} was not changed in time")
+
+
+async def add_partitions(broker: Broker, topic: str, count: int) -> None:
+    """Give a topic of Kafka more partitions."""
+    assert isinstance(broker, KafkaBroker)
+    async with _admin(broker) as admin:
+        await admin.create_partitions({topic: NewPartitions(count)})
+
+
+async def until_gone(broker: Broker, topic: str) -> None:
+    """Wait until a topic that was deleted is gone."""
+    deadline = time.monotonic() + DEADLINE_S
+    while topic in await broker.topic_ids([topic]):
+        assert time.monotonic() < deadline, f"{topic} is still there"
+        await asyncio.sleep(0.05)
 
 
 def _log_of(broker: Broker) -> Log:

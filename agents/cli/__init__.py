@@ -2,6 +2,7 @@
 
 import click
 
+from agents.cli.accept_loss import accept_loss
 from agents.cli.audit import audit
 from agents.cli.contracts import contracts
 from agents.cli.dead_letters import dead_letters
@@ -23,5 +24,19 @@ def main() -> None:
     """Orders: an order-processing system built of events, with or without Kafka."""
 
 
-for command in (worker, run, import_file, place, tail, topics, dead_letters, rebuild, audit, doctor, log, contracts):
+for command in (
+    worker,
+    run,
+    import_file,
+    place,
+    tail,
+    topics,
+    dead_letters,
+    rebuild,
+    audit,
+    doctor,
+    log,
+    accept_loss,
+    contracts,
+):
     main.add_command(command)

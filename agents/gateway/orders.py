@@ -235,7 +235,7 @@ async def _wait_for_outcome(
         status, answer = await request.app[ROUTER].ask(number, path, wait_s)
     except PASSING:
         return None
-    if status not in (201, 409, 422):
+    if status not in (201, 409, 410, 422):
         return None
     if status == 201:
         return web.Response(

@@ -1,9 +1,11 @@
 """What a partition task needs from the application around it."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streams.engine.batch import Fetched
 from streams.engine.cache import CacheBudget
@@ -23,6 +25,9 @@ from streams.settings import Settings
 from streams.topics import Topic
 from streams.transport.base import Broker
 
+if TYPE_CHECKING:
+    from streams.engine.partition_task import PartitionTask
+
 TimerHandler = Callable[[Timer, UnitOfWork], None]
 
 
@@ -36,6 +41,7 @@ class EngineContext(Protocol):
     loop_share: LoopShare
     cache_budget: CacheBudget  # of all partitions together
     topics: Mapping[str, Topic]
+    agents: Mapping[str, Topic]
     tables: Mapping[str, AnyTable]
     projections: Mapping[str, Projection]  # by agent
     reactions: Reactions
@@ -71,6 +77,9 @@ class EngineContext(Protocol):
 
     def store_path(self, number: int) -> Path:
         """Folder of the store of partition `number`."""
+
+    def resume(self, task: PartitionTask) -> None:
+        """Let records flow into a partition from where its agents are, unless a rebalance is on."""
 
     def is_busy(self) -> bool:
         """Whether this worker has records to handle, or had some a moment ago."""

@@ -30,9 +30,10 @@ from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.loop_share import LoopShare
 from streams.engine.partition_task import PartitionTask, TaskState
-from streams.engine.positions import POSITIONS
+from streams.engine.positions import ACCEPTED_LOSSES, POSITIONS
 from streams.engine.projection import Projection
 from streams.engine.rebuilds import REBUILDS, REBUILT_ROWS
+from streams.engine.source_watch import SourceWatch
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.tracing import Untraced
@@ -56,6 +57,7 @@ _encode_struct = msgspec.json.Encoder().encode
 
 OWN_TABLES: tuple[AnyTable, ...] = (
     POSITIONS,
+    ACCEPTED_LOSSES,
     TIMERS,
     LANES,
     WAITING,
@@ -98,7 +100,7 @@ class Engine:
         self.waiting = WaitingRoom()
         self.topics: Mapping[str, Topic] = {topic.name: topic for topic in topics}
         self.tables: Mapping[str, AnyTable] = {table.name: table for table in (*OWN_TABLES, *tables)}
-        self.agents = dict(agents)
+        self.agents: Mapping[str, Topic] = dict(agents)
         self.circuits: dict[str, Circuit] = {}  # by agent, from its first call to the outside on
         self.tasks: dict[int, PartitionTask] = {}
         self.numbers: frozenset[int] = frozenset()
@@ -118,6 +120,7 @@ class Engine:
         self.disk = DiskWatch(folder, settings.disk_reserve, self.faults, self._suspend_all, self._resume_all)
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
         self._hanging = HangingWatch(self)
+        self.source_watch = SourceWatch(self)
         self._control: TransportControl | None = None
         self._keepers: dict[int, PartitionKeeper] = {}
         self._generation = -1
@@ -247,6 +250,7 @@ class Engine:
                 self.broker_watch.start()
                 self._hanging.start()
                 self.disk.start()
+                self.source_watch.start()
                 return
             except TransportUnusable as error:
                 self.die(str(error))
@@ -260,20 +264,28 @@ class Engine:
         """Every topic of the application and a changelog for each table."""
         count, app_id = self.settings.partitions, self.settings.app_id
         specs = [
-            TopicSpec(topic.name, count, topic.compacted, topic.retention_ms, topic.record_bytes_max)
+            TopicSpec(
+                topic.name,
+                count,
+                topic.compacted,
+                topic.retention_ms,
+                topic.record_bytes_max,
+                bool(self.agents_of(topic.name)),
+            )
             for topic in self.topics.values()
         ]
         return specs + [TopicSpec(table.changelog_topic(app_id), count, True, None) for table in self.tables.values()]
 
     async def assigned(self, numbers: Iterable[int], generation: int) -> None:
-        """Own exactly `numbers` from now on; new ones are restored in the background.
+        """Own exactly `numbers` from now on; new ones are restored in the background. Partitions added later are none.
 
         A task survives only from one generation to the very next: otherwise somebody else may have owned its partition
         in between, and what it holds in memory is old.
         """
-        self.numbers, self._is_revoked = frozenset(numbers), False
+        self.numbers, self._is_revoked = frozenset(numbers) & frozenset(range(self.settings.partitions)), False
         next_of_kin = generation == self._generation + 1
         self._generation = generation
+        self.source_watch.soon()
         log.info("generation %d owns partitions %s", generation, sorted(self.numbers))
         gone = [n for n in self._keepers if n not in self.numbers or not next_of_kin or not self._is_healthy(n)]
         await asyncio.gather(*(self._drop(number) for number in gone))
@@ -310,6 +322,7 @@ class Engine:
         await self.broker_watch.stop()
         await self.disk.stop()
         self._hanging.stop()
+        await self.source_watch.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()
@@ -356,8 +369,16 @@ class Engine:
         task = self.tasks.get(number)
         if task is None or task.state is not TaskState.RUNNING or not self.agents_of(topic):
             return None
+        if task.losses and task.losses.stop(topic):
+            return None
         waiting = task.queued[topic] + task.held[topic]
         return task if waiting < 2 * len(self.agents_of(topic)) else None
+
+    def out_of_range(self, topic: str, number: int) -> None:
+        """The log has not got what is to be read next of a partition: records are missing, or it is another topic."""
+        task = self.tasks.get(number)
+        if task is not None:
+            task.losses.suspect(topic)
 
     def polled(self, with_records: Iterable[int]) -> None:
         """One look at the transport is over: these numbers had records, all others ran dry."""

@@ -31,6 +31,9 @@ class PartitionCalls:
     async def process(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
         """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
         source, task = (agent, fetched.topic), self._task
+        if task.losses.is_behind_gap(source, fetched):
+            task.finished(fetched)
+            return
         try:
             task.check(fetched.epoch, fetched.topic)
             calls = self._windows.get(source)

@@ -27,6 +27,7 @@ from streams.engine.lane_loop import LaneLoop, NotNow
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.lingering import LingeringFetches
 from streams.engine.long_reads import LongReads
+from streams.engine.losses import Losses
 from streams.engine.opening import changelogs_of, restore_store
 from streams.engine.partition_calls import PartitionCalls
 from streams.engine.positions import POSITIONS, AgentPosition, position_key
@@ -91,6 +92,8 @@ class PartitionTask:
         self.oldest_ms: dict[tuple[str, str], int] = {}  # production time of the oldest record an agent has to handle
         self.stuck = StuckRecords(context.settings, number)
         self.background = Background(self.fail)
+        self.losses = Losses(self, context)
+        self._stored: dict[tuple[str, str], int] = {}  # by agent and topic, what the positions' rows say
         self._context = context
         self._producer = context.broker.producer(number)
         self._rows: Rows | None = None
@@ -124,12 +127,23 @@ class PartitionTask:
         await restore_store(store, self.number, context, self._producer, self.progress)
         await self.lanes.load()
         self.rebuilds.load()
-        self.positions = {(row.agent, row.topic): row.offset for _, row in self.scan(POSITIONS)}
-        self.committed = dict(self.positions)
+        self.positions = await self.losses.load(found := self._new_work())
+        self.committed, self._stored = dict(self.positions), dict(self.positions)
+        await self._commit_before_records(found)
         self.stuck.forget_passed(self)
         self._work = self._new_work()
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
+
+    async def _commit_before_records(self, work: UnitOfWork) -> None:
+        """Commit what the start has found out: only what is written down is missed when it is removed."""
+        if work.is_empty():
+            return
+        context, rows = self._context, self._open_rows
+        rows.committing = work
+        offsets = self._group_offsets(self.positions)
+        await commit(work, offsets, self._producer, rows.store, context.settings.app_id, lambda step: None)
+        rows.committed()
 
     def is_running(self) -> bool:
         """Whether records are taken."""
@@ -143,7 +157,8 @@ class PartitionTask:
         self.epoch += 1
         self._cancel_handles()
         self._end_calls()
-        await self._flush()
+        self.keep_positions()
+        await self.settle()
         self.queued.clear()
         self.oldest_ms.clear()
 
@@ -157,7 +172,25 @@ class PartitionTask:
         self.lanes.plan()
         self.rebuilds.plan()
 
-    async def _flush(self) -> None:
+    def keep_positions(self) -> None:
+        """Let the next commit write positions that have moved past transaction markers alone.
+
+        Without that a marker may be removed before it is known to be passed, and look like a lost record.
+        """
+        work = self.open_work()
+        for (agent, topic), offset in self.positions.items():
+            if self._stored.get((agent, topic)) != offset == self.committed.get((agent, topic)):
+                self._put_position(work, agent, topic, offset)
+
+    def _put_position(self, work: UnitOfWork, agent: str, topic: str, offset: int) -> None:
+        row = AgentPosition(agent, topic, offset, self.losses.topic_id((agent, topic)))
+        work.put(POSITIONS, position_key(agent, topic), row)
+
+    def move(self, source: tuple[str, str], offset: int) -> None:
+        """Let an agent of a suspended partition go on elsewhere; its row is up to the caller."""
+        self.positions[source] = self.committed[source] = self._stored[source] = offset
+
+    async def settle(self) -> None:
         """Commit until nothing is open, or the task has failed."""
         while not self.failed.done() and (self._commit_task or self._has_work()):
             running = self._commit_task or self._start_commit()
@@ -217,8 +250,10 @@ class PartitionTask:
     # ---- records in
 
     def fetch_offset(self, topic: str) -> int:
-        """Where to go on reading `topic`: the position of its slowest agent."""
+        """Where to go on reading `topic`: the position of its slowest agent that does not stand still."""
         agents = self._context.agents_of(topic)
+        if self.losses:
+            agents = tuple(agent for agent in agents if (agent, topic) not in self.losses)
         return min((self.positions.get((agent, topic), 0) for agent in agents), default=0)
 
     def fetched(self, topic: str, records: Sequence[Record], next_offset: int) -> Fetched:
@@ -243,7 +278,11 @@ class PartitionTask:
         """Take a fetch that need not go to its agents, as all of them let it linger; False for any other."""
         agents = self._context.agents_of(topic)
         # Never past one that is still on its way to an agent: its records would lie before the agent's position.
-        if self.queued[topic] or not self._lingering.take(agents, Fetched(self, topic, records, next_offset)):
+        if (
+            self.losses
+            or self.queued[topic]
+            or not self._lingering.take(agents, Fetched(self, topic, records, next_offset))
+        ):
             return False
         for agent in agents:
             self.oldest_ms.setdefault((agent, topic), records[0].timestamp_ms)
@@ -260,7 +299,7 @@ class PartitionTask:
             return
         for agent in self._context.agents_of(topic):
             key = agent, topic
-            if self.positions.get(key, 0) == self.committed.get(key, 0) < offset:
+            if key not in self.losses and self.positions.get(key, 0) == self.committed.get(key, 0) < offset:
                 self.positions[key] = self.committed[key] = offset
         self.waiters.notify()
 
@@ -288,6 +327,9 @@ class PartitionTask:
     async def process(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch in slices; see Batch.process."""
         source = agent, fetched.topic
+        if self.losses.is_behind_gap(source, fetched):
+            self.finished(fetched)
+            return
         handle = self._bind(handlers, source)
         try:
             if fetched.turns:
@@ -306,7 +348,7 @@ class PartitionTask:
 
     async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
         """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
-        if fetched.turns:
+        if fetched.turns or self.losses.is_behind_gap((agent, fetched.topic), fetched):
             await self.process(fetched, agent, handlers)
             return
         try:
@@ -538,8 +580,8 @@ class PartitionTask:
         started = time.monotonic()
         work, reached = self.open_work(), dict(self.positions)
         for (agent, topic), offset in reached.items():
-            if self.committed.get((agent, topic)) != offset:
-                work.put(POSITIONS, position_key(agent, topic), AgentPosition(agent, topic, offset))
+            if self._stored.get((agent, topic)) != offset:
+                self._put_position(work, agent, topic, offset)
         records = work.records
         rows.committing, self._work, self._opened_at = work, self._new_work(), 0.0
         self._room.set()
@@ -548,6 +590,7 @@ class PartitionTask:
                 work, self._group_offsets(reached), self._producer, rows.store, context.settings.app_id, context.probe
             )
         rows.committed()
+        self._stored.update(reached)
         for source, offset in reached.items():
             self.committed[source] = max(offset, self.committed.get(source, 0))
         if self.stuck:
@@ -612,7 +655,7 @@ class PartitionTask:
 
     def has_done(self, agent: str, topic: str, wanted: Wanted) -> bool:
         """Whether `agent` has passed an offset, and nothing that is wanted waits in a lane."""
-        if self.reached(agent, topic) < wanted.offset:
+        if self.reached(agent, topic) < wanted.offset or self.losses.is_another_log((agent, topic)):
             return False
         if wanted.is_exact and wanted.offset - 1 in self.lanes.offsets.of(agent):
             return False
@@ -654,3 +697,4 @@ class PartitionTask:
         self._expiry.cancel()
         self.rebuilds.cancel()
         self.long_reads.cancel()
+        self.losses.cancel()

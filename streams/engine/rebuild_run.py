@@ -17,7 +17,7 @@ from streams.engine.comparison import Comparison
 from streams.engine.context import EngineContext
 from streams.engine.failures import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
 from streams.engine.projection import Projection
-from streams.engine.rebuild_work import RebuildWork
+from streams.engine.rebuild_work import Counts, RebuildWork
 from streams.engine.rebuilds import (
     CLEARING,
     DONE,
@@ -56,10 +56,6 @@ UNREADABLE: Final = object()
 Phase = str
 
 
-class LogBeginsLate(Exception):
-    """The topic has lost its oldest records: what is made of the others would be wrong."""
-
-
 class Failed(NamedTuple):
     """A record that a handler could not handle in the rebuild."""
 
@@ -87,6 +83,7 @@ class RebuildRun:
         self._work = self._new_work()
         self._reader = context.broker.reader(task.number, [projection.topic.name])
         self._buffer: deque[Record] = deque()
+        self._first = 0  # where this run began to read
         self._position = 0  # behind everything that is in the buffer or handled
         self._comparison: Comparison | None = None
 
@@ -142,13 +139,23 @@ class RebuildRun:
         return RebuildWork(task.number, self.projection, task.open_work, context.encode, context.settings)
 
     async def _seek(self) -> None:
-        topic, rebuild = self.projection.topic.name, self._rebuild()
-        start, _ = (await self._reader.bounds())[topic]
-        if rebuild.state == RUNNING and start > rebuild.next:
-            self.fail(f"{topic}/{self._task.number} begins at {start}: its oldest records are gone")
+        rebuild = self._rebuild()
+        self._first = rebuild.next
+        await self._check_source()
         self._buffer.clear()
         self._position = rebuild.next
-        self._reader.seek(topic, rebuild.next)
+        self._reader.seek(self.projection.topic.name, rebuild.next)
+
+    async def _check_source(self) -> bool:
+        """Whether the topic has all that the rebuild reads: what is made of less would replace what is right."""
+        if self._rebuild().state != RUNNING:
+            return False
+        topic = self.projection.topic.name
+        start, _ = (await self._reader.bounds())[topic]
+        missing = self._task.losses.why_incomplete(self._source, self._first, start)
+        if missing is not None:
+            self.fail(missing)
+        return missing is None
 
     async def _turn(self) -> None:
         """Wait for this rebuild's turn: one at a time in a worker, and not while others fill the unit of work."""
@@ -161,7 +168,8 @@ class RebuildRun:
     async def _read_and_compare(self) -> None:
         """One walk, or as much of it as one commit can switch."""
         self.phase = "reading"
-        if not await self._until_level(self._begin_comparison):
+        if not await self._until_level(self._begin_comparison) or not await self._check_source():
+            self._comparison = None
             return
         while self._comparison is not None:
             self.phase = "comparing"
@@ -210,7 +218,7 @@ class RebuildRun:
     def _read_slice(self, rebuild: Rebuild, bound: int) -> Rebuild:
         """Handle what is here of the records before `bound`, for a share of the loop; the rebuild as it is then."""
         by = Handling(self._stuck_as, self._source[1], self._task.stuck)
-        before, counts, failed = rebuild, _Counts(), None
+        before, counts, failed = rebuild, Counts(), None
         share, began = self._context.loop_share, time.perf_counter()
         deadline = began + min(SLICE_S, share.next_s())
         buffer = self._buffer
@@ -230,7 +238,7 @@ class RebuildRun:
         self._put(rebuild)
         return rebuild
 
-    def _read_record(self, record: Record, by: Handling, counts: _Counts) -> Failed | None:
+    def _read_record(self, record: Record, by: Handling, counts: Counts) -> Failed | None:
         """Handle a record as the running projection has, unless it has not; what went wrong, if it matters."""
         offset, work = record.offset, self._work
         if offset in self._unsettled:
@@ -373,27 +381,6 @@ class RebuildRun:
         self._put(replace(rebuild, state=rebuild.then))
         if rebuild.then == RUNNING:
             await self._seek()
-
-
-class _Counts:
-    """What became of the records of one slice."""
-
-    def __init__(self) -> None:
-        self.applied = self.waiting = self.waiting_sum = self.discarded = self.unreadable = 0
-
-    def added_to(self, rebuild: Rebuild, reached: int, work: RebuildWork) -> Rebuild:
-        """The rebuild with these counts, at `reached`."""
-        suppressed, work.suppressed = work.suppressed, 0
-        return replace(
-            rebuild,
-            next=reached,
-            applied=rebuild.applied + self.applied,
-            waiting=rebuild.waiting + self.waiting,
-            waiting_sum=plus(rebuild.waiting_sum, self.waiting_sum),
-            discarded=rebuild.discarded + self.discarded,
-            unreadable=rebuild.unreadable + self.unreadable,
-            suppressed=rebuild.suppressed + suppressed,
-        )
 
 
 def _now_ms() -> int:

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from streams.engine.cache import ABSENT, CacheBudget, RowCache
 from streams.engine.projection import Projection
-from streams.engine.rebuilds import REBUILT_ROWS, RebuiltKey
+from streams.engine.rebuilds import REBUILT_ROWS, Rebuild, RebuiltKey, plus
 from streams.engine.table import AnyTable, Table
 from streams.engine.unit_of_work import UnitOfWork
 from streams.envelope import Envelope
@@ -107,3 +108,24 @@ class RebuildWork(UnitOfWork):
         self.rows.clear()
         work.records += self.records
         self.records = 0
+
+
+class Counts:
+    """What became of the records of one slice."""
+
+    def __init__(self) -> None:
+        self.applied = self.waiting = self.waiting_sum = self.discarded = self.unreadable = 0
+
+    def added_to(self, rebuild: Rebuild, reached: int, work: RebuildWork) -> Rebuild:
+        """The rebuild with these counts, at `reached`."""
+        suppressed, work.suppressed = work.suppressed, 0
+        return replace(
+            rebuild,
+            next=reached,
+            applied=rebuild.applied + self.applied,
+            waiting=rebuild.waiting + self.waiting,
+            waiting_sum=plus(rebuild.waiting_sum, self.waiting_sum),
+            discarded=rebuild.discarded + self.discarded,
+            unreadable=rebuild.unreadable + self.unreadable,
+            suppressed=rebuild.suppressed + suppressed,
+        )

@@ -48,13 +48,17 @@ DEAD_LETTER_BYTES_MAX = TOPIC_RECORD_BYTES_MAX + (64 << 10)
 
 
 class TopicSpec(NamedTuple):
-    """A topic to create: `retention_ms` None keeps records for ever, `compacted` keeps the newest of each key."""
+    """A topic to create: `retention_ms` None keeps records for ever, `compacted` keeps the newest of each key.
+
+    `is_read` says that agents of the group read it: a log that knows how far they are keeps what they have not read.
+    """
 
     name: str
     partitions: int
     compacted: bool
     retention_ms: int | None
     record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
+    is_read: bool = False
 
 
 class TopicFacts(NamedTuple):

@@ -59,10 +59,14 @@ class EmbeddedConsumer(FetchConsumer):
     def take(self, partitions: Sequence[TP]) -> Mapping[TP, Sequence[Record]]:
         """Read the log."""
         self._grown.clear()
-        taken: dict[TP, Sequence[Record]] = {}
+        log, taken = self.broker.log, dict[TP, Sequence[Record]]()
         for tp in partitions:
+            position = self._positions[tp]
+            if not log.start_offset(*tp) <= position <= log.end_offset(*tp):
+                self.engine.out_of_range(*tp)
+                continue
             try:
-                records, self._positions[tp] = self.broker.read(tp.topic, tp.partition, self._positions[tp])
+                records, self._positions[tp] = self.broker.read(tp.topic, tp.partition, position)
             except TransportError:
                 continue  # damaged: it stands still, and a fault says why
             if records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from streams.settings import Settings
@@ -53,6 +53,7 @@ class EmbeddedBroker(Broker):
         self.on_damage: Callable[[str, int, LogReadFailed], None] = lambda topic, partition, damage: None
         self._log: Log | None = None
         self._maintenance: asyncio.Task[None] | None = None
+        self._read: set[str] = set()  # topics that agents of the group read
 
     @property
     def log(self) -> Log:
@@ -84,10 +85,20 @@ class EmbeddedBroker(Broker):
         while True:
             await asyncio.sleep(MAINTENANCE_INTERVAL_S)
             try:
-                for _ in self.log.maintain():
+                for _ in self.maintenance():
                     await asyncio.sleep(0)
             except Exception:
                 log.exception("maintenance of the embedded log failed; tried again in %.0f s", MAINTENANCE_INTERVAL_S)
+
+    def maintenance(self) -> Iterator[None]:
+        """One round of retention and compaction, in small steps; what agents have not passed stays."""
+        return self.log.maintain(needed_from=self._needed_from)
+
+    def _needed_from(self, topic: str, partition: int) -> int | None:
+        """The first offset that an agent has not passed; the beginning while none has passed anything."""
+        if topic not in self._read:
+            return None
+        return self.log.committed(self._settings.app_id, topic, partition) or 0
 
     async def stop(self) -> None:
         """Close the log."""
@@ -105,6 +116,7 @@ class EmbeddedBroker(Broker):
                 self.log.create_topic(topic.name, config)
             except TopicExistsDifferently as error:
                 raise PartitionsMismatch(str(error)) from error
+        self._read |= {topic.name for topic in topics if topic.is_read}
 
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions."""

@@ -10,7 +10,7 @@ from typing import Any
 import aiokafka.abc
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer.fetcher import FetchError
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from faust.transport.consumer import ensure_TPset
 from faust.types import TP
 
@@ -109,7 +109,7 @@ class KafkaConsumer(FetchConsumer):
             partition_assignment_strategy=[self.app.assignor],
             isolation_level="read_committed",
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",  # what is out of range is never skipped: see _failed
             max_partition_fetch_bytes=FETCH_BYTES_MAX,
             fetch_max_wait_ms=500,
             session_timeout_ms=session_ms,
@@ -145,13 +145,20 @@ class KafkaConsumer(FetchConsumer):
                 result = fetcher._records.pop(kafka_tp)
                 fetcher._notify(fetcher._wait_consume_future)
                 if isinstance(result, FetchError):
-                    log.error("fetching %s failed: %s", kafka_tp, result._error)
+                    self._failed(wanted[kafka_tp], result._error)
                 elif result.has_more():
                     # Build our records in place of aiokafka's: the object per record is a tenth of the whole cost.
                     result._partition_records._consumer_record = _to_record
                     if records := result.getall():
                         taken[wanted[kafka_tp]] = records
         return taken
+
+    def _failed(self, tp: TP, error: BaseException) -> None:
+        """A fetch has failed; one without a position waits for the engine to say where to go on."""
+        if isinstance(error, OffsetOutOfRangeError):
+            self.engine.out_of_range(tp.topic, tp.partition)
+        elif not isinstance(error, NoOffsetForPartitionError):
+            log.error("fetching %s/%d failed: %s", tp.topic, tp.partition, error)
 
     async def wait_for_records(self) -> None:
         """Wait for the background fetcher."""

@@ -97,12 +97,13 @@ class KafkaBroker(Broker):
             raise TransportError(f"cannot {purpose}: {describe(error)}") from error
 
     async def create_topics(self, topics: Sequence[TopicSpec]) -> None:
-        """Create what is missing and compare the sizes of what is there."""
+        """Create what is missing, unless what is there has another size."""
         self._topics |= {topic.name: topic.partitions for topic in topics}
         admin = AIOKafkaAdminClient(**self.options)
         try:
             await admin.start()
             existing = await self.topics()
+            await _check_partitions(admin, [topic for topic in topics if topic.name in existing])
             missing = [self._new_topic(topic) for topic in topics if topic.name not in existing]
             if missing:
                 response = await admin.create_topics(missing)
@@ -110,7 +111,6 @@ class KafkaBroker(Broker):
                     error = for_code(code)
                     if code and error is not TopicAlreadyExistsError:
                         raise TransportError(f"cannot create topic {name}: {error.__name__} {rest}")
-            await self._check_partitions(admin, topics)
             if self._clock_topic not in existing:
                 await self._create_clock(admin)
             if missing:
@@ -132,6 +132,9 @@ class KafkaBroker(Broker):
             config |= {"cleanup.policy": "compact", "delete.retention.ms": retention_ms, "segment.ms": str(SEGMENT_MS)}
         else:
             config |= {"retention.ms": str(-1 if topic.retention_ms is None else topic.retention_ms)}
+            if topic.retention_ms is not None:
+                # A client's clock must not decide when its records are removed.
+                config |= {"message.timestamp.type": "LogAppendTime"}
         return NewTopic(topic.name, topic.partitions, self.settings.replication, topic_configs=config)
 
     async def _create_clock(self, admin: AIOKafkaAdminClient) -> None:
@@ -150,16 +153,6 @@ class KafkaBroker(Broker):
         tps = [TopicPartition(topic.name, number) for topic in created for number in range(topic.num_partitions)]
         async with self._asking("see that new topics are there", BOUNDS_TIMEOUT_S) as consumer:
             await consumer.end_offsets(tps)
-
-    async def _check_partitions(self, admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
-        described = {topic["topic"]: topic for topic in await admin.describe_topics([topic.name for topic in topics])}
-        for topic in topics:
-            found = len(described[topic.name]["partitions"])
-            if found not in (0, topic.partitions):  # 0: created a moment ago, not known everywhere yet
-                raise PartitionsMismatch(
-                    f"topic {topic.name} has {found} partitions, this application needs {topic.partitions}: "
-                    f"set ORDERS_PARTITIONS={found} if all topics have {found}, or delete the topic and start again"
-                )
 
     async def topics(self) -> Mapping[str, int]:
         """All topics with their number of partitions, as the cluster says now.
@@ -258,3 +251,23 @@ class KafkaBroker(Broker):
         numbers = {transactional_id(self.settings, number): number for number in range(self.settings.partitions)}
         async with transaction_client(self.options) as client:
             return {producer: numbers[name] for producer, name in (await client.producer_ids(numbers)).items()}
+
+
+async def _check_partitions(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
+    """Refuse topics of another size; those with more partitions alone are the business of the watch over topics."""
+    described = await admin.describe_topics([topic.name for topic in topics]) if topics else []
+    found = {topic["topic"]: len(topic["partitions"]) for topic in described}
+    sizes = {found[topic.name] for topic in topics} - {0}  # 0: created a moment ago, not known everywhere yet
+    for topic in topics:
+        size = found[topic.name]
+        if len(sizes) == 1 and size not in (0, topic.partitions):
+            raise PartitionsMismatch(
+                f"topic {topic.name} has {size} partitions, like all topics there are, and this application is set to "
+                f"{topic.partitions}: set ORDERS_PARTITIONS={size}, which they were made with"
+            )
+        if 0 < size < topic.partitions:
+            raise PartitionsMismatch(
+                f"topic {topic.name} has {size} partitions, this application needs {topic.partitions}: if it is empty, "
+                f"add partitions (kafka-topics.sh --alter --topic {topic.name} --partitions {topic.partitions}); "
+                'if it has records, see "Changing the number of partitions" in docs/operations.md first'
+            )

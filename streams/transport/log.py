@@ -268,8 +268,15 @@ class Log:
 
     # Upkeep
 
-    def maintain(self, min_dirty_ratio: float = 0.5) -> Iterator[None]:
+    def maintain(
+        self,
+        min_dirty_ratio: float = 0.5,
+        needed_from: Callable[[str, int], int | None] = lambda topic, partition: None,
+    ) -> Iterator[None]:
         """Apply retention and compaction to every partition, a millisecond or two of work between two steps.
+
+        `needed_from` gives the first offset of a topic's partition that somebody has still to read, None where nobody
+        has: retention keeps it and all behind it.
 
         Iterate and let the event loop run in between; appends, reads and deletes may happen there. A partition is
         compacted when at least `min_dirty_ratio` (0 to 1) of its bytes came since the last time, one bounded round
@@ -277,11 +284,12 @@ class Log:
         """
         self._recover()
         now_ms = self._clock_ms()
-        for topic in list(self._state.topics.values()):
+        for name, topic in list(self._state.topics.items()):
             config = topic.stored.config
             for partition in range(config.partitions):
                 if config.retention_ms is not None and not topic.retired:
-                    yield from retain_partition(self._storage, topic, partition, config.retention_ms, now_ms)
+                    needed = needed_from(name, partition)
+                    yield from retain_partition(self._storage, topic, partition, config.retention_ms, now_ms, needed)
                 if config.compacted and not topic.retired:
                     yield from compact_partition(
                         self._storage, topic, partition, self._delete_retention_ms, min_dirty_ratio, now_ms

@@ -40,10 +40,16 @@ class _StoredRow(NamedTuple):
     size_bytes: int
 
 
-def retain_partition(storage: Storage, topic: Topic, partition: int, retention_ms: int, now_ms: int) -> Iterator[None]:
-    """Drop the leading rows whose newest record is older than `retention_ms` and move the start offset behind them."""
+def retain_partition(
+    storage: Storage, topic: Topic, partition: int, retention_ms: int, now_ms: int, needed_from: int | None = None
+) -> Iterator[None]:
+    """Drop the leading rows whose newest record is older than `retention_ms` and move the start offset behind them.
+
+    Nothing from the offset `needed_from` on is dropped, however old; None needs nothing.
+    """
     state = topic.partitions[partition]
-    for rows in _slices(storage, topic, partition, state.start, state.end):
+    end = state.end if needed_from is None else min(state.end, needed_from)
+    for rows in _slices(storage, topic, partition, state.start, end):
         expired = []
         for stored in rows:
             if max(record.timestamp_ms for record in stored.row.records) >= now_ms - retention_ms:

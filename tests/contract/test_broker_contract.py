@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +14,6 @@ from streams.topics import Topic
 from streams.transport.base import Broker, Outgoing, PartitionsMismatch, ProducerFenced, TopicSpec, TransportError
 from streams.transport.partitioner import partition_for
 from tests.apps import (
-    DEADLINE_S,
     DURABLE_TRANSPORTS,
     KAFKA,
     TRANSPORTS,
@@ -25,7 +23,7 @@ from tests.apps import (
     read_committed,
     unique,
 )
-from tests.lost_records import delete_topic, remove_before
+from tests.lost_records import delete_topic, remove_before, until_gone
 
 PARTITIONS = 2
 LARGE_BYTES = 2 << 20  # larger than any consumer accepts; the log takes it, so that it can become a dead letter
@@ -104,13 +102,6 @@ async def test_a_partition_begins_behind_what_was_removed_and_ends_behind_its_la
     await broker.publish(topic, 0, keyed("a", "b", "c"))
     await remove_before(broker, topic, 0, 2)
     assert await broker.bounds([(topic, 0), (topic, 1)]) == {(topic, 0): (2, 3), (topic, 1): (0, 0)}
-
-
-async def until_gone(broker: Broker, topic: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while topic in await broker.topic_ids([topic]):
-        assert time.monotonic() < deadline, f"{topic} is still there"
-        await asyncio.sleep(0.05)
 
 
 # ---- records

@@ -63,6 +63,13 @@ def test_a_sound_cluster_is_fine() -> None:
     assert set(checks) == {"copies", "elections", "retention", "record size", "transactions"}
 
 
+def test_topics_whose_records_are_removed_by_their_producers_clocks_are_named_with_what_to_do() -> None:
+    checks = examined(cluster({"message.timestamp.type": "CreateTime"}, "commands"))
+    assert "commands go by the clocks of their producers" in checks["timestamps"].detail
+    assert "message.timestamp.type=LogAppendTime" in (checks["timestamps"].advice or "")
+    assert "timestamps" not in examined(cluster({"message.timestamp.type": "CreateTime"}, "events"))
+
+
 @pytest.mark.parametrize(
     ("check", "topic", "changes", "said"),
     [

@@ -1,0 +1,131 @@
+"""Lost records over HTTP and the command line: health, tokens, metrics, and accepting the loss at any worker."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agents.gateway import losses as loss_commands
+from streams.app import OrdersApp
+from streams.engine.positions import ACCEPTED_LOSSES
+from streams.settings import Settings
+from streams.tokens import encode_token
+from streams.topics import ORDER_COMMANDS
+from streams.transport.base import Position
+from tables import health, table_views, topic_views
+from tests.apps import make_settings, running, wait_until
+from tests.e2e.processes import ORDERS, Site
+from tests.integration.test_engine_losses import KEY, READER, Two, details, numbers, texts
+from tests.integration.test_web_routing import three_workers
+from tests.integration.web import check_problem, client_of, find, go_on, hold_up, order
+from tests.kafka import KafkaBroker
+from tests.lost_records import remove_before
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return make_settings("embedded://", tmp_path)
+
+
+async def command_line(app: OrdersApp, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What `orders` prints beside a worker in this process."""
+    site = Site(folder, app.engine.settings.web_port)
+    return await asyncio.to_thread(site.run, *arguments, command=ORDERS)
+
+
+async def test_lost_commands_are_named_wherever_somebody_looks_and_their_tokens_are_gone(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        number = app.engine.partition_for(b"o-1")
+        await hold_up(app)
+        tokens = [(await client.post("/orders", json=order(order_id="o-1"))).json()["token"] for _ in range(2)]
+        await remove_before(app.engine.broker, ORDER_COMMANDS.name, number, 2)
+        await go_on(app)
+        missing = f"order-commands/{number}: 2 records, offsets 0 to 1, were removed before decide-orders had read them"
+        await wait_until(lambda: missing in details(app), "the loss is named")
+
+        assert missing in check_problem(await client.get("/healthz"), 503)["detail"]
+        assert missing in [check["detail"] for check in await find(client, "/doctor") if not check["ok"]]
+        metrics = (await client.get("/metrics")).text
+        assert 'records_lost{agent="decide-orders",topic="order-commands"} 2.0' in metrics
+        assert 'records_lost{agent="decide-payments",topic="payment-commands"} 0.0' in metrics
+        gone = check_problem(await client.get("/orders/o-1", params={"after": tokens[0]}), 410)
+        assert missing in gone["detail"]
+
+        placed = await client.post("/orders?wait=100ms", json=order(order_id="o-1"))  # it is kept, and handled later
+        assert placed.status_code == 202, placed.text
+        after = {"after": placed.json()["token"], "timeout": "30s"}
+        assert missing in check_problem(await client.get("/orders/o-1", params=after), 504)["detail"]  # at once
+
+        refused = await command_line(app, tmp_path, "accept-loss", "order-commands", str(1 - number), "--reason", "why")
+        assert refused.returncode == 1
+        assert "no loss to accept" in refused.stderr
+        done = await command_line(
+            app, tmp_path, "accept-loss", "order-commands", str(number), "--reason", "why", "--by", "ann"
+        )
+        assert done.stdout == f"decide-orders goes on at offset 2 of order-commands/{number}\n", done.stderr
+        assert (await find(client, "/orders/o-1", **after))["order_id"] == "o-1"
+        assert (
+            "accepted by ann"
+            in check_problem(await client.get("/orders/o-1", params={"after": tokens[0]}), 410)["detail"]
+        )
+        assert (await client.get("/healthz")).status_code == 200
+        (item,) = (await find(client, f"/tables/{ACCEPTED_LOSSES.name}"))["items"]
+        assert (item["row"]["by"], item["row"]["reason"], item["row"]["loss"]["end"]) == ("ann", "why", 2)
+
+
+async def test_a_token_that_lies_beyond_the_end_is_told_so(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        token = encode_token([Position(ORDER_COMMANDS.name, app.engine.partition_for(b"o-1"), 99)])
+        answer = await client.get("/orders/o-1", params={"after": token, "timeout": "50ms"})
+        problem = check_problem(answer, 504)
+        assert "offset 99 of order-commands" in problem["detail"]
+        assert "beyond its end" in problem["detail"]
+        assert problem["lag_records"] == 100
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("order-commands/partitions/0", {"reason": "why"}, 409),
+        ("order-commands/partitions/0", {}, 422),
+        ("order-commands/partitions/0", {"reason": ""}, 422),
+        ("order-commands/partitions/99", {"reason": "why"}, 404),
+        ("order-commands/partitions/x", {"reason": "why"}, 422),
+        ("no-topic/partitions/0", {"reason": "why"}, 404),
+    ],
+)
+async def test_a_loss_that_is_none_cannot_be_accepted(
+    tmp_path: Path, path: str, body: dict[str, str], status: int
+) -> None:
+    async with running(make_settings("memory://", tmp_path)) as app, client_of(app) as client:
+        check_problem(await client.post(f"/topics/{path}/accept-loss", json=body), status)
+
+
+@pytest.mark.kafka
+async def test_a_loss_can_be_accepted_at_any_worker(private_kafka_broker: KafkaBroker, tmp_path: Path) -> None:
+    two = Two()
+    services = [two.service, *(module.service for module in (loss_commands, health, table_views, topic_views))]
+    async with three_workers(private_kafka_broker, tmp_path, services) as (apps, clients):
+        number = apps[0].engine.partition_for(KEY.encode())
+        (owner,) = [app for app in apps if number in app.engine.numbers]
+        task = owner.engine.task(number)
+        task.hold(two.topic.name)
+        task.hold(two.topic.name)
+        for value in numbers(0, 6):
+            await owner.engine.broker.publish(two.topic.name, number, [(KEY.encode(), value, ())])
+        await remove_before(owner.engine.broker, two.topic.name, number, 5)
+        task.let_go(two.topic.name, 2)
+        await wait_until(lambda: details(owner), "the loss is named")
+        await wait_until(lambda: not task.losses._looking, "the look is over")
+        read = task.losses.all()[0].first
+        (other, *_) = [client for app, client in zip(apps, clients, strict=True) if app is not owner]
+        answer = await other.post(f"/topics/{two.topic.name}/partitions/{number}/accept-loss", json={"reason": "why"})
+        assert answer.status_code == 200, answer.text
+        assert [item["loss"]["agent"] for item in answer.json()["items"]] == [READER]
+        await wait_until(lambda: two.got[READER] == [*texts(0, read), "5"], "the reader goes on")
+        assert [details(app) for app in apps] == [[], [], []]
