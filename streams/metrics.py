@@ -80,6 +80,7 @@ class Metrics(Collector):
         self.partition_failures = 0
         self.storage_errors = 0
         self.stores_rebuilt = 0
+        self.store_scrubs = 0
         self.commit_seconds = Distribution(COMMIT_BOUNDS_S)
         self.commit_records = Distribution(COMMIT_RECORDS_BOUNDS)
         self.committed_records = 0
@@ -136,6 +137,7 @@ class Metrics(Collector):
         )
         yield CounterMetricFamily("storage_errors", "damage found on reading a store", self.storage_errors)
         yield CounterMetricFamily("stores_rebuilt", "damaged stores built anew", self.stores_rebuilt)
+        yield CounterMetricFamily("store_scrubs", "stores read from end to end and found whole", self.store_scrubs)
         yield CounterMetricFamily("committed_records", "records in committed transactions", self.committed_records)
         yield _histogram("commit_seconds", "steps 1 to 6 of a commit", self.commit_seconds)
         yield _histogram("commit_records", "records in one commit", self.commit_records)

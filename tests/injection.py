@@ -90,7 +90,7 @@ class Injected:
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._real, name)
         if name == "iter":
-            return lambda: Injected(self._injection, f"{self._name}.iter", found(), self._names)
+            return lambda *args: Injected(self._injection, f"{self._name}.iter", found(*args), self._names)
         if not callable(found) or (self._names and name not in self._names):
             return found
         return self._injection.wrap(f"{self._name}.{name}", found)

@@ -36,6 +36,7 @@ class EngineContext(Protocol):
 
     settings: Settings
     broker: Broker
+    numbers: frozenset[int]  # that this worker owns
     metrics: Metrics
     faults: Faults
     loop_share: LoopShare

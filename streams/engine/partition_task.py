@@ -34,6 +34,7 @@ from streams.engine.positions import POSITIONS, AgentPosition, position_key
 from streams.engine.rebuild_loop import RebuildLoop
 from streams.engine.restore import RestoreProgress
 from streams.engine.rows import Rendering, Rows
+from streams.engine.scrub import Scrub
 from streams.engine.snapshot import StoreSnapshot
 from streams.engine.stalled import StalledFetches
 from streams.engine.store import StoreDamaged
@@ -113,6 +114,7 @@ class PartitionTask:
         self.long_reads = LongReads()
         self._timers = TimerLoop(self, context)
         self._expiry = Expiry(self, context)
+        self._scrub = Scrub(self, context)
 
     # ---- life
 
@@ -168,6 +170,7 @@ class PartitionTask:
         self.state = TaskState.RUNNING
         self._timers.plan()
         self._expiry.plan()
+        self._scrub.plan()
         self.lanes.unpark()
         self.lanes.plan()
         self.rebuilds.plan()
@@ -661,6 +664,10 @@ class PartitionTask:
             return False
         return wanted.key is None or not self.lanes.has_waiting(agent, wanted.key)
 
+    def scrub(self, start: bytes, deadline: float) -> bytes | None:
+        """Read the store from a key on, to see that it can be read; see Store.scrub."""
+        return self._open_rows.store.scrub(start, deadline)
+
     def store_size_bytes(self) -> int:
         """Bytes of the store on disk."""
         return self._rows.store.size_bytes() if self._rows is not None else 0
@@ -695,6 +702,7 @@ class PartitionTask:
             self._commit_timer = None
         self._timers.cancel()
         self._expiry.cancel()
+        self._scrub.cancel()
         self.rebuilds.cancel()
         self.long_reads.cancel()
         self.losses.cancel()

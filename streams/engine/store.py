@@ -94,6 +94,15 @@ def _read_options() -> ReadOptions:
     return options
 
 
+def _scrub_options() -> ReadOptions:
+    options = _read_options()
+    options.fill_cache(False)  # type: ignore[call-arg]  # its stub lacks the parameter
+    return options
+
+
+_SCRUB_OPTIONS: Final = _scrub_options()
+
+
 class _Closed:
     """Stands where a store's RocksDB was."""
 
@@ -261,13 +270,35 @@ class Store:
             cursor.rows = _CLOSED
             del rows
 
-    def _open_cursor(self) -> _Cursor:
+    def _open_cursor(self, options: ReadOptions | None = None) -> _Cursor:
         try:
-            cursor = _Cursor(self._db.iter())
+            cursor = _Cursor(self._db.iter(options))
         except Exception as error:
             raise self._failure("read", error) from error
         self._cursors.add(cursor)
         return cursor
+
+    def scrub(self, start: bytes, deadline: float) -> bytes | None:
+        """Read from the key `start` on until `deadline` (of `perf_counter`), past the cache; the key to go on at.
+
+        None when the last row is read. Raises StoreDamaged, StoreError.
+        """
+        cursor = self._open_cursor(_SCRUB_OPTIONS)
+        rows = cursor.rows
+        rows.seek(start)
+        try:
+            while rows.valid():
+                rows.value()
+                if time.perf_counter() >= deadline:
+                    return bytes(rows.key()) + b"\0"
+                rows.next()
+            rows.status()
+        except Exception as error:
+            raise self._failure("read", error) from error
+        finally:
+            cursor.rows = _CLOSED
+            del rows
+        return None
 
     def snapshot(self) -> tuple[Snapshot, RdictIter]:
         """All rows as they are now, to look up and to walk through; the folder stays in use until both are let go of

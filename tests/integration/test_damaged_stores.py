@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from streams.app import OrdersApp, create_app
-from streams.engine import damaged_store
+from streams.engine import damaged_store, scrub
 from streams.engine.damaged_store import move_aside, remove_old
 from streams.engine.positions import POSITIONS
 from streams.settings import Settings
@@ -75,6 +75,18 @@ async def test_rows_that_cannot_be_read_are_never_a_shorter_list_and_come_back_b
     assert len(list(app.engine.store_path(0).parent.glob("0.damaged-*/*.sst"))) > 0
     assert "and built anew from its changelog" in caplog.text
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_damage_that_nobody_reads_is_found_by_the_scrub(app: OrdersApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scrub, "FIRST_AFTER_S", 0.0)
+    monkeypatch.setattr(scrub, "SHARE", 1.0)
+    app.engine.tasks[0]._scrub.plan()
+    await until_healed(app)
+    async with client_of(app) as client:
+        assert len((await find(client, "/tables/orders", limit=1000))["items"]) == ORDERS_PLACED
+    # The store that was built anew is whole, to its end, in as many slices as it takes.
+    await wait_until(lambda: app.engine.metrics.store_scrubs, "a pass is over")
+    assert app.engine.metrics.stores_rebuilt == 1
 
 
 async def test_positions_that_cannot_be_read_are_never_the_beginning(settings: Settings) -> None:

@@ -144,6 +144,21 @@ def test_a_scan_that_meets_damage_is_an_error_and_no_end(filled: Path) -> None:
     Store(filled).close()  # what was found keeps no iterator, and with it the folder, in use
 
 
+def test_a_scrub_reads_every_row_in_slices_and_finds_damage(filled: Path) -> None:
+    store, next_key, slices = Store(filled), b"", 0
+    while (found := store.scrub(next_key, 0.0)) is not None:
+        assert found > next_key
+        next_key, slices = found, slices + 1
+    store.close()
+    assert slices == ROWS + 1  # and the marks
+    damage_rows(filled, P, but_not=b"\0meta")
+    store = Store(filled)
+    with pytest.raises(StoreDamaged):
+        store.scrub(b"", float("inf"))
+    store.close()
+    Store(filled).close()
+
+
 def test_closing_a_store_ends_scans_that_are_under_way_and_never_as_if_there_were_no_more_rows(filled: Path) -> None:
     store = Store(filled)
     scan = store.scan(P)
