@@ -11,6 +11,7 @@ from agents.cli.importing import import_file
 from agents.cli.log import log
 from agents.cli.place import place
 from agents.cli.rebuild import rebuild
+from agents.cli.repair import repair
 from agents.cli.run import run
 from agents.cli.topics import tail, topics
 from agents.cli.worker import worker
@@ -33,6 +34,7 @@ for command in (
     topics,
     dead_letters,
     rebuild,
+    repair,
     audit,
     doctor,
     log,

@@ -51,12 +51,13 @@ async def _rebuild(table: str, check: bool, follow: bool, cancel: bool, url: str
         if cancel:
             return await client.delete(path)  # type: ignore[no-any-return]
         if not follow:
-            await _begin(client, path, table, check)
+            await begin_rebuild(client, path, table, check)
         with steps() as progress:
             return await watch(client, path, progress)
 
 
-async def _begin(client: WorkerClient, path: str, table: str, check: bool) -> None:
+async def begin_rebuild(client: WorkerClient, path: str, table: str, check: bool) -> None:
+    """Begin a rebuild; raises Failure when one is under way."""
     try:
         await client.post(path, {"check": check})
     except Refused as refused:

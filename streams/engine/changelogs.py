@@ -32,6 +32,8 @@ from streams.transport.base import Reader, Record
 # No row has this key: text keys are UTF-8, and the other codecs begin with a small number.
 IDENTITY_KEY = b"\xffidentity"
 NO_IDS: Mapping[str, str] = {}
+UNDER_REPAIR = "under repair"
+"""Stands for the id of a topic in a store from which a changelog is being written anew."""
 NAMED_MAX = 3
 
 
@@ -45,6 +47,7 @@ class Standing(Enum):
     OTHER = "other"  # it was made from another topic
     OLD = "old"  # deletions that it has missed may be gone
     DOUBTED = "doubted"  # it may have rows of a transaction that was aborted after all
+    UNDER_REPAIR = "under repair"  # the changelog was being written anew from it
 
 
 class Changelog(NamedTuple):
@@ -130,6 +133,8 @@ def judge(changelog: Changelog, found: Record | None) -> Standing:
     mark = changelog.mark
     if mark == ChangelogMark():
         return Standing.FOLLOWS if changelog.start == 0 else Standing.EMPTY
+    if mark.topic_id == UNDER_REPAIR:
+        return Standing.UNDER_REPAIR
     if _is_other(changelog, found):
         return Standing.OTHER
     if mark.position > changelog.end:
@@ -230,6 +235,8 @@ def _sentence(partition: int, changelog: Changelog) -> str:
                 f"the store may have rows that were never committed to {name}, and the beginning of that was removed "
                 f"(it begins at offset {changelog.start})"
             )
+        case Standing.UNDER_REPAIR:
+            return f"{name} was being written anew from the store when that was interrupted"
     return f"the beginning of {name} was removed (it begins at offset {changelog.start})"
 
 
@@ -240,7 +247,10 @@ def _advice(partition: int, standings: set[Standing]) -> str:
         "its place"
     )
     if standings == {Standing.EMPTY}:
-        return f"{another}; if there is none, see `orders repair --help`"
+        anew = f"`orders repair {partition} --from events`"
+        return f"{another}. If there is none, rows of projections can be made anew: {anew}"
+    if standings == {Standing.UNDER_REPAIR}:
+        return f"go on with it: `orders repair {partition} --from store`"
     return (
         f"keep the data folder: its store is the better copy. `orders repair {partition} --from store` writes its rows "
         f"to the changelog; or {another}. If the log was replaced on purpose, `orders repair {partition} --from "

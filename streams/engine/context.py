@@ -15,6 +15,7 @@ from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
 from streams.engine.loop_share import LoopShare
 from streams.engine.projection import Projection
+from streams.engine.repairs import Repairs
 from streams.engine.table import AnyTable
 from streams.engine.timers import Timer
 from streams.engine.tracing import Untraced
@@ -39,6 +40,7 @@ class EngineContext(Protocol):
     numbers: frozenset[int]  # that this worker owns
     metrics: Metrics
     faults: Faults
+    repairs: Repairs
     loop_share: LoopShare
     cache_budget: CacheBudget  # of all partitions together
     topics: Mapping[str, Topic]

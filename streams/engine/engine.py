@@ -33,6 +33,7 @@ from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.positions import ACCEPTED_LOSSES, POSITIONS
 from streams.engine.projection import Projection
 from streams.engine.rebuilds import REBUILDS, REBUILT_ROWS
+from streams.engine.repairs import REPAIRS, Repair, RepairAsked, Repairs
 from streams.engine.source_watch import SourceWatch
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
@@ -67,6 +68,7 @@ OWN_TABLES: tuple[AnyTable, ...] = (
     REBUILDS,
     REBUILT_ROWS,
     AUDITS,
+    REPAIRS,
 )
 BUSY_FOR_S = 0.02  # after the last record
 
@@ -107,6 +109,7 @@ class Engine:
         self.fatal: str | None = None
         self.faults = Faults()
         self.broker_watch = BrokerWatch(broker, self.clients, self.faults)
+        self.repairs = Repairs()
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
@@ -332,6 +335,14 @@ class Engine:
     async def _drop(self, number: int) -> None:
         await self._keepers.pop(number).stop()
         self.faults.forget_partition(number)
+
+    def repair(self, asked: Repair) -> None:
+        """Let an owned partition start again with a repair; raises PartitionNotHere where it is not owned."""
+        keeper = self._keepers.get(asked.partition)
+        if keeper is None:
+            raise PartitionNotHere(f"partition {asked.partition} is not (yet) on this worker")
+        self.repairs.ask(asked)
+        keeper.start_again(RepairAsked(f"a repair from the {asked.source} was asked for"))
 
     def new_task(self, number: int) -> PartitionTask:
         """The next life of partition `number`, not yet started."""

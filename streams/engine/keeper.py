@@ -10,6 +10,7 @@ from streams.engine.about import about
 from streams.engine.background import Background, error_of, must_pass, outcome
 from streams.engine.changelogs import ChangelogRefused
 from streams.engine.partition_task import PartitionTask
+from streams.engine.repairs import RepairAsked
 from streams.engine.store_faults import disk_fault_key, report_failure
 from streams.transport.base import ProducerFenced
 
@@ -33,13 +34,22 @@ class PartitionKeeper:
         self._number = number
         self._engine = engine
         self._stopped = asyncio.Event()
+        self._awake = asyncio.Event()  # no pause before the next life
         self._pause_s = engine.settings.restart_backoff
         self._life = Background(self._give_up).run(self._live(), f"partition {number}")
 
     async def stop(self) -> None:
         """End the task that lives now; returns when producer and store are closed."""
         self._stopped.set()
+        self._awake.set()
         await asyncio.wait([self._life])
+
+    def start_again(self, reason: Exception) -> None:
+        """End the task that lives now, if it has started, and start the next one at once."""
+        self._awake.set()
+        task = self._engine.tasks.get(self._number)
+        if task is not None and task.is_restored():
+            task.fail(reason)
 
     def _give_up(self, error: BaseException) -> None:
         log.error("the keeper of partition %d failed", self._number, exc_info=error)
@@ -83,6 +93,8 @@ class PartitionKeeper:
         self._engine.faults.clear(disk_fault_key(self._number))
         applied, said = task.progress.applied, about(partition=self._number)
         log.info("partition %d is restored (%d records)", self._number, applied, extra=said)
+        if self._engine.repairs.due(self._number) is not None:
+            return True, RepairAsked("a repair was asked for while it started")
         self._engine.resume(task)
         if not await self._unless_stopped(task.failed):
             return True, None
@@ -98,6 +110,9 @@ class PartitionKeeper:
 
     def _note_failure(self, started: bool, error: BaseException) -> float:
         settings, said = self._engine.settings, about(partition=self._number)
+        if isinstance(error, RepairAsked):
+            log.info("partition %d starts again: %s", self._number, error, extra=said)
+            return 0.0
         self._engine.metrics.partition_failures += 1
         report_failure(self._engine.faults, self._number, error)
         if isinstance(error, ProducerFenced) and self._engine.request_rejoin():
@@ -124,9 +139,10 @@ class PartitionKeeper:
     async def _sleep(self, seconds: float) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await self._stopped.wait()
+                await self._awake.wait()
         except TimeoutError:
             return
+        self._awake.clear()
 
 
 def _describe(error: BaseException) -> str:

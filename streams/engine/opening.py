@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
+from streams.engine.about import about
 from streams.engine.changelogs import ChangelogRefused, only_copy_texts
 from streams.engine.context import EngineContext
 from streams.engine.faults import Fault, FaultKey
+from streams.engine.repair import CannotRepair, Place, repair
+from streams.engine.repairs import Repair, Repairs
 from streams.engine.restore import Restored, RestoreProgress, identify, restore
 from streams.engine.store import Store
 from streams.engine.store_note import note_marks
 from streams.engine.table import AnyTable
 from streams.transport.base import TransactionalProducer
+
+log = logging.getLogger(__name__)
 
 FAULT_KIND = "changelog"
 
@@ -31,17 +37,30 @@ async def restore_store(
 ) -> None:
     """Restore the store of partition `number` from its changelogs; `producer` is the partition's, started.
 
-    Reports as a fault what keeps it from being restored (and raises ChangelogRefused), or would keep another worker.
+    Repairs them before, when somebody has asked for it. Reports as a fault what keeps it from being restored (and
+    raises ChangelogRefused), or would keep another worker.
     """
     tables = changelogs_of(context)
     ids = await context.broker.topic_ids(list(tables))
     try:
-        restored = await _restore(store, number, context, tables, ids, progress)
+        reader = context.broker.reader(number, list(tables))
+        try:
+            await reader.start()
+            asked = await _repair(
+                Place(number, store, reader, producer, tables, ids, _derived(context)), context.repairs
+            )
+            kept_s, lost_end_at = context.settings.delete_retention, context.broker.lost_end_at
+            restored = await restore(store, reader, number, tables, kept_s, progress, ids, lost_end_at)
+        finally:
+            await reader.close()
     except ChangelogRefused as refused:
         context.faults.report(
             changelog_fault(number), Fault(FAULT_KIND, refused.detail, refused.advice, partition=number)
         )
         raise
+    if asked is not None:
+        asked.state = "done"
+        log.warning("%s", _told(asked), extra=about(partition=number))
     if restored.nameless:
         await identify(restored.nameless, number, producer, store, ids)
     _report_only_copy(number, context, restored)
@@ -49,29 +68,34 @@ async def restore_store(
     store.write((), {})  # a disk that has no room for this has none for a commit: better known before any record
 
 
-async def _restore(
-    store: Store,
-    number: int,
-    context: EngineContext,
-    tables: Mapping[str, AnyTable],
-    ids: Mapping[str, str],
-    progress: RestoreProgress,
-) -> Restored:
-    reader = context.broker.reader(number, list(tables))
+async def _repair(place: Place, repairs: Repairs) -> Repair | None:
+    """Do the repair that is due, and return it; one that is refused is answered, and changes nothing."""
+    asked = repairs.due(place.number)
+    if asked is None:
+        return None
     try:
-        await reader.start()
-        return await restore(
-            store,
-            reader,
-            number,
-            tables,
-            context.settings.delete_retention,
-            progress,
-            ids,
-            context.broker.lost_end_at,
+        await repair(place, asked)
+        return asked
+    except CannotRepair as error:
+        asked.state, asked.detail = "refused", str(error)
+        log.warning(
+            "the repair of partition %d is refused: %s", place.number, error, extra=about(partition=place.number)
         )
-    finally:
-        await reader.close()
+        return None
+
+
+def _derived(context: EngineContext) -> set[str]:
+    """Names of tables that a rebuild makes anew from their topics."""
+    return {table.name for projection in context.projections.values() for table in projection.tables}
+
+
+def _told(asked: Repair) -> str:
+    """A repair that was made, for the log."""
+    why = f": {asked.reason}" if asked.reason else ""
+    return (
+        f"partition {asked.partition} was repaired from the {asked.source}, for {asked.by}{why} "
+        f"({', '.join(asked.changelogs)}; {asked.rows} rows written, {asked.removed} removed)"
+    )
 
 
 def _report_only_copy(number: int, context: EngineContext, restored: Restored) -> None:

@@ -137,6 +137,10 @@ class PartitionTask:
         # Not running yet: the transport still is where the life before had got to, until the engine has moved it.
         self.state = TaskState.SUSPENDED
 
+    def is_restored(self) -> bool:
+        """Whether the start is over, and the end of this life is not."""
+        return self.state in (TaskState.RUNNING, TaskState.SUSPENDED)
+
     async def _commit_before_records(self, work: UnitOfWork) -> None:
         """Commit what the start has found out: only what is written down is missed when it is removed."""
         if work.is_empty():

@@ -20,6 +20,7 @@ from streams.engine.changelogs import (
     new_identity,
     newest_identities,
 )
+from streams.engine.repairs import REPAIRS
 from streams.engine.store import ChangelogMark, Store
 from streams.engine.table import AnyTable
 from streams.transport.base import Outgoing, Reader, Record, TransactionalProducer, TransportError
@@ -34,6 +35,14 @@ class RestoreProgress:
     applied: int = 0
     total: int = 0
     started_at: float = 0.0
+
+
+class Distrusted(Exception):
+    """A store has what was never so, or lacks what cannot be read any more; `standing` says which of it."""
+
+    def __init__(self, reason: str, standing: Standing = Standing.OLD) -> None:
+        super().__init__(reason)
+        self.standing = standing
 
 
 class Restored(NamedTuple):
@@ -72,29 +81,50 @@ async def restore(
             others = [changelog for changelog in changelogs if changelog not in doubtful]
             await _start_anew(store, partition, reader, others, "a changelog was repaired that it does not follow")
             return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
+    is_old = store.written_at > 0 and time.time() - store.written_at > delete_retention_s / 2
+    try:
+        await follow(store, reader, changelogs, tables, progress, is_old)
+        _check_that_repairs_were_seen(store, changelogs)
+    except Distrusted as found:
+        await _start_anew(store, partition, reader, changelogs, str(found), found.standing)
+        return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
+    return _restored(store, changelogs)
+
+
+async def follow(
+    store: Store,
+    reader: Reader,
+    changelogs: Sequence[Changelog],
+    tables: Mapping[str, AnyTable],
+    progress: RestoreProgress,
+    is_old: bool = False,
+    is_trusted: bool = False,
+) -> None:
+    """Apply what these changelogs have more than the store.
+
+    Raises Distrusted when it `is_old` and has missed any, or when a changelog casts doubt on it and it is not
+    `is_trusted` all the same.
+    """
     begins = {changelog.topic: max(changelog.mark.position, changelog.start) for changelog in changelogs}
     ends = {changelog.topic: changelog.end for changelog in changelogs}
-    identities = {changelog.topic: changelog.mark.identity for changelog in changelogs}
-    for topic, begin in begins.items():
-        reader.seek(topic, begin)
-    progress.total = sum(end - begins[topic] for topic, end in ends.items())
-    is_old = store.written_at > 0 and time.time() - store.written_at > delete_retention_s / 2
+    known = {changelog.topic: changelog.mark.identity for changelog in changelogs}
+    for topic, (_, end) in (await reader.bounds()).items():
+        reader.seek(topic, begins.get(topic, end))
+    progress.total = sum(max(0, end - begins[topic]) for topic, end in ends.items())
     pending = {topic for topic, end in ends.items() if begins[topic] < end}
     while pending:
         for topic, (records, position) in (await reader.fetch()).items():
+            if topic not in pending:
+                continue
             if is_old and records:
-                await _start_anew(store, partition, reader, changelogs, "it was last written too long ago")
-                return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
-            if casts_doubt(records, identities[topic]):
-                doubt = "it may have rows of a transaction that was aborted after all"
-                await _start_anew(store, partition, reader, changelogs, doubt, Standing.DOUBTED)
-                return await restore(store, reader, partition, tables, delete_retention_s, progress, ids)
+                raise Distrusted("it was last written too long ago, deletions may be missing from the changelog")
+            if not is_trusted and casts_doubt(records, known[topic]):
+                raise Distrusted("it may have rows of a transaction that was aborted after all", Standing.DOUBTED)
             apply(store, tables[topic], topic, records, position)
             progress.applied += len(records)
             if position >= ends[topic]:
                 pending.discard(topic)
     await _check_that_nothing_was_removed(reader, begins, ends)
-    return _restored(store, changelogs)
 
 
 async def identify(
@@ -148,6 +178,21 @@ def _restored(store: Store, changelogs: Sequence[Changelog]) -> Restored:
     )
 
 
+def _check_that_repairs_were_seen(store: Store, changelogs: Iterable[Changelog]) -> None:
+    """Raise Distrusted when the store had passed the place of a repair without having read it.
+
+    A changelog that ended before the stores (an older copy of the log) is repaired by one worker and grows on; a store
+    of another one that had been further seems to follow it later on.
+    """
+    ends: dict[str, int] = {}
+    for _, row in store.scan(REPAIRS.prefix):
+        ends.update(REPAIRS.decode_row(row).ends)
+    for changelog in changelogs:
+        end = ends.get(changelog.topic, -1)
+        if changelog.mark.position > end > changelog.mark.identity_offset:
+            raise Distrusted(f"{changelog.topic} was repaired at an offset that the store had passed before")
+
+
 async def refuse_unless_repaired(partition: int, reader: Reader, doubtful: Sequence[Changelog]) -> None:
     """Raise ChangelogRefused unless a repair has made sure that each of these changelogs has every row."""
     identities = await newest_identities(reader, doubtful) if doubtful else {}
@@ -178,5 +223,5 @@ async def _start_anew(
 async def _check_that_nothing_was_removed(reader: Reader, begins: Mapping[str, int], ends: Mapping[str, int]) -> None:
     """Raise TransportError when records were removed while they were read: a reader goes on behind them in silence."""
     for topic, (start, _) in (await reader.bounds()).items():
-        if begins[topic] < min(start, ends[topic]):
+        if topic in begins and begins[topic] < min(start, ends[topic]):
             raise TransportError(f"{topic} lost its records before offset {start} while they were read")

@@ -179,7 +179,10 @@ class Store:
         except msgspec.MsgspecError as error:
             raise self._damaged("read", error) from error
         if meta.format != FORMAT:
-            raise StoreError(f"{self.path} has format {meta.format}, this version reads {FORMAT}: delete the folder")
+            raise StoreError(
+                f"{self.path} has format {meta.format}, this version reads {FORMAT}: run the release that wrote it, or "
+                "move the folder away and keep it; it is restored from the changelogs, or the worker says why it cannot"
+            )
         self._changelogs, self.written_at = dict(meta.changelogs), meta.written_at
 
     def _damaged(self, verb: str, reason: object) -> StoreDamaged:
@@ -322,6 +325,17 @@ class Store:
         """Forget everything; the changelog is then restored from its beginning."""
         self.close()
         shutil.rmtree(self.path, ignore_errors=True)
+        self._begin_anew()
+
+    def put_aside(self) -> Path:
+        """Move the folder away and begin an empty one; returns where it is now."""
+        self.close()
+        aside = self.path.with_name(f"{self.path.name}.aside-{time.time_ns() // 1_000_000}")
+        self.path.rename(aside)
+        self._begin_anew()
+        return aside
+
+    def _begin_anew(self) -> None:
         self._db = self._open()
         self._changelogs, self.written_at = {}, 0.0
 

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from streams.engine.changelogs import IDENTITY_KEY, ChangelogRefused, Standing, new_identity
+from streams.engine.repairs import FROM_CHANGELOG, REPAIRS, RepairRow
 from streams.engine.restore import Restored, RestoreProgress, identify, restore
 from streams.engine.store import Store
 from streams.engine.table import AnyTable, Table
@@ -342,3 +343,20 @@ async def restored_others(broker: EmbeddedBroker, store: Store) -> None:
     """Restore the second table alone."""
     reader = broker.reader(0, ["others-log"])
     await restore(store, reader, 0, TOPICS, KEEP_S, RestoreProgress(), await broker.topic_ids(["others-log"]))
+
+
+async def test_a_store_that_was_further_than_its_changelog_when_that_was_repaired_is_given_up_for_it(
+    broker: EmbeddedBroker, store: Store
+) -> None:
+    topics = {**TOPICS, "repairs-log": REPAIRS}
+    await broker.create_topics([TopicSpec("repairs-log", 1, True, None)])
+    await filled(broker, store)
+    end = await end_of(broker)
+    mark = replace(store.mark("rows-log"), position=end + 1)
+    store.write([(TABLE.prefix, rows(never=1))], {"rows-log": mark})
+    await repaired(broker, *rows(a=1, b=2, c=3))
+    noted = RepairRow(1, FROM_CHANGELOG, "somebody", "", {"rows-log": end}, 0, 0)
+    await broker.publish("repairs-log", 0, [(b"1", REPAIRS.encode_row(noted), ())])
+    reader = broker.reader(0, list(topics))
+    await restore(store, reader, 0, topics, KEEP_S, RestoreProgress(), await broker.topic_ids(list(topics)))
+    assert stored(store) == {b"a": b"1", b"b": b"2", b"c": b"3"}
