@@ -65,8 +65,13 @@ class _Sums:
 
     def add(self, table: AnyTable, key: Any, more: Any, offset: int) -> None:
         """Add to a sum."""
-        before = self.row(table, key)
-        self.set(table, key, more if before is None else before.plus(more), offset)
+        raw, ledger = table.key.encode(key), self.ledgers[table]
+        entry = ledger.get(raw)
+        if entry is None:
+            ledger.put(raw, Entry(more, offset), is_new=True)
+        else:
+            entry.row, entry.offset = entry.row.plus(more), offset
+            ledger.put(raw, entry, is_new=False)
 
 
 def _ledger(table: AnyTable, scratch: Scratch) -> RowLedger:

@@ -18,6 +18,9 @@ VERSION_GAP: Final = "version_gap"
 EVENT_REPEATED: Final = "event_repeated"
 EVENT_IMPOSSIBLE: Final = "event_impossible"
 """An event that cannot follow those before it, or does not add up in itself."""
+EVENT_MISSING: Final = "event_missing"
+EVENT_UNFOUNDED: Final = "event_unfounded"
+"""An event that follows from none."""
 EVENT_UNREADABLE: Final = "event_unreadable"
 EVENT_MISPLACED: Final = "event_misplaced"
 """An event under another key than its aggregate's, or in another partition than its key's."""
@@ -68,11 +71,13 @@ class Findings:
         offset: int | None = None,
         table: str | None = None,
         key: str | None = None,
+        partition: int | None = None,
     ) -> None:
-        """Note a difference."""
+        """Note a difference; in the partition that is audited, if no other is named."""
         self.count += 1
         if len(self.differences) < DIFFERENCES_MAX:
-            self.differences.append(Difference(kind, detail, topic, self.partition, offset, table, key))
+            number = self.partition if partition is None else partition
+            self.differences.append(Difference(kind, detail, topic, number, offset, table, key))
 
     def cannot_prove(self, why: str) -> None:
         """Note what the log can no longer tell."""

@@ -20,6 +20,7 @@ from tables.audit.pace import Pace
 from tables.audit.payments import PaymentFold
 from tables.audit.reading import Reader, Unreadable, read_topic
 from tables.audit.sagas import ReplyFold, SagaAudit
+from tables.audit.summaries import SummaryAudit
 from tables.audit.unsettled import unsettled_of
 from tables.orders import ORDER_HISTORY, ORDERS
 from tables.payments import PAYMENTS
@@ -46,7 +47,8 @@ class OrderAudit:
         scratch = Scratch(Path())  # nothing of one order ever needs it
         try:
             orders = OrderFold(cut.rows, self.findings, scratch)
-            if not await self._read(cut, ORDER_EVENTS.name, orders):
+            summaries = SummaryAudit(orders, self._order_id, self.findings)
+            if not await self._read(cut, ORDER_EVENTS.name, orders, summaries=summaries):
                 return
             self._compare(cut, ORDER_EVENTS.name, orders, ORDERS)
             self._compare_history(cut, orders)
@@ -58,24 +60,35 @@ class OrderAudit:
             if await self._read(cut, SAGA_REPLIES.name, replies, "take-replies"):
                 is_complete = cut.starts[SAGA_REPLIES.name] == 0
                 self._compare_saga(cut, orders, SagaAudit(orders, payments, replies, is_complete, self.findings))
+            await summaries.look(self._engine, ORDER_EVENTS.name, self._pace)
+        except Unreadable as error:
+            self.findings.cannot_prove(str(error))
         finally:
             cut.rows.close()
 
-    async def _read(self, cut: Cut, topic: str, fold: Fold | ReplyFold, agent: str | None = None) -> bool:
-        """Hand the order's events to a fold, as far as its agent is where there is one; whether that was possible."""
+    async def _read(
+        self,
+        cut: Cut,
+        topic: str,
+        fold: Fold | ReplyFold,
+        agent: str | None = None,
+        summaries: SummaryAudit | None = None,
+    ) -> bool:
+        """Hand the order's events to a fold, as far as its agent is where there is one; whether that was possible.
+
+        Raises Unreadable.
+        """
         start, number = cut.starts[topic], self._task.number
         if start > 0 and agent is None:
             self.findings.cannot_prove(f"{topic}/{number} begins at offset {start}: its oldest events were removed")
             return False
-        reader = Reader(fold.apply, cut.ends[topic])
+        readers = [Reader(fold.apply, cut.ends[topic])]
         if agent is not None:
             unsettled = await unsettled_of(cut.rows, agent, topic, self._pace)
-            reader = Reader(fold.apply, min(cut.position(agent, topic), cut.ends[topic]), unsettled)
-        try:
-            await read_topic(self._engine, number, topic, [reader], self.findings, self._pace, self._key, start=start)
-        except Unreadable as error:
-            self.findings.cannot_prove(str(error))
-            return False
+            readers = [Reader(fold.apply, min(cut.position(agent, topic), cut.ends[topic]), unsettled)]
+        if summaries is not None:
+            readers.append(Reader(summaries.expect, cut.ends[topic]))
+        await read_topic(self._engine, number, topic, readers, self.findings, self._pace, self._key, start=start)
         return True
 
     def _compare(self, cut: Cut, topic: str, fold: Fold, table: AnyTable) -> None:

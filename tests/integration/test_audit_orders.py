@@ -66,7 +66,7 @@ async def test_nothing_is_found_where_all_is_well(app: OrdersApp, client: httpx.
     assert [report["state"] for report in reports] == ["clean", "clean"], reports
     assert sum(report["records"] for report in reports) >= 28
     assert await find(client, "/audit/orders/o-2") == {
-        "order_id": "o-2", "agrees": True, "records": 3, "rows": 4, "differences": [], "unproven": [],
+        "order_id": "o-2", "agrees": True, "records": 10, "rows": 4, "differences": [], "unproven": [],
     }  # fmt: skip
     check_problem(await client.get("/audit/orders/o-nowhere"), 404)
     check_problem(await client.get("/audit/partitions/7"), 404)
@@ -119,12 +119,16 @@ async def test_an_event_that_is_there_twice_is_found(app: OrdersApp, client: htt
 
 async def test_a_gap_in_the_versions_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
     (_, (_, confirmed)) = await events_of(app, "o-0")
-    later = json.loads(confirmed) | {"aggregateVersion": 4}
+    later = json.loads(confirmed) | {"aggregateVersion": 4, "eventId": "another"}
     (offset,) = await forge(app, ORDER_EVENTS, "o-0", json.dumps(later).encode())
     await at_rest(app)
     found = await differences(app, client)
     assert ("version_gap", None, None, "order-events", offset) in found
     assert ("row_differs", "orders", "o-0", "order-events", offset) in found
+    number, customer = app.engine.partition_for(b"o-0"), app.engine.partition_for(b"c-0")
+    (missing,) = [f for f in (await find(client, "/audit/orders/o-0"))["differences"] if f["kind"] == "event_missing"]
+    assert (missing["topic"], missing["partition"]) == ("customer-order-events", customer)
+    assert missing["detail"] == f"the event order-events/{number}@{offset} was not passed on to its customer"
 
 
 async def test_an_id_that_does_not_follow_from_its_cause_and_a_wrong_history_are_found(
