@@ -53,6 +53,7 @@ expected-statuses = [400, 401, 403, 404, 405, 406, 409, 413, 415, 422]
 OPENAPI = "/openapi.json"
 """What schemathesis is given, and therefore leaves out."""
 
+LETTERS = 40
 MANY = ("/dead-letters/retry", "/dead-letters/discard")
 """What decides about all letters at once, and leaves none for the others."""
 
@@ -69,7 +70,7 @@ async def write_broken_commands(site: Site) -> None:
     await engine.broker.start()
     try:
         await engine.broker.create_topics(engine.topic_specs())
-        for number in range(20):
+        for number in range(LETTERS):
             key = f"broken-{number}".encode()
             await engine.broker.publish(ORDER_COMMANDS.name, engine.partition_for(key), [(key, b"no JSON", ())])
     finally:
@@ -89,15 +90,16 @@ def fill(site: Site, worker: Running) -> dict[str, list[str | int]]:
         tokens = [client.post(f"/orders/o-{number}/cancel").json()["token"] for number in range(2)]
 
         def dead_letters() -> list[Any]:
-            items: list[Any] = client.get("/dead-letters").json()["items"]
+            items: list[Any] = client.get("/dead-letters", params={"limit": LETTERS}).json()["items"]
             return items
 
-        worker.wait_until(lambda: len(dead_letters()) == 20, "the broken commands are dead letters")
+        worker.wait_until(lambda: len(dead_letters()) == LETTERS, "the broken commands are dead letters")
         return {
             "order_id": [f"o-{number}" for number in range(6)],
             "customer_id": ["c-0", "c-1"],
             "product_id": ["SKU-1"],
-            "id": [letter["id"] for letter in dead_letters()],
+            "id": [letter["id"] for letter in dead_letters()[:20]],
+            "retried_id": [letter["id"] for letter in dead_letters()[20:]],  # not discarded before
             "name": ["orders", "positions", "order-events", "dead-letters"],
             "key": ["o-0", "o-1"],
             "after": tokens,
@@ -111,6 +113,11 @@ def configuration(known: dict[str, list[str | int]]) -> str:
         lines.append(f"[dictionaries.{name}]\nvalues = {json.dumps(values)}")
     places = {name: "query" if name == "after" else "path" for name in known}
     lines += ["[parameters]", *(f'"{place}.{name}" = {{ dictionary = "{name}" }}' for name, place in places.items())]
+    lines += [
+        "[[operations]]",
+        'include-name = "POST /dead-letters/{id}/retry"',
+        'parameters = { "path.id" = { dictionary = "retried_id" } }',
+    ]
     return "\n".join(lines)
 
 
