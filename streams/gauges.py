@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from streams.engine.engine import Engine
 from streams.engine.partition_task import TaskState
+from streams.engine.standstill import Place
 from streams.engine.store import StoreError
 from streams.retention import retention_left
 from streams.service import ServiceGauge
@@ -63,6 +64,7 @@ class Gauges:
         yield self._faults()
         yield self._lost()
         yield self._retention_left()
+        yield self._stalled()
         yield from self._of_services()
 
     def _running(self) -> list[int]:
@@ -115,6 +117,16 @@ class Gauges:
             is_open.add_metric((agent,), agent in paused)
         yield calls
         yield is_open
+
+    def _stalled(self) -> Metric:
+        labels = ("agent", "topic", "partition")
+        help = "since when an agent that has records to handle has got no further, 0 while it does"
+        family, seconds = GaugeMetricFamily("stalled_seconds", help, labels=labels), self._engine.standstills.seconds()
+        for number in self._running():
+            for agent, topic in self._engine.agents.items():
+                stalled = seconds.get(Place(agent, topic.name, number), 0.0)
+                family.add_metric((agent, topic.name, str(number)), stalled)
+        return family
 
     def _faults(self) -> Metric:
         family = GaugeMetricFamily("open_faults", "faults that wait for a person or a repair", labels=("kind",))

@@ -100,6 +100,7 @@ class Settings(BaseSettings):
     commit_records_max: Annotated[int, Field(ge=1)] = 20_000
     cache_rows_max: Annotated[int, Field(ge=0)] = 300_000
     dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
+    stalled_after: Annotated[float, Field(gt=0)] = 90.0
     handler_timeout: Annotated[float, Field(gt=0)] = 5.0
     audit_at: str = ""
     session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from streams.engine.lanes import WaitingKey
@@ -67,10 +67,10 @@ class CallWindow:
         """The records of the topic, in its order."""
         return iter(self._records)
 
-    def spans(self) -> Iterator[Any]:
-        """The span of every entry."""
-        yield from (entry.span for entry in self._records)
-        yield from (entry.span for turns in self._turns_of.values() for entry in turns)
+    def waiting(self) -> Iterator[Entry]:
+        """All entries: the records of the topic, and those that have waited in lanes."""
+        yield from self._records
+        yield from chain.from_iterable(self._turns_of.values())
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Take entries, in their order."""

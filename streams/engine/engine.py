@@ -35,6 +35,7 @@ from streams.engine.projection import Projection
 from streams.engine.rebuilds import REBUILDS, REBUILT_ROWS
 from streams.engine.repairs import REPAIRS, Repair, RepairAsked, Repairs
 from streams.engine.source_watch import SourceWatch
+from streams.engine.standstill import StandstillWatch
 from streams.engine.table import AnyTable
 from streams.engine.timers import TIMERS, timer_topic
 from streams.engine.tracing import Untraced
@@ -110,6 +111,7 @@ class Engine:
         self.faults = Faults()
         self.broker_watch = BrokerWatch(broker, self.clients, self.faults)
         self.repairs = Repairs()
+        self.standstills = StandstillWatch(self)
         self.on_fatal: Callable[[], None] = lambda: None
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
@@ -245,6 +247,7 @@ class Engine:
         """
         self._control = control
         self._loop_delay.start()
+        self.standstills.start()
         backoff_s = self.settings.restart_backoff
         while True:
             try:
@@ -326,6 +329,7 @@ class Engine:
         await self.disk.stop()
         self._hanging.stop()
         await self.source_watch.stop()
+        self.standstills.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
         await self.broker.stop()

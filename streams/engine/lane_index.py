@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from streams.engine.lanes import Lane, LaneKey
 
@@ -14,15 +14,18 @@ class LaneIndex:
 
     `blocked` may name keys whose lane has ended a moment ago, and lacks those whose lane has begun in the open unit of
     work, by the retry of a dead letter that kept nothing waiting: whether there is a lane is decided by its row.
+    `is_handled(agent, topic)` is false for agents that are no longer there: their lanes never end by themselves, and
+    take no room from others.
     """
 
-    def __init__(self, per_lane_max: int, total_max: int) -> None:
+    def __init__(self, per_lane_max: int, total_max: int, is_handled: Callable[[str, str], bool]) -> None:
         self.blocked: defaultdict[str, set[bytes]] = defaultdict(set)  # by agent; the sets are never replaced
-        self.total = 0  # records in all lanes, those at their fronts included
+        self.total = 0  # records in all lanes that take room, those at their fronts included
         self.waiting: Counter[str] = Counter()  # by agent: records in lanes, without those that are dead letters
         self.parked = 0  # lanes that stand behind a dead letter
         self._per_lane_max = per_lane_max
         self._total_max = total_max
+        self._is_handled = is_handled
         self._lanes: dict[LaneKey, Lane] = {}
         self._due: list[tuple[int, LaneKey]] = []
 
@@ -34,7 +37,9 @@ class LaneIndex:
         """A lane is as given now, or has ended; whether there is more room than before."""
         before = self._lanes.pop(key, None)
         change = (len(lane) if lane is not None else 0) - (len(before) if before is not None else 0)
-        self.total += change
+        known = lane if lane is not None else before
+        if known is not None and self._is_handled(key.agent, known.topic):
+            self.total += change
         was_parked = before is not None and before.parked is not None
         is_parked = lane is not None and lane.parked is not None
         self.parked += is_parked - was_parked

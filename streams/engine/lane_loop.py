@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Set
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -72,12 +72,13 @@ class LaneLoop:
 
     def __init__(self, task: PartitionTask, context: EngineContext) -> None:
         settings = context.settings
-        self.index = LaneIndex(settings.waiting_per_aggregate_max, settings.waiting_max)
+        self.index = LaneIndex(settings.waiting_per_aggregate_max, settings.waiting_max, self._is_handled)
         self.offsets = WaitingOffsets(self.index)
         self.room = asyncio.Event()  # set when there is more of it
         self._task = task
         self._context = context
         self._turns: defaultdict[str, dict[LaneKey, int]] = defaultdict(dict)  # by agent: turns not handled yet
+        self.turns_taken: Counter[str] = Counter()  # by agent: records of lanes that were handled in this life
         self._handle: asyncio.TimerHandle | None = None
         self._unparked: set[bytes] = set()  # keys of lanes in topics which have none any more, until they have ended
         self._log = LaneLog(task.number)
@@ -148,6 +149,10 @@ class LaneLoop:
                 self._unparked.add(key.key)
                 self._note(key, work.get(LANES, key))
                 self._task.commit_soon()
+
+    def _is_handled(self, agent: str, topic: str) -> bool:
+        """Whether this agent is there: a service may have gone, and its lanes have stayed."""
+        return agent in self._context.agents_of(topic)
 
     def _has_lanes(self, topic: str) -> bool:
         """Whether records of this topic wait behind one of their key that failed."""
@@ -263,7 +268,7 @@ class LaneLoop:
         later = []
         for key, lane in self.index.take_due(now_ms):
             turns = self._turns[key.agent]
-            if key in turns or key.agent not in self._context.agents_of(lane.topic):
+            if key in turns or not self._is_handled(key.agent, lane.topic):
                 continue  # it is noted again when they are over; a service that is no longer there has no turn
             if sum(turns.values()) >= TURNS_MAX:
                 later.append(key)
@@ -334,7 +339,12 @@ class LaneLoop:
             if ended is not None:
                 counts.failed(ended)
             self._note(lane_key, work.get(LANES, lane_key))
+            self.turns_taken[key.agent] += 1
         self.turn_over(key)
+
+    def has_turns(self, agent: str) -> bool:
+        """Whether records were given back to this agent that it has not handled yet."""
+        return bool(self._turns[agent])
 
     def is_turn(self, key: WaitingKey) -> bool:
         """Whether it is this record's turn (still)."""

@@ -96,6 +96,11 @@ class OutsideCalls:
             self._task.hold(fetched.topic)
         self._wake.set()
 
+    def first_offset(self) -> int | None:
+        """The offset of the first record that waits here, None when none does."""
+        first = next(iter(self._window.waiting()), None)
+        return None if first is None else first.record.offset
+
     def there_is_room(self) -> None:
         """A record that has to wait in a lane may find room there now."""
         self._wake.set()
@@ -106,7 +111,7 @@ class OutsideCalls:
         for running in (self._runner, *self._calls):
             running.cancel()
         self._circuit.leave(self._wake.set)
-        self._tracing.abandon(self._window.spans())
+        self._tracing.abandon(entry.span for entry in self._window.waiting())
         self._window.clear()
 
     # ---- calls

@@ -64,6 +64,11 @@ class PartitionCalls:
         """Agents and topics whose next record has to wait in its lane, and finds no room there."""
         yield from (source for source, calls in self._windows.items() if calls.stands_still)
 
+    def first_offset(self, source: Source) -> int | None:
+        """The offset of the first record of an agent that waits for its call; None where none does."""
+        calls = self._windows.get(source)
+        return calls.first_offset() if calls is not None else None
+
     def drop(self, agent: str, error: BaseException) -> None:
         """The agent that made these calls has ended: what waits for them must be asked for again."""
         for source in [source for source in self._windows if source[0] == agent]:

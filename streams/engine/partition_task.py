@@ -151,6 +151,11 @@ class PartitionTask:
         await commit(work, offsets, self._producer, rows.store, context.settings.app_id, lambda step: None)
         rows.committed()
 
+    @property
+    def is_committing(self) -> bool:
+        """Whether a commit is under way."""
+        return self._commit_task is not None
+
     def is_running(self) -> bool:
         """Whether records are taken."""
         return self.state is TaskState.RUNNING
@@ -215,7 +220,7 @@ class PartitionTask:
             ends.push_async_callback(self._end_commit)
             ends.push_async_callback(self.long_reads.close)
             ends.push_async_callback(self.rebuilds.close)
-            for end in (self.waiters.close, self._end_calls, self._cancel_handles):
+            for end in (self.waiters.close, self._room.set, self._end_calls, self._cancel_handles):
                 ends.callback(end)
 
     def _close_store(self) -> None:
@@ -517,7 +522,7 @@ class PartitionTask:
 
     async def wait_for_room(self) -> None:
         """Hold back while the open unit of work is full and the one before is still being committed."""
-        while not self.failed.done() and self.open_work().records >= self._records_max:
+        while self.state is not TaskState.CLOSED and self.open_work().records >= self._records_max:
             self._room.clear()
             self._commit_if_due()
             await self._room.wait()

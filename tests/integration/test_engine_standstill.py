@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from msgspec.structs import replace
+from prometheus_client.parser import text_string_to_metric_families
 
 from agents import dead_letters as managing
 from streams.app import OrdersApp
-from streams.doctor import check_stalled
-from streams.engine.standstill import without_room
+from streams.doctor import check_faults, check_stalled
+from streams.engine.batch import Batch
+from streams.engine.circuit import OUTCOMES_MIN
+from streams.engine.faults import Fault
+from streams.engine.standstill import StandstillWatch, without_room
 from streams.envelope import Metadata, encode_envelope, new_envelope
 from streams.events.dead_letters import RetryDeadLetter
 from streams.topics import DEAD_LETTER_COMMANDS, Topic
 from streams.transport.base import Outgoing
+from tables import health
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,
+    Tally,
     at_rest,
     broker_url,
     crash,
@@ -31,7 +39,7 @@ from tests.apps import (
     wait_until,
 )
 from tests.integration.test_engine_outside import Asking, ask, keys_of
-from tests.integration.web import own_broker_url
+from tests.integration.web import client_of, own_broker_url
 from tests.letters import closed_letters, discard, lanes, open_letters, retry
 
 
@@ -133,6 +141,130 @@ async def test_a_letter_that_is_tried_again_is_called_for_when_no_other_call_of_
         assert asking.answers(app, front) == ("SLOWER",)
 
 
+# ---- what stands still shows
+
+
+def standstills(app: OrdersApp) -> list[Fault]:
+    return [fault for fault in app.engine.faults.open() if fault.kind == "standstill"]
+
+
+async def test_an_agent_without_room_is_a_fault_that_names_the_letter_until_it_is_decided(
+    broker: str, tmp_path: Path
+) -> None:
+    asking = Asking()
+    asking.outside.refused = {"bad"}
+    settings = make_settings(broker, tmp_path, retry_count=0, waiting_per_aggregate_max=2, stalled_after=0.2)
+    async with running(settings, [asking.service, managing.service, health.service]) as app, client_of(app) as client:
+        await send_each(app, asking.source, ("k", "bad"), ("k", "b"), ("k", "c"))
+        await wait_until(lambda: standstills(app), "the standstill is a fault")
+        (fault,) = standstills(app)
+        ((letter_id, _),) = open_letters(app).items()
+        number = app.engine.partition_for(b"k")
+        assert fault.detail.startswith(f"{asking.source.name}/{number} stands still for {asking.agent} since ")
+        assert letter_id in fault.detail
+        assert (fault.partition, "discard" in fault.advice) == (number, True)
+        assert [check.ok for check in check_faults(app.engine)] == [False]
+        assert (await client.get("/healthz")).status_code == 503
+        assert (await stalled_seconds(client))[asking.agent, asking.source.name, str(number)] >= 0.2
+        await discard(app, letter_id)
+        await at_rest(app)
+        await wait_until(lambda: not standstills(app), "the fault is over")
+        assert set((await stalled_seconds(client)).values()) == {0.0}
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def stalled_seconds(client: httpx.AsyncClient) -> dict[tuple[str, ...], float]:
+    """Seconds of `stalled_seconds` by agent, topic and partition."""
+    families = text_string_to_metric_families((await client.get("/metrics")).text)
+    (family,) = [family for family in families if family.name == "stalled_seconds"]
+    labels = ("agent", "topic", "partition")
+    return {tuple(sample.labels[name] for name in labels): sample.value for sample in family.samples}
+
+
+async def test_a_call_that_fails_again_and_again_among_others_is_a_fault_but_not_one_that_is_paused(
+    tmp_path: Path,
+) -> None:
+    asking = Asking()
+    outside = asking.outside
+    settings = make_settings(
+        "memory://", tmp_path, partitions=1, stalled_after=0.1, circuit_pause=60.0, circuit_pause_max=60.0
+    )
+    async with running(settings, [asking.service]) as app:
+        outside.held = {"slow"}
+        await send_each(app, asking.source, ("front", "slow"), ("other", "a"))
+        await wait_until(lambda: standstills(app), "the standstill is a fault")
+        (fault,) = standstills(app)
+        assert "the record at offset 0 waits for an answer from outside" in fault.detail
+        outside.let_go("slow")
+        await wait_until(lambda: not standstills(app), "the fault is over")
+        outside.away = True
+        await send_each(app, asking.source, *((f"k{number}", "a") for number in range(OUTCOMES_MIN)))
+        await wait_until(app.engine.pauses, "calls are paused")
+        clock = Clock()
+        watch = StandstillWatch(app.engine, clock)
+        await watch.look()
+        clock.now += 1000
+        await watch.look()
+        assert (standstills(app), watch.seconds()) == ([], {})
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_records_that_are_not_read_or_not_finished_are_faults_and_those_that_are_handled_in_time_are_not(
+    tmp_path: Path,
+) -> None:
+    tally, finish = Tally(), asyncio.Event()
+    finish.set()
+    process = Batch.process
+
+    async def process_slowly(batch: Batch, handlers: Any) -> None:
+        await finish.wait()
+        await process(batch, handlers)
+
+    settings = make_settings("memory://", tmp_path, partitions=1)
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Batch, "process", process_slowly)
+        async with running(settings, [tally.service]) as app:
+            watch = StandstillWatch(app.engine, clock)
+            for word in (b"a", b"b", b"c"):  # behind at each look, and further each time
+                finish.clear()
+                await publish(app, tally.source, "k", word)
+                await wait_until(lambda: app.engine.tasks[0].queued.total(), "the agent has it")
+                clock.now += 1000
+                await watch.look()
+                assert (standstills(app), list(watch.seconds().values())) == ([], [0.0])
+                finish.set()
+                await at_rest(app)
+            finish.clear()
+            await publish(app, tally.source, "k", b"d")
+            await wait_until(lambda: app.engine.tasks[0].queued.total(), "the agent has it")
+            await watch.look()
+            clock.now += 1000
+            await watch.look()
+            (fault,) = standstills(app)
+            assert "it was handed records, and does not finish them" in fault.detail
+            finish.set()
+            await at_rest(app)
+            await watch.look()
+            assert standstills(app) == []
+
+            patched.setattr(app.engine, "task_for", lambda topic, number: None)
+            await publish(app, tally.source, "k", b"e")
+            await watch.look()
+            clock.now += 1000
+            await watch.look()
+            (fault,) = standstills(app)
+            assert "its records are not read" in fault.detail
+
+
 # ---- decisions
 
 
@@ -228,3 +360,18 @@ async def test_a_lane_of_decisions_that_an_earlier_release_has_parked_goes_on(ow
         await discard(app, unread)
         await at_rest(app)
         assert open_letters(app) == {}
+
+
+async def test_lanes_of_a_service_that_is_gone_take_no_room_from_others(tmp_path: Path) -> None:
+    gone, asking = Tally("gone", "gone"), Asking()
+    asking.outside.refused = {"bad"}
+    gone.poison = {b"bad"}
+    settings = make_settings("embedded://", tmp_path, retry_count=0, waiting_max=2, partitions=1)
+    app = await start(settings, [gone.service, asking.service, managing.service])
+    await publish(app, gone.source, "k", b"bad", b"b", b"c", b"d")
+    await wait_until(lambda: without_room(app.engine.tasks[0]) and open_letters(app), "all room is taken")
+    await crash(app)
+    async with running(settings, [asking.service, managing.service]) as app:
+        await send_each(app, asking.source, ("k", "bad"), ("k", "b"), ("other", "a"))
+        await at_rest(app)
+        assert (asking.answers(app, "other"), without_room(app.engine.tasks[0])) == (("A",), [])
