@@ -154,7 +154,7 @@ class OutsideCalls:
         background = self._task.background
         running = background.run(self._call(entry, call, permit), f"call of {self._source[0]}", context)
         self._calls.add(running)
-        running.add_done_callback(partial(background.call, self._call_ended, entry, permit))
+        running.add_done_callback(partial(background.call, self._call_ended, entry, call, permit))
 
     def _may_call(self, entry: Entry) -> bool:
         """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
@@ -214,11 +214,14 @@ class OutsideCalls:
             log.warning("%s waits at %s, and tries again: %s", self._source[0], place, told(error), extra=extra)
         entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
 
-    def _call_ended(self, entry: Entry, permit: Permit, running: asyncio.Task[None]) -> None:
+    def _call_ended(
+        self, entry: Entry, call: Coroutine[Any, Any, Any], permit: Permit, running: asyncio.Task[None]
+    ) -> None:
         self._circuit.end(permit)
         self._window.call_ended(entry)
         self._calls.discard(running)
         self._wake.set()
+        call.close()  # one that was cancelled before its first step would be missed otherwise
 
     # ---- records
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -234,9 +234,16 @@ def check_visible(app: OrdersApp) -> None:
 
 
 @pytest.mark.slow
-@given(steps=STEPS, limits=LIMITS)
-@hypothesis_settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-@pytest.mark.parametrize("broker", ["memory://"])
+@given(broker=st.sampled_from(["memory://", "embedded://"]), steps=STEPS, limits=LIMITS)
+@hypothesis_settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[
+        Phase.reuse,
+        Phase.generate,
+    ],  # not shrunk: each example that stands still takes as long as it is waited for
+)
 def test_everything_is_handled_in_order_or_visibly_waits_for_a_person(
     broker: str, steps: Sequence[Step], limits: Limits
 ) -> None:
