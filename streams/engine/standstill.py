@@ -82,7 +82,7 @@ class StandstillWatch:
         return {
             place: max(0.0, now - mark.since)
             for place, mark in self._marks.items()
-            if mark.task.reached(place.agent, place.topic) == mark.reached
+            if _how_far(mark.task, place) == (mark.reached, mark.turns)
         }
 
     async def _run(self) -> None:
@@ -120,7 +120,7 @@ class StandstillWatch:
             self._judge(place, mark)
 
     def _mark(self, place: Place, task: PartitionTask) -> _Mark:
-        reached, turns = task.reached(place.agent, place.topic), task.lanes.turns_taken[place.agent]
+        reached, turns = _how_far(task, place)
         known = self._marks.get(place)
         if known is not None and (known.task, known.reached, known.turns) == (task, reached, turns):
             return known
@@ -137,6 +137,11 @@ class StandstillWatch:
         cause, advice = why(mark.task, (place.agent, place.topic))
         detail = f"{place.topic}/{place.partition} stands still for {place.agent} since {mark.since_text}: {cause}"
         faults.report(key, Fault(KIND, detail, advice, place.partition))
+
+
+def _how_far(task: PartitionTask, place: Place) -> tuple[int, int]:
+    """The offset that an agent has committed, and how many records of lanes it has handled in this life."""
+    return task.reached(place.agent, place.topic), task.lanes.turns_taken[place.agent]
 
 
 def without_room(task: PartitionTask) -> Sequence[Source]:
