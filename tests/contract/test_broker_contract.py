@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from streams.settings import Settings
-from streams.topics import Topic
+from streams.topics import DAY_MS, Topic
 from streams.transport.base import Broker, Outgoing, PartitionsMismatch, ProducerFenced, TopicSpec, TransportError
 from streams.transport.partitioner import partition_for
 from tests.apps import (
@@ -23,7 +23,7 @@ from tests.apps import (
     read_committed,
     unique,
 )
-from tests.lost_records import delete_topic, remove_before, until_gone
+from tests.lost_records import add_partitions, delete_topic, remove_before, until_gone
 
 PARTITIONS = 2
 LARGE_BYTES = 2 << 20  # larger than any consumer accepts; the log takes it, so that it can become a dead letter
@@ -81,6 +81,41 @@ async def test_topics_are_created_once_with_their_partitions(broker: Broker, top
 async def test_a_topic_with_another_number_of_partitions_is_refused_by_name(broker: Broker, topic: str) -> None:
     with pytest.raises(PartitionsMismatch, match=rf"{topic}.* has {PARTITIONS} partitions"):
         await broker.create_topics([TopicSpec(topic, PARTITIONS + 1, False, None)])
+
+
+@pytest.mark.parametrize("settings", [KAFKA], indirect=True)
+async def test_topics_of_another_size_are_refused_with_advice_that_deletes_nothing(
+    broker: Broker, topic: str, changelog: str
+) -> None:
+    with pytest.raises(PartitionsMismatch, match=f"set ORDERS_PARTITIONS={PARTITIONS}, which they were made with"):
+        await broker.create_topics([TopicSpec(name, PARTITIONS + 1, False, None) for name in (topic, changelog)])
+    await broker.create_topics([TopicSpec(unique("larger"), PARTITIONS + 1, False, None), *specs(topic, changelog)])
+    few = unique("few")
+    await broker.create_topics([TopicSpec(few, 1, False, None)])
+    with pytest.raises(PartitionsMismatch, match=f"{few} has 1 partitions.*if it is empty, add partitions"):
+        await broker.create_topics([TopicSpec(few, PARTITIONS, False, None), *specs(topic, changelog)])
+    await add_partitions(broker, topic, PARTITIONS + 1)
+    await broker.create_topics(specs(topic, changelog))  # those that were added are left alone
+
+
+@pytest.mark.parametrize("settings", [KAFKA], indirect=True)
+async def test_records_that_the_log_removes_by_their_age_are_stamped_by_the_broker_whatever_their_producers_clock_says(
+    settings: Settings, broker: Broker, topic: str
+) -> None:
+    kept_a_week = unique("week")
+    await broker.create_topics([TopicSpec(kept_a_week, PARTITIONS, False, 7 * DAY_MS)])
+    producer = AIOKafkaProducer(bootstrap_servers=settings.bootstrap_servers)
+    await producer.start()
+    now_ms = int(time.time() * 1000)
+    try:
+        for name in (kept_a_week, topic):
+            await producer.send_and_wait(name, b"late", partition=0, timestamp_ms=now_ms - 8 * DAY_MS)
+    finally:
+        await producer.stop()
+    (stamped,) = await read_committed(broker, kept_a_week, 0)
+    assert abs(stamped.timestamp_ms - now_ms) < DAY_MS
+    (kept_for_ever,) = await read_committed(broker, topic, 0)
+    assert kept_for_ever.timestamp_ms == now_ms - 8 * DAY_MS
 
 
 async def test_a_topic_that_is_made_anew_has_another_id(broker: Broker, topic: str, changelog: str) -> None:

@@ -25,6 +25,7 @@ from streams.engine.dead_letters import DEAD_LETTERS, DeadLetter
 from streams.engine.engine import PartitionNotHere
 from streams.engine.failures import InfrastructureError
 from streams.engine.handlers import Handlers
+from streams.engine.loss_acceptance import accept_losses
 from streams.engine.rebuild_loop import RebuildUnderWay
 from streams.engine.rebuilds import CANCELLED, DONE, FAILED, REBUILT_ROWS, Rebuild
 from streams.engine.replay import give_up, try_again
@@ -35,11 +36,13 @@ from streams.settings import Settings
 from streams.topics import Topic
 from streams.transport.base import Reader, Record
 from tests.apps import (
+    DURABLE_TRANSPORTS,
     TRANSPORTS,
     HandlerFailed,
     Seen,
     at_rest,
     broker_url,
+    connected,
     crash,
     make_settings,
     publish_keyed,
@@ -51,6 +54,7 @@ from tests.apps import (
     wait_until,
 )
 from tests.integration.web import go_on, hold_up
+from tests.lost_records import delete_topic, remove_before, until_gone
 
 AGENT = "project-seen"
 KEYS = [f"k{number}" for number in range(9)]
@@ -555,6 +559,55 @@ async def test_a_topic_that_has_lost_its_beginning_is_refused(own_settings: Sett
         await begin(app)
         (rebuild,) = await ended(app, state=FAILED)
         assert rebuild.error == f"{projected.source.name}/0 begins at 1: its oldest records are gone"
+
+
+async def failure_in(app: OrdersApp, number: int, id: str) -> str:
+    """Begin a rebuild that fails in one partition; why it does."""
+    await begin(app, id)
+
+    def has_ended() -> bool:
+        rebuild = found(app, number)
+        return rebuild is not None and rebuild.id == id and not rebuild.is_active
+
+    await wait_until(has_ended, f"rebuild {id} has ended in partition {number}")
+    rebuild = found(app, number)
+    assert rebuild is not None
+    assert rebuild.state == FAILED
+    return rebuild.error or ""
+
+
+async def test_a_rebuild_from_a_topic_that_has_lost_records_replaces_nothing(settings: Settings) -> None:
+    projected = Projected()
+    async with running(settings, [projected.service]) as app:
+        await projected.send(app, ("k1", "a"), ("k1", "b"))
+        await at_rest(app)
+        number = app.engine.partition_for(b"k1")
+        before = row(app, projected.seen, "k1")
+        await remove_before(app.engine.broker, projected.source.name, number, 1)
+        error = await failure_in(app, number, "1")
+        assert error == f"{projected.source.name}/{number} begins at 1: its oldest records are gone"
+        assert row(app, projected.seen, "k1") == before
+
+
+@pytest.mark.parametrize("settings", DURABLE_TRANSPORTS, indirect=True)
+async def test_a_rebuild_from_a_topic_that_was_made_anew_replaces_nothing_also_when_that_is_accepted(
+    settings: Settings,
+) -> None:
+    projected = Projected()
+    async with running(settings, [projected.service]) as app:
+        await projected.send(app, ("k1", "a"))
+        await at_rest(app)
+    async with connected(settings) as broker:
+        await delete_topic(broker, projected.source.name)
+        await until_gone(broker, projected.source.name)
+    async with running(settings, [projected.service]) as app:
+        number = app.engine.partition_for(b"k1")
+        assert "was deleted and made anew" in await failure_in(app, number, "1")
+        await accept_losses(app.engine, projected.source.name, number, "ann", "a test")
+        await projected.send(app, ("k1", "b"))
+        await wait_until(lambda: row(app, projected.seen, "k1") == Seen(("a", "b")), "the agent has gone on")
+        assert "accepted by ann" in await failure_in(app, number, "2")
+        assert row(app, projected.seen, "k1") == Seen(("a", "b"))
 
 
 class LateReader:
