@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from streams.transport.log_check import LogReport
 
 
-@click.group()
+@click.group(epilog=example("orders log check"))
 def log() -> None:
     """Check and repair the embedded log of a worker that does not run."""
 

@@ -59,6 +59,9 @@ async def repair(place: Place, asked: Repair) -> None:
     Raises CannotRepair where it would lose rows or is not possible; nothing is done then.
     """
     changelogs = await look(place.store, place.reader, place.ids)
+    if asked.aside:  # the life before ended when the store had been put aside
+        await _accept(place, asked, [c for c in changelogs if c.topic in asked.changelogs])
+        return
     faulty = [c for c in changelogs if c.standing is not Standing.FOLLOWS or not c.is_whole]
     if not faulty:
         if asked.state == "running":
@@ -107,8 +110,13 @@ async def _from_changelog(
         )
     if any(changelog.mark != ChangelogMark() for changelog in changelogs):
         asked.aside = str(place.store.put_aside())
-    complete_from = {changelog.topic: changelog.start for changelog in faulty}
-    ends = await _seal(place, asked, faulty, complete_from, is_stored=False)
+    await _accept(place, asked, faulty)
+
+
+async def _accept(place: Place, asked: Repair, changelogs: Sequence[Changelog]) -> None:
+    """Say of changelogs that they have every row that there is; the store, an empty one, is restored from them."""
+    complete_from = {changelog.topic: changelog.start for changelog in changelogs}
+    ends = await _seal(place, asked, changelogs, complete_from, is_stored=False)
     await _until_visible(place.reader, ends)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -157,8 +158,9 @@ async def test_a_changelog_that_was_created_anew_is_written_from_the_store_and_l
 
 
 @pytest.mark.parametrize("settings", ["embedded"], indirect=True)
+@pytest.mark.parametrize("is_interrupted", [False, True], ids=["at once", "after an interruption"])
 async def test_an_older_log_that_was_put_back_is_followed_when_somebody_says_so_and_the_store_is_kept_aside(
-    settings: Settings, tmp_path: Path
+    settings: Settings, tmp_path: Path, is_interrupted: bool
 ) -> None:
     tally = Tally()
     await fill(settings, tally)
@@ -174,10 +176,18 @@ async def test_an_older_log_that_was_put_back_is_followed_when_somebody_says_so_
     shutil.move(tmp_path / "log.mark", mark_path(log))
     async with started(settings, [tally.service]) as app:
         assert len(app.engine.faults.open()) == settings.partitions
+        make_producer, producers = app.engine.broker.producer, Counter[int]()
+
+        def producer(number: int) -> Any:
+            producers[number] += 1
+            return Failing(make_producer(number), 0 if is_interrupted and producers[number] == 1 else 1_000_000)
+
+        app.engine.broker.producer = producer  # type: ignore
         repairs = await repaired(app, FROM_CHANGELOG)
         assert {repair.state for repair in repairs} == {"done"}
         await wait_until(app.engine.is_ready, "all partitions run again")
         await tally.check(app, EXPECTED)
+        assert sum(1 for task in app.engine.tasks.values() for _ in task.scan(REPAIRS)) == settings.partitions
     assert all(Path(repair.aside).is_dir() and Path(repair.aside).parent == stores(settings) for repair in repairs)
 
 
