@@ -192,8 +192,20 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
     in_memory = settings.transport == "memory"
     stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
     projections = [projection for service in services for projection in service.projections]
+    owned = {topic.name for service in services for topic in service.produces}
+    owned |= {topic.name for topic in agents.values() if topic.strict}
     return Engine(
-        settings, broker, registry, topics.values(), tables.values(), agents, timers, stores, reactions, projections
+        settings,
+        broker,
+        registry,
+        topics.values(),
+        tables.values(),
+        agents,
+        timers,
+        stores,
+        reactions,
+        projections,
+        owned - {DEAD_LETTERS.name},  # each application has dead letters of its own in it
     )
 
 

@@ -24,6 +24,8 @@ from streams.engine.broker_watch import (
 )
 from streams.engine.dead_letters import DEAD_LETTER_COUNTS
 from streams.engine.engine import Engine
+from streams.engine.installation.examine import check_owner
+from streams.engine.installation.ownership import Ownership
 from streams.engine.partition_task import PartitionTask, TaskState
 from streams.engine.standstill import without_room
 from streams.engine.store import StoreError
@@ -42,6 +44,7 @@ async def examine(engine: Engine) -> list[Check]:
         Check(WORKER_SETTINGS, True, describe_settings(engine.settings)),
         *await check_broker(engine.settings, engine.broker, engine.topic_specs()),
         *check_clients(engine),
+        *await check_ownership(engine.ownership, engine.broker),
         *await asyncio.to_thread(check_data_folder, engine.settings),
         check_dead_letters(engine),  # first, as it may find a fault
         check_partitions(engine),
@@ -137,6 +140,17 @@ async def check_transactions(settings: Settings, broker: Broker, specs: Sequence
         return [Check(hanging.KIND, True, "none hangs")]
     advice = hanging.describe(settings, old[0]).advice
     return [Check(hanging.KIND, False, some(map(str, old)), advice)]
+
+
+async def check_ownership(ownership: Ownership, broker: Broker) -> list[Check]:
+    """Who owns the topics, and may a worker with these settings work on them?"""
+    try:
+        async with asyncio.timeout(BROKER_TIMEOUT_S):
+            return await check_owner(ownership, broker)
+    except (TransportError, TimeoutError) as error:
+        return [
+            Check("owner", True, f"not checked: {error or 'no answer in time'}", "ask again when the broker answers")
+        ]
 
 
 def check_data_folder(settings: Settings) -> list[Check]:

@@ -35,6 +35,9 @@ KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
 TRANSPORTS = ("memory", "embedded", KAFKA)
 DURABLE_TRANSPORTS = ("embedded", KAFKA)
 
+# Applications of a shared broker read each other's orders, one after the other: they own no topics.
+UNOWNED = "app-"
+
 
 def broker_url(request: pytest.FixtureRequest) -> str:
     """Turn a fixture's parameter, one of TRANSPORTS, into ORDERS_BROKER; starts the shared Kafka where it is wanted."""
@@ -54,7 +57,7 @@ def make_settings(broker: str, data_dir: Path, **changes: Any) -> Settings:
     On Kafka it is four, the default: all applications of a shared broker have a topic `dead-letters` in common.
     """
     values: dict[str, Any] = {
-        "app_id": unique("app"),
+        "app_id": unique(UNOWNED.rstrip("-")),
         "broker": broker,
         "data_dir": data_dir,
         "partitions": 4 if broker.startswith("kafka") else 2,
@@ -89,6 +92,8 @@ async def start(
 ) -> OrdersApp:
     """Start an application and wait until all of its partitions are restored."""
     app = create_app(settings, services=services, registry=registry)
+    if settings.app_id.startswith(UNOWNED):
+        app.engine.ownership.topics = frozenset()
     if probe is not None:
         app.engine.probe = probe
     app.finalize()

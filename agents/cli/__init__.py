@@ -3,6 +3,7 @@
 import click
 
 from agents.cli.accept_loss import accept_loss
+from agents.cli.adopt import adopt
 from agents.cli.audit import audit
 from agents.cli.contracts import contracts
 from agents.cli.dead_letters import dead_letters
@@ -39,6 +40,7 @@ for command in (
     doctor,
     log,
     accept_loss,
+    adopt,
     contracts,
 ):
     main.add_command(command)

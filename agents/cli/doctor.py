@@ -135,20 +135,24 @@ async def _examine_broker(settings: Settings) -> list[Check]:
     """Open the broker without a worker and compare the topics that are there with what the application needs."""
     from streams.app import create_app
     from streams.check import Check
-    from streams.doctor import check_broker, check_transactions
+    from streams.doctor import check_broker, check_ownership, check_transactions
 
     if settings.transport == "memory":
         return []
     if settings.transport == "embedded" and not (settings.data_dir / "log").is_dir():
         return [Check("broker", True, "no embedded log yet; the first start makes it")]
-    specs = create_app(settings).engine.topic_specs()
+    engine = create_app(settings).engine
+    specs = engine.topic_specs()
     try:
         async with open_broker(settings) as broker:
+            ownership = engine.ownership.of(broker)
             found = await broker.topics()
             there = [spec for spec in specs if spec.name in found]
             checks = [
                 check for check in await check_broker(settings, broker, there) if there or check.check != "topics"
             ]
+            checks += await check_ownership(ownership, broker)
+            await ownership.stop()
             if settings.transport == "kafka":
                 checks += await check_transactions(settings, broker, there)
     except Failure as failure:

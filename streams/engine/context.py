@@ -13,6 +13,7 @@ from streams.engine.circuit import Circuit
 from streams.engine.commit_listeners import CommitListeners
 from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler
+from streams.engine.installation.ownership import Ownership
 from streams.engine.loop_share import LoopShare
 from streams.engine.projection import Projection
 from streams.engine.repairs import Repairs
@@ -43,6 +44,7 @@ class EngineContext(Protocol):
     repairs: Repairs
     loop_share: LoopShare
     cache_budget: CacheBudget  # of all partitions together
+    ownership: Ownership
     topics: Mapping[str, Topic]
     agents: Mapping[str, Topic]
     tables: Mapping[str, AnyTable]

@@ -26,6 +26,7 @@ from streams.engine.failures import names_in
 from streams.engine.faults import Faults
 from streams.engine.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
 from streams.engine.hanging import HangingWatch
+from streams.engine.installation.ownership import Ownership
 from streams.engine.keeper import PartitionKeeper
 from streams.engine.lanes import LANES, WAITING
 from streams.engine.loop_share import LoopShare
@@ -93,6 +94,7 @@ class Engine:
         stores_dir: Path,
         reactions: Reactions = NO_REACTIONS,
         projections: Iterable[Projection] = (),
+        owned: Iterable[str] = (),
     ) -> None:
         self.settings = settings
         self.broker = broker
@@ -119,6 +121,7 @@ class Engine:
         self.projections: Mapping[str, Projection] = {made.agent: made for made in projections}
         self.rebuild_turns = asyncio.Lock()
         self.commit_listeners = CommitListeners()
+        self.ownership = Ownership(settings, broker, owned, stores_dir, on_loss=self.die)
         self._timers = dict(timers)
         self._stores_dir = stores_dir
         folder = None if settings.transport == "memory" else settings.data_dir
@@ -252,6 +255,7 @@ class Engine:
         while True:
             try:
                 await self.broker.start()
+                await self.ownership.start()
                 await self.broker.create_topics(self.topic_specs())
                 self.broker_watch.start()
                 self._hanging.start()
@@ -332,6 +336,7 @@ class Engine:
         self.standstills.stop()
         await self.revoked()
         await asyncio.gather(*(self._drop(number) for number in list(self._keepers)))
+        await self.ownership.stop()
         await self.broker.stop()
         if self.settings.transport == "memory":
             shutil.rmtree(self._stores_dir, ignore_errors=True)

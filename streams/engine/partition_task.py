@@ -123,6 +123,7 @@ class PartitionTask:
         context = self._context
         await settle(self.number, self._producer, context)
         await self._producer.start()
+        await context.ownership.confirm()
         store = await intact_store(self.number, changelogs_of(context), context)
         store.on_damage = self._report_damage
         self._rows = Rows(store, context.cache_budget, context.metrics)

@@ -255,6 +255,9 @@ class Broker(Protocol):
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""
 
+    def named_producer(self, transactional_id: str, partition: int = 0) -> TransactionalProducer:
+        """A producer of this transactional id for a partition number, not yet started: not this application's own."""
+
     def reader(self, partition: int, topics: Sequence[str]) -> Reader:
         """A reader of a partition number, not yet started."""
 
@@ -266,6 +269,9 @@ class Broker(Protocol):
 
         Raises RecordsRefused when none of them is there, TransportError when that is not known.
         """
+
+    async def members(self, group: str) -> Sequence[str]:
+        """Where the members of a consumer group run now; empty where a log has one worker at most."""
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets of these topics and partitions."""

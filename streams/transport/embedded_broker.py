@@ -147,7 +147,11 @@ class EmbeddedBroker(Broker):
 
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""
-        return EmbeddedProducer(self, f"{self._settings.app_id}-{partition}", self._settings.app_id)
+        return self.named_producer(f"{self._settings.app_id}-{partition}")
+
+    def named_producer(self, transactional_id: str, partition: int = 0) -> TransactionalProducer:
+        """A producer of this transactional id, not yet started."""
+        return EmbeddedProducer(self, transactional_id, self._settings.app_id)
 
     def reader(self, partition: int, topics: Sequence[str]) -> Reader:
         """A reader of a partition number, not yet started."""
@@ -183,6 +187,10 @@ class EmbeddedBroker(Broker):
         except LogError as error:
             raise TransportError(str(error)) from error
         return [Position(topic, partition, base + index) for index in range(len(records))]
+
+    async def members(self, group: str) -> Sequence[str]:
+        """Nobody else: the log's folder is locked by this process."""
+        return ()
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets."""

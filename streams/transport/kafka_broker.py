@@ -29,6 +29,7 @@ from streams.transport.kafka_clients import ReplaceableClient, describe
 from streams.transport.kafka_connection import connection_options
 from streams.transport.kafka_diagnosis import diagnose
 from streams.transport.kafka_facts import INTERNAL_TOPICS, read_facts
+from streams.transport.kafka_groups import read_members
 from streams.transport.kafka_producer import KafkaTransactions, transactional_id
 from streams.transport.kafka_publisher import KafkaPublisher
 from streams.transport.kafka_reader import KafkaReader
@@ -199,7 +200,11 @@ class KafkaBroker(Broker):
 
     def producer(self, partition: int) -> TransactionalProducer:
         """A producer for a partition number, not yet started."""
-        return KafkaTransactions(self.settings, partition, self._topics)
+        return KafkaTransactions(self.settings, transactional_id(self.settings, partition), self._topics, partition)
+
+    def named_producer(self, transactional_id: str, partition: int = 0) -> TransactionalProducer:
+        """A producer of this transactional id, not yet started."""
+        return KafkaTransactions(self.settings, transactional_id, self._topics, partition)
 
     def reader(self, partition: int, topics: Sequence[str]) -> Reader:
         """A reader of a partition number, not yet started."""
@@ -218,6 +223,10 @@ class KafkaBroker(Broker):
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Write records with acks=all, idempotently; returns when the broker has them."""
         return await self.publisher.publish(topic, partition, records)
+
+    async def members(self, group: str) -> Sequence[str]:
+        """Client and machine of each member of a consumer group."""
+        return await read_members(self.options, group)
 
     async def committed(self, offsets: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], int]:
         """The group's committed offsets."""

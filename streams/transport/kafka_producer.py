@@ -34,16 +34,16 @@ def transactional_id(settings: Settings, partition: int) -> str:
 
 
 class KafkaTransactions(TransactionalProducer):
-    """One transactional id per partition number: its start ends what an earlier owner had open (fencing)."""
+    """A writer with a transactional id: its start ends what an earlier one of that id had open (fencing)."""
 
     markers = 1
 
-    def __init__(self, settings: Settings, partition: int, topics: Mapping[str, int]) -> None:
+    def __init__(self, settings: Settings, transactional_id: str, topics: Mapping[str, int], partition: int) -> None:
         """`topics` are all that a transaction may write into, with their numbers of partitions."""
         self._settings = settings
         self._partition = partition
         self._topics = topics
-        self._transactional_id = transactional_id(settings, partition)
+        self._transactional_id = transactional_id
         self._timeout_ms = writer_timeout_ms(settings.transaction_timeout)
         self._producer: AIOKafkaProducer | None = None
         self._coordinator: CoordinatorGuard | None = None
@@ -79,14 +79,14 @@ class KafkaTransactions(TransactionalProducer):
         try:
             return await operation
         except (KafkaFenced, InvalidProducerEpoch) as error:
-            raise ProducerFenced(f"partition {self._partition}: {error}") from error
+            raise ProducerFenced(f"producer {self._transactional_id}: {error}") from error
         except KafkaError as error:
-            raise TransportError(f"partition {self._partition}: {type(error).__name__}: {error}") from error
+            raise TransportError(f"producer {self._transactional_id}: {type(error).__name__}: {error}") from error
 
     @property
     def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
-            raise TransportError(f"the producer of partition {self._partition} is not started")
+            raise TransportError(f"producer {self._transactional_id} is not started")
         return self._producer
 
     async def begin(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from streams.app import OrdersApp, create_app
+from streams.engine.installation.mark import INSTALLATION_TOPIC
 from streams.engine.opening import changelog_fault
 from streams.engine.partition_task import TaskState
 from streams.engine.positions import POSITIONS
@@ -319,7 +320,12 @@ async def test_the_owner_before_is_fenced_before_the_changelog_is_read(settings:
     broker = fed.engine.broker
     make_producer, make_reader = broker.producer, broker.reader
     broker.producer = lambda number: Noting(make_producer(number), "start", order)  # type: ignore
-    broker.reader = lambda number, topics: Noting(make_reader(number, topics), "bounds", order)  # type: ignore
+
+    def reader(number: int, topics: Sequence[str]) -> Any:
+        made = make_reader(number, topics)
+        return made if topics == [INSTALLATION_TOPIC] else Noting(made, "bounds", order)
+
+    broker.reader = reader  # type: ignore
     await fed.start([0])
     assert order[:2] == ["start", "bounds"]
     await fed.engine.stop()
