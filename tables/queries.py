@@ -106,13 +106,15 @@ def order_history(task: PartitionTask, order_id: str) -> list[bytes]:
     return [bytes(value) for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id))]
 
 
-def refusal_of(task: PartitionTask, order_id: str, command_id: str) -> OrderRejected | None:
-    """Why the order refused a command, None when it did not (or has not seen it)."""
-    for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id), reverse=True):
-        event = _decode_event(value)
-        if event.metadata.causation_id == command_id:
-            return _decode_rejected(event.payload) if event.event_type == OrderRejected.event_type else None
-    return None
+def decision_of(task: PartitionTask, order_id: str, command_id: str) -> Envelope[msgspec.Raw] | None:
+    """The event by which the order answered a command; None when it has not decided about it."""
+    events = (_decode_event(value) for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id), reverse=True))
+    return next((event for event in events if event.metadata.causation_id == command_id), None)
+
+
+def refusal_in(event: Envelope[msgspec.Raw]) -> OrderRejected | None:
+    """Why the order refused a command, by the event that answered it; None when it did not."""
+    return _decode_rejected(event.payload) if event.event_type == OrderRejected.event_type else None
 
 
 class EventMetadataView(TypedDict):

@@ -9,6 +9,7 @@ another command, which the order refuses. Without either, every request is a new
 from __future__ import annotations
 
 import uuid
+from http import HTTPStatus
 from typing import Literal, TypedDict, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -40,7 +41,7 @@ from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from streams.transport.base import Position
 from streams.web import ENGINE, PASSING, TIMEOUT_S, Problem, invalid, json_response, unavailable
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
-from tables.queries import ORDER_PATH, OrderView, find_order, order_view, refusal_of
+from tables.queries import ORDER_PATH, OrderView, decision_of, find_order, order_view, refusal_in
 
 B = TypeVar("B", bound=BaseModel)
 
@@ -62,7 +63,12 @@ WAIT = duration("wait", "how long to wait for the read model, such as 2s or 500m
 
 def change(body: type[BaseModel]) -> Operation:
     """The contract of a command that changes an order."""
-    return Operation({202: Answer(OrderAccepted, (LOCATION,))}, (IDEMPOTENCY_KEY, CORRELATION_ID), body)
+    return Operation(
+        {200: Answer(OrderView, (LOCATION,)), 202: Answer(OrderAccepted, (LOCATION,))},
+        (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
+        body,
+        problems=(409,),
+    )
 
 
 @service.route(
@@ -104,21 +110,33 @@ async def place_order(request: web.Request) -> web.StreamResponse:
 
 @service.route("POST", "/orders/{order_id}/confirm", change(ChangeOrderBody))
 async def confirm_order(request: web.Request) -> web.StreamResponse:
-    """Ask to confirm a pending order: 202 with a token; the audit trail tells what became of it."""
+    """Ask to confirm a pending order: 202 with a token; the audit trail tells what became of it.
+
+    With `?wait=2s` 200 with the order once that is done, 202 when it takes longer; 409 or 422 with `reason` when the
+    order refuses it.
+    """
     body = await read_body(request, ChangeOrderBody)
     return await _change(request, body, ConfirmOrder(_order_id(request)))
 
 
 @service.route("POST", "/orders/{order_id}/cancel", change(CancelOrderBody))
 async def cancel_order(request: web.Request) -> web.StreamResponse:
-    """Ask to cancel an order: 202 with a token; the audit trail tells what became of it."""
+    """Ask to cancel an order: 202 with a token; the audit trail tells what became of it.
+
+    With `?wait=2s` 200 with the order once that is done, 202 when it takes longer; 409 or 422 with `reason` when the
+    order refuses it.
+    """
     body = await read_body(request, CancelOrderBody)
     return await _change(request, body, CancelOrder(_order_id(request), body.reason))
 
 
 @service.route("POST", "/orders/{order_id}/ship", change(ChangeOrderBody))
 async def ship_order(request: web.Request) -> web.StreamResponse:
-    """Ask to send a confirmed order away: 202 with a token; the audit trail tells what became of it."""
+    """Ask to send a confirmed order away: 202 with a token; the audit trail tells what became of it.
+
+    With `?wait=2s` 200 with the order once that is done, 202 when it takes longer; 409 or 422 with `reason` when the
+    order refuses it.
+    """
     body = await read_body(request, ChangeOrderBody)
     return await _change(request, body, ShipOrder(_order_id(request)))
 
@@ -134,14 +152,14 @@ async def get_outcome(request: web.Request) -> web.StreamResponse:
 
 
 def outcome(task: PartitionTask, order_id: str, command_id: str) -> web.Response:
-    """201 with the order that the command placed; raises a problem with the reason when it was refused."""
-    refused = refusal_of(task, order_id, command_id)
-    if refused is not None:
+    """201 with the order that the command placed or changed; raises a problem with the reason when it was refused."""
+    decision = decision_of(task, order_id, command_id)
+    order = find_order(task, order_id)
+    if decision is not None and (refused := refusal_in(decision)) is not None:
         status = 409 if refused.reason.startswith("already_") else 422
         raise Problem(status, refused.detail, reason=refused.reason, order_id=order_id)
-    order = find_order(task, order_id)
-    if order is None:
-        raise Problem(500, f"order {order_id} could not be placed: see the dead letters of order-commands")
+    if decision is None or order is None:
+        raise Problem(500, f"the command for order {order_id} is not processed: see the dead letters of order-commands")
     return json_response(order_view(order), 201, {"Location": location(order_id)})
 
 
@@ -171,6 +189,7 @@ def _ids(body: PlaceOrderBody) -> tuple[str, str]:
 
 async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCommand) -> web.Response:
     """Publish a command that changes an order; the same Idempotency-Key makes it the same command."""
+    wait_s = WAIT.read(request)
     key = id_header(request, IDEMPOTENCY_KEY.name)
     order_id = command.order_id
     command_id = body.command_id
@@ -178,7 +197,10 @@ async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCom
         command_id = str(uuid.uuid4()) if key is None else derived_id(order_id, f"{command.event_type}:{key}")
     value = encode(request, envelope(command, command_id, body.occurred_at, metadata(request)))
     position = await publish(request, ORDER_COMMANDS, order_id, value)
-    return _processing(order_id, position)
+    answer = await _accepted(request, order_id, command_id, position, wait_s)
+    if answer.status == HTTPStatus.CREATED:  # which is what placing answers
+        answer.set_status(HTTPStatus.OK)
+    return answer
 
 
 async def _accept_once(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import aiokafka.abc
@@ -161,8 +162,9 @@ class KafkaConsumer(FetchConsumer):
             log.error("fetching %s/%d failed: %s", tp.topic, tp.partition, error)
 
     async def wait_for_records(self) -> None:
-        """Wait for the background fetcher."""
-        await self.client._fetcher._create_fetch_waiter()
+        """Wait for the background fetcher; an error that ends the client is the watch's to mend, see GroupMember."""
+        with suppress(KafkaError):
+            await self.client._fetcher._create_fetch_waiter()
 
     def position_of(self, tp: TP) -> int | None:
         """The next offset to be fetched."""

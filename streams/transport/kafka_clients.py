@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_S = 3.0  # what has no answer for longer is failing
 FORGOTTEN_AFTER_S = 60.0
+UNREACHABLE_MAX_S = 60.0
 START_TIMEOUT_S = 25.0  # longer than one request takes at most
 STOP_TIMEOUT_S = 5.0
 
@@ -73,6 +74,25 @@ class ClientHealth:
         unanswered_s = now - min(self._waiting.values(), default=now)
         failing_s = max((now - first for first, last in self._failing.values() if last > first), default=0.0)
         return max(failing_s, unanswered_s if unanswered_s > ANSWER_S else 0.0)
+
+
+class BrokersInReach:
+    """Whether a client of aiokafka still finds a broker: it knows those of its last answer, which may have moved since.
+
+    It asks for new metadata whenever a connection breaks, and never asks the addresses of its settings again.
+    """
+
+    def __init__(self) -> None:
+        self._lost_since: float | None = None
+
+    def are_lost(self, client: Any) -> bool:
+        """Whether none has answered for UNREACHABLE_MAX_S, in which aiokafka tries again by itself."""
+        cluster, now = client.cluster, time.monotonic()
+        if cluster._last_refresh_ms <= cluster._last_successful_refresh_ms:
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = now
+        return self._lost_since is not None and now - self._lost_since > UNREACHABLE_MAX_S
 
 
 class ReplaceableClient(Generic[C]):
@@ -184,22 +204,26 @@ class ReplaceableClient(Generic[C]):
         closing.add_done_callback(self._closing.discard)
 
 
-def _look_at(starting: asyncio.Task[Any]) -> None:
+def _look_at(done: asyncio.Future[Any]) -> None:
     """All who waited may have gone: an error that nobody has looked at would be reported."""
-    if not starting.cancelled():
-        starting.exception()
+    if not done.cancelled():
+        done.exception()
 
 
 async def stop(client: Client) -> None:
     """Disconnect a client that may have failed already: within STOP_TIMEOUT_S, and without raising."""
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await client.stop()
-    except (KafkaError, TimeoutError, OSError) as error:
-        log.debug("a client could not be closed in order: %s", describe(error))
-        with_connections: Any = getattr(client, "client", None) or getattr(client, "_client", None)
-        if with_connections is not None:
-            await with_connections.close()
+    stopping = asyncio.ensure_future(client.stop())
+    done, _ = await asyncio.wait([stopping], timeout=STOP_TIMEOUT_S)
+    stopping.add_done_callback(_look_at)
+    if done and (stopping.cancelled() or stopping.exception() is None):
+        return
+    # It may wait for brokers that never answer, and not even hear that it is cancelled.
+    stopping.cancel()
+    connections: Any = getattr(client, "client", None) or getattr(client, "_client", None)
+    if connections is not None:
+        closing = asyncio.ensure_future(connections.close())
+        closing.add_done_callback(_look_at)
+        await asyncio.wait([closing], timeout=STOP_TIMEOUT_S)
 
 
 def describe(error: BaseException) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -12,13 +11,12 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from streams.transport.base import ClientState
-from streams.transport.kafka_clients import ClientHealth, describe
+from streams.transport.kafka_clients import BrokersInReach, ClientHealth, describe
 
 log = logging.getLogger(__name__)
 
 NAME: Final = "consumer of the group"
 WATCH_INTERVAL_S: Final = 1.0
-UNREACHABLE_MAX_S: Final = 60.0  # in which aiokafka tries the brokers that it knows; they may have new addresses
 
 
 class GroupMember:
@@ -30,7 +28,7 @@ class GroupMember:
         self._replace = replace
         self._health = ClientHealth()
         self._replaced = 0
-        self._unreachable_since: float | None = None
+        self._brokers = BrokersInReach()
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -65,7 +63,7 @@ class GroupMember:
         log.error("the %s cannot go on: %s", NAME, error)
         if ended is not None:
             self._replaced += 1
-            self._unreachable_since = None
+            self._brokers = BrokersInReach()
             await self._replace()
 
     def _end(self, client: AIOKafkaConsumer) -> str | None:
@@ -74,14 +72,7 @@ class GroupMember:
             if task is not None and task.done():
                 failure = None if task.cancelled() else task.exception()
                 return "a part of it has ended" if failure is None else describe(failure)
-        cluster, now = client._client.cluster, time.monotonic()
-        if cluster._last_refresh_ms <= cluster._last_successful_refresh_ms:
-            self._unreachable_since = None
-        elif self._unreachable_since is None:
-            self._unreachable_since = now
-        elif now - self._unreachable_since > UNREACHABLE_MAX_S:
-            return "none of the brokers that it knows answers"
-        return None
+        return "none of the brokers that it knows answers" if self._brokers.are_lost(client._client) else None
 
 
 def _refusal(client: AIOKafkaConsumer) -> str | None:

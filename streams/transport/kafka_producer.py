@@ -24,6 +24,7 @@ RETRY_BACKOFF_MS = 2
 # aiokafka waits a constant 20 ms in the one case that is ours all the time: the first request of a transaction that
 # follows another. It offers no setting for that.
 sender.BACKOFF_OVERRIDE = RETRY_BACKOFF_MS / 1000
+START_TIMEOUT_S = 60.0  # aiokafka would wait for ever
 RECORDS_PER_SLICE = 500  # building more at once would hold up the event loop
 _NO_HEADERS: list[tuple[str, bytes]] = []
 
@@ -73,7 +74,12 @@ class KafkaTransactions(TransactionalProducer):
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
         self._coordinator = CoordinatorGuard(self._producer)
-        await self._call(self._coordinator.start())
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._call(self._coordinator.start())
+        except TimeoutError as error:
+            reason = f"no coordinator has answered for {START_TIMEOUT_S:.0f} s"
+            raise TransportError(f"partition {self._partition}: {reason}") from error
 
     async def _call(self, operation: Any) -> Any:
         try:

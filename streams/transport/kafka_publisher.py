@@ -222,7 +222,12 @@ def _abandon(producer: AIOKafkaProducer) -> None:
     """Let nothing leave any more: what is not acknowledged fails now, and what was never sent is never sent."""
     accumulator = producer._message_accumulator
     unacknowledged = [*accumulator._pending_batches, *chain.from_iterable(accumulator._batches.values())]
+    accumulator.reenqueue = _drop  # a request under way brings its batches back when it fails
     accumulator.fail_all(_Abandoned("its producer was given up"))
     accumulator._batches.clear()
     for batch in unacknowledged:
         batch.future.exception()  # looked at, as the one who waited for it may have gone
+
+
+def _drop(batch: Any) -> None:
+    """Nothing: the batch has failed already."""

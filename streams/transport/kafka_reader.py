@@ -8,6 +8,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.settings import Settings
 from streams.transport.base import Reader, Record, TransportError
+from streams.transport.kafka_clients import BrokersInReach
 from streams.transport.kafka_connection import connection_options
 
 FETCH_BYTES_MAX = 4 << 20  # of one partition: a restore wants large answers
@@ -21,6 +22,7 @@ class KafkaReader(Reader):
         self._tps = [TopicPartition(topic, partition) for topic in topics]
         self._consumer: AIOKafkaConsumer | None = None
         self._positions: dict[TopicPartition, int] = {}
+        self._brokers = BrokersInReach()
 
     async def start(self) -> None:
         """Connect."""
@@ -59,6 +61,8 @@ class KafkaReader(Reader):
     async def fetch(self) -> Mapping[str, tuple[Sequence[Record], int]]:
         """The next records of each topic that has any; positions pass transaction markers."""
         assert self._consumer is not None
+        if self._brokers.are_lost(self._consumer._client):
+            raise TransportError("cannot read changelogs: none of the brokers that the reader knows answers")
         try:
             fetched = await self._consumer.getmany(timeout_ms=100)
             moved: dict[str, tuple[Sequence[Record], int]] = {}

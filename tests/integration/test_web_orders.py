@@ -277,6 +277,17 @@ async def test_an_order_is_confirmed_and_cancelled(client: httpx.AsyncClient) ->
     assert (found["status"], found["cancel_reason"], found["version"]) == ("cancelled", "too late", 3)
 
 
+async def test_who_waits_for_a_change_is_told_what_became_of_it(client: httpx.AsyncClient) -> None:
+    await place(client, order(order_id="o-1"))
+    cancelled = await client.post("/orders/o-1/cancel?wait=10s", json={"reason": "too late"})
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    for command in ("cancel", "confirm", "ship"):
+        refused = check_problem(await client.post(f"/orders/o-1/{command}?wait=10s"), 409)
+        assert (refused["reason"], refused["order_id"]) == ("already_cancelled", "o-1")
+    unknown = check_problem(await client.post("/orders/o-2/cancel?wait=10s"), 422)
+    assert unknown["reason"] == "not_placed"
+
+
 async def test_only_refused_commands_make_no_order(client: httpx.AsyncClient) -> None:
     cancelled = await client.post("/orders/o-1/cancel")
     check_problem(await client.get("/orders/o-1", params={"after": cancelled.json()["token"]}), 404)
