@@ -117,9 +117,10 @@ async def run(bootstrap: str, rows: int) -> Restore:
     base = {"ORDERS_BROKER": f"kafka://{bootstrap}", "ORDERS_LOG_LEVEL": "WARNING"}
     with tempfile.TemporaryDirectory(prefix="restore-") as name:
         folder = Path(name)
-        # Twice: the first start creates the topics, the second one only restores nothing.
+        # Twice: the first start creates the topics, the second one only restores nothing. Under the same application id
+        # as the others, as topics have one owner.
         for attempt in range(2):
-            empty_s, _ = await start_and_read({**base, "ORDERS_APP_ID": f"{tag}-empty"}, folder / f"e{attempt}", 1, 0)
+            empty_s, _ = await start_and_read({**base, "ORDERS_APP_ID": tag}, folder / f"e{attempt}", 1, 0)
         settings = Settings(broker=f"kafka://{bootstrap}", app_id=tag)
         row_bytes = await fill(settings, rows)
         await start_and_read({**base, "ORDERS_APP_ID": tag}, folder / "warm", rows, 0)
