@@ -2,14 +2,13 @@
 
 `records` are the events that were read: of orders, stock, payments, customers and answers, about ten for an order.
 `busy` is an audit while further orders are processed at full speed, to which it yields. A figure is refused when the
-audit finds a difference. CPU is the whole worker's, memory its peak. Linux only (`/proc`).
+audit finds a difference. Times are seconds, memory is the worker's peak.
 
     python -m bench.audit [--orders 100000] [--busy-orders 20000]
 """
 
 import argparse
 import asyncio
-import os
 import sys
 import tempfile
 import time
@@ -39,7 +38,6 @@ class Audit(msgspec.Struct, frozen=True):
     rows: int
     seconds: float
     records_per_s: int
-    cpu_us_per_record: float
     memory_mib: float
 
 
@@ -59,7 +57,7 @@ async def settled(session: aiohttp.ClientSession, url: str, orders: int) -> None
 
 async def measure(benchmark: str, url: str, orders: int, pid: int) -> Audit:
     """One audit; raises Refused when anything differs."""
-    began, cpu_before = time.perf_counter(), cpu_s(pid)
+    began = time.perf_counter()
     async with WorkerClient(url) as client:
         found = {"partitions": await audit_partitions(client, PlainSteps(lambda text: None))}
     seconds = time.perf_counter() - began
@@ -67,14 +65,7 @@ async def measure(benchmark: str, url: str, orders: int, pid: int) -> Audit:
         raise Refused("\n".join(lines_of(found)))
     records = sum(part["records"] for part in found["partitions"])
     rows = sum(part["rows"] for part in found["partitions"])
-    cpu_us = round((cpu_s(pid) - cpu_before) / records * 1e6, 1)
-    return Audit(benchmark, orders, records, rows, round(seconds, 1), round(records / seconds), cpu_us, peak_mib(pid))
-
-
-def cpu_s(pid: int) -> float:
-    """CPU seconds that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return Audit(benchmark, orders, records, rows, round(seconds, 1), round(records / seconds), peak_mib(pid))
 
 
 def peak_mib(pid: int) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from streams.engine.about import about
-from streams.engine.changelogs import ChangelogRefused, only_copy_texts
+from streams.engine.changelogs import Changelog, ChangelogRefused, only_copy_texts
 from streams.engine.context import EngineContext
 from streams.engine.faults import Fault, FaultKey
 from streams.engine.repair import CannotRepair, Place, repair
 from streams.engine.repairs import Repair, Repairs
-from streams.engine.restore import Restored, RestoreProgress, identify, restore
+from streams.engine.restore import RestoreProgress, identify, restore
 from streams.engine.store import Store
 from streams.engine.store_note import note_marks
 from streams.engine.table import AnyTable
@@ -63,7 +63,7 @@ async def restore_store(
         log.warning("%s", _told(asked), extra=about(partition=number))
     if restored.nameless:
         await identify(restored.nameless, number, producer, store, ids)
-    _report_only_copy(number, context, restored)
+    _report_only_copy(number, context, restored.shortened)
     note_marks(store)
     store.write((), {})  # a disk that has no room for this has none for a commit: better known before any record
 
@@ -98,9 +98,20 @@ def _told(asked: Repair) -> str:
     )
 
 
-def _report_only_copy(number: int, context: EngineContext, restored: Restored) -> None:
-    if not restored.shortened:
+async def watch_changelogs(store: Store, number: int, context: EngineContext) -> None:
+    """Report when the changelogs of a running partition could not restore its store any more; raises TransportError.
+
+    Its store is the only copy then, and losing it before somebody knows would lose rows.
+    """
+    topics = list(changelogs_of(context))
+    bounds = await context.broker.bounds([(topic, number) for topic in topics])
+    changelogs = [Changelog(topic, "", *bounds[topic, number], store.mark(topic)) for topic in topics]
+    _report_only_copy(number, context, [changelog for changelog in changelogs if not changelog.is_whole])
+
+
+def _report_only_copy(number: int, context: EngineContext, shortened: Sequence[Changelog]) -> None:
+    if not shortened:
         context.faults.clear(changelog_fault(number))
         return
-    detail, advice = only_copy_texts(number, restored.shortened)
+    detail, advice = only_copy_texts(number, shortened)
     context.faults.report(changelog_fault(number), Fault(FAULT_KIND, detail, advice, partition=number))

@@ -37,7 +37,7 @@ from streams.engine.rows import Rendering, Rows
 from streams.engine.scrub import Scrub
 from streams.engine.snapshot import StoreSnapshot
 from streams.engine.stalled import StalledFetches
-from streams.engine.store import StoreDamaged
+from streams.engine.store import Store, StoreDamaged
 from streams.engine.store_faults import built_anew, disk_fault_key
 from streams.engine.store_note import StoreNote, note_damage, note_marks
 from streams.engine.stuck import StuckRecords
@@ -681,6 +681,11 @@ class PartitionTask:
     def store_size_bytes(self) -> int:
         """Bytes of the store on disk."""
         return self._rows.store.size_bytes() if self._rows is not None else 0
+
+    @property
+    def store(self) -> Store:
+        """The open store; raises InfrastructureError when the task is not open."""
+        return self._open_rows.store
 
     @property
     def _open_rows(self) -> Rows:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from streams.engine.faults import Fault, FaultKey
+from streams.engine.opening import watch_changelogs
 from streams.transport.base import TopicSpec, TransportError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class SourceWatch:
         for task in list(engine.tasks.values()):
             if task.is_running():
                 await task.losses.watch(ids)
+                await watch_changelogs(task.store, task.number, engine)
                 task.keep_positions()
                 task.commit_soon()
         if self._looks % LOOKS_PER_RETENTION == 0:

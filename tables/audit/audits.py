@@ -70,12 +70,6 @@ class _Audit:
     def end(self, state: AuditState, error: str | None = None) -> None:
         self.state, self.error, self.ended_ms = state, error, int(time.time() * 1000)
 
-    def cut_off(self) -> None:
-        """It runs no more: if it did not come to an end, it was cancelled, perhaps before it began."""
-        if self.state == "running":
-            number = self.run.findings.partition
-            self.end("failed", f"records of partition {number} stopped flowing meanwhile; audit it again")
-
     def report(self) -> AuditReport:
         run, found = self.run, self.run.findings
         return AuditReport(
@@ -109,8 +103,7 @@ class Audits:
         audit = self._audits.get(task.number)
         if audit is None or audit.state != "running":
             audit = self._audits[task.number] = _Audit(AuditRun(self._engine, task, self._scratch_folder()))
-            running = task.long_reads.begin(self._carry_out(audit, task), f"audit of partition {task.number}")
-            running.add_done_callback(lambda _: audit.cut_off())
+            task.long_reads.begin(self._carry_out(audit, task), f"audit of partition {task.number}")
         return audit.report()
 
     def report(self, number: int) -> AuditReport | None:
@@ -125,6 +118,9 @@ class Audits:
         try:
             async with self._turns:
                 await audit.run.run()
+        except asyncio.CancelledError:
+            audit.end("failed", f"partition {task.number} moved to another worker meanwhile; audit it again")
+            raise
         except (TransportError, *INFRASTRUCTURE_ERRORS) as error:
             audit.end("failed", str(error))
         except Exception as error:

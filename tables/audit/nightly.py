@@ -19,7 +19,6 @@ from tables.audit.times import time_of_ms
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
-TRY_AGAIN_AFTER: Final = timedelta(minutes=10)
 
 
 def last_slot(now: datetime, at: str) -> datetime:
@@ -31,8 +30,7 @@ def last_slot(now: datetime, at: str) -> datetime:
 class NightlyAudits:
     """Begins the audit of each owned partition once after the time of ORDERS_AUDIT_AT, if that came while it ran here.
 
-    A partition that moves meanwhile is audited by its new owner, unless that was done since the last such time. An
-    audit that failed is made again after a while.
+    A partition that moves meanwhile is audited by its new owner, unless that was done since the last such time.
     """
 
     def __init__(
@@ -42,7 +40,7 @@ class NightlyAudits:
         self._audits = audits
         self._clock = clock
         self._began_at = clock()
-        self._tried: dict[int, datetime] = {}  # by partition, when
+        self._begun: dict[int, datetime] = {}  # by partition, for which slot
         self._recalled: WeakSet[PartitionTask] = WeakSet()
 
     async def run(self) -> None:
@@ -62,20 +60,12 @@ class NightlyAudits:
                 self._recalled.add(task)
                 if (last := task.read(AUDITS, LAST)) is not None:
                     report_fault(self._engine, task.number, last)
-        at, now = self._engine.settings.audit_at, self._clock()
-        if not at or (slot := last_slot(now, at)) <= self._began_at:
+        at = self._engine.settings.audit_at
+        if not at or (slot := last_slot(self._clock(), at)) <= self._began_at:
             return
         for task in tasks:
-            if self._may_try(task.number, slot, now):
-                self._tried[task.number] = now
+            if self._begun.get(task.number) != slot:
+                self._begun[task.number] = slot
                 last = task.read(AUDITS, LAST)
                 if last is None or time_of_ms(last.started_ms) < slot:
                     self._audits.begin(task)
-
-    def _may_try(self, number: int, slot: datetime, now: datetime) -> bool:
-        """Whether a partition was not looked at since the slot, or its audit has failed a while ago."""
-        tried = self._tried.get(number)
-        if tried is None or tried < slot:
-            return True
-        report = self._audits.report(number)
-        return report is not None and report.state == "failed" and now - tried >= TRY_AGAIN_AFTER

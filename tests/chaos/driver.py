@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -69,23 +70,35 @@ class Driver:
         self._clients: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
         self._producer: AIOKafkaProducer | None = None
+        self._replacing = asyncio.Lock()
+        self._retired: list[AIOKafkaProducer] = []
         self._http: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         if self._bootstrap:
-            self._producer = AIOKafkaProducer(
-                bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", linger_ms=2
-            )
-            await self._producer.start()
+            self._producer = await self._new_producer()
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=ANSWER_TIMEOUT_S))
         return self
+
+    async def _new_producer(self) -> AIOKafkaProducer:
+        producer = AIOKafkaProducer(bootstrap_servers=self._bootstrap, enable_idempotence=True, acks="all", linger_ms=2)
+        await producer.start()
+        return producer
+
+    async def _replace(self, failed: AIOKafkaProducer) -> None:
+        """Go on with another producer: one that was refused leaves a gap in its sequence numbers for ever."""
+        async with self._replacing:
+            if failed is self._producer:
+                self._producer = await self._new_producer()
+                self._retired.append(failed)
 
     async def __aexit__(self, *_: object) -> None:
         for client in self._clients:
             client.cancel()
         await asyncio.gather(*self._clients, return_exceptions=True)
-        if self._producer is not None:
-            await self._producer.stop()
+        for producer in (self._producer, *self._retired):
+            if producer is not None:
+                await producer.stop()
         if self._http is not None:
             await self._http.close()
 
@@ -170,10 +183,13 @@ class Driver:
 
     async def _publish(self, topic: str, key: bytes, value: bytes) -> bool:
         """Write a record; False when nobody knows whether it is there."""
-        assert self._producer is not None
+        producer = self._producer
+        assert producer is not None
         try:
-            await self._producer.send_and_wait(topic, value, key=key)
+            await producer.send_and_wait(topic, value, key=key)
         except KafkaError:
+            with contextlib.suppress(KafkaError):  # the broker is away
+                await self._replace(producer)
             return False
         return True
 
@@ -219,7 +235,8 @@ class Driver:
                 continue
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
                 return None
-            return None if status in (503, 504) else (status, found)
+            # A 413 for what is never large is a mistake of somebody at the topic.
+            return None if status in (413, 503, 504, 507) else (status, found)
         return None
 
     def _request(self, order: Order, step: Step) -> tuple[str, dict[str, Any], dict[str, str]]:

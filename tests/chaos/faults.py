@@ -32,6 +32,11 @@ PAUSE_S = (1.0, 6.0)  # between faults
 KILL, KILL_AND_WIPE, KILL_ALL, FREEZE, BROKER = "kill", "kill and wipe", "kill all", "freeze", "broker"
 BROKER_STOP = "broker stop"  # in order, as an operator restarts one
 ROLLING = "rolling restart"
+SKEW = "clock that jumps"
+TRUNCATE, REFUSE, INTRUDER = "truncated changelog", "refused produce requests", "another app id"  # see log_faults.py
+
+SKEWED_WORKER: Sequence[str] = ("-m", "tests.chaos.skewed_worker")
+SKEWS_S = (7200.0, -86_400.0, 40.0, -40.0)  # the first is more than Kafka takes
 
 
 class WorkerEnded(Exception):
@@ -220,7 +225,7 @@ class Faults:
 
     Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed. Each
     rolling restart brings the next of `releases`, after the last one the first again. `sigterm_s` is how long workers
-    took to end when they were told to.
+    took to end when they were told to. `others` does what a fault of another kind is.
     """
 
     seed: int
@@ -231,6 +236,7 @@ class Faults:
     freeze_s: tuple[float, float] = (5.0, 6.0)
     look: Callable[[], Awaitable[None]] | None = None
     releases: Sequence[Sequence[str]] = (WORKER,)
+    others: Mapping[str, Callable[[random.Random], Awaitable[None]]] = field(default_factory=dict)
     done: list[Fault] = field(default_factory=list)
     sigterm_s: list[float] = field(default_factory=list)
 
@@ -248,6 +254,11 @@ class Faults:
                 if kind == KILL_ALL:
                     await self._kill_all()
                     continue
+                if kind in self.others:
+                    await asyncio.gather(*freezes, *(worker.ready() for worker in self.workers))
+                    with self._noted(kind, "the log"):
+                        await self.others[kind](rnd)
+                    continue
                 if kind == ROLLING:
                     await asyncio.gather(*freezes)
                     await self._roll()
@@ -259,6 +270,8 @@ class Faults:
                 if kind == FREEZE:
                     freezes.add(asyncio.create_task(self._freeze(worker, rnd.uniform(*self.freeze_s))))
                     await asyncio.sleep(0)
+                elif kind == SKEW:
+                    await self._skew(worker, rnd.choice(SKEWS_S), rnd.uniform(*self.freeze_s))
                 else:
                     await self._kill(worker, kind, rnd.uniform(*self.down_s))
             await asyncio.gather(*freezes)
@@ -292,6 +305,15 @@ class Faults:
             if kind == KILL_AND_WIPE:
                 worker.wipe()
             await asyncio.sleep(down_s)
+            worker.start()
+
+    async def _skew(self, worker: Worker, skew_s: float, length_s: float) -> None:
+        """Let a worker run with a clock that is off, and then with the right one again."""
+        with self._noted(f"{SKEW} by {skew_s:+.0f} s", worker.name):
+            worker.kill()
+            worker.start(SKEWED_WORKER, {"SKEW_S": str(skew_s)})
+            await asyncio.sleep(length_s)
+            worker.kill()
             worker.start()
 
     async def _kill_all(self) -> None:
@@ -340,6 +362,10 @@ def shuffled(seed: int, **counts: int) -> list[str]:
         "broker_restarts": BROKER,
         "broker_stops": BROKER_STOP,
         "rolling_restarts": ROLLING,
+        "skews": SKEW,
+        "truncations": TRUNCATE,
+        "refusals": REFUSE,
+        "intruders": INTRUDER,
     }
     schedule = [kinds[name] for name, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
@@ -350,5 +376,5 @@ def for_minutes(seed: int, minutes: float, kills_of_all: bool = False) -> Iterab
     """Faults of all kinds at random until the time is over; kills of all workers at once only if wanted."""
     rnd, until = random.Random(seed), time.monotonic() + minutes * 60
     while time.monotonic() < until:
-        kinds = (KILL, KILL_AND_WIPE, FREEZE, BROKER, ROLLING, KILL_ALL)
-        yield rnd.choices(kinds, (50, 20, 25, 5, 5, 10 * kills_of_all))[0]
+        kinds = (KILL, KILL_AND_WIPE, FREEZE, BROKER, BROKER_STOP, ROLLING, SKEW, TRUNCATE, REFUSE, INTRUDER, KILL_ALL)
+        yield rnd.choices(kinds, (50, 20, 25, 5, 5, 5, 5, 5, 5, 2, 10 * kills_of_all))[0]

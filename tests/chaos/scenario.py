@@ -19,16 +19,21 @@ from tests.chaos.faults import (
     BROKER,
     BROKER_STOP,
     FREEZE,
+    INTRUDER,
     KILL,
     KILL_ALL,
     KILL_AND_WIPE,
     PAUSE_S,
+    REFUSE,
     ROLLING,
+    SKEW,
+    TRUNCATE,
     WORKER,
     Fault,
     Faults,
     Worker,
 )
+from tests.chaos.log_faults import LogFaults
 from tests.chaos.orders import Order
 from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
 from tests.chaos.verify_balance import id_in, problems_at_any_moment
@@ -173,6 +178,8 @@ async def run_on_kafka(
     def urls() -> Sequence[str]:
         return [worker.url for worker in team]
 
+    mistakes = LogFaults(broker.bootstrap, urls)
+    faults.others = mistakes.by_kind(folder / "intruder", SETTINGS | workload.settings(1))
     try:
         async with workload.around(urls):
             for worker in team:
@@ -335,6 +342,8 @@ def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, rep
         "broker_restarts": faults.count(BROKER),
         "broker_stops": faults.count(BROKER_STOP),
         "rolling_restarts": faults.count(ROLLING),
+        "mistakes_in_the_log": faults.count(TRUNCATE, REFUSE, INTRUDER),
+        "clock_jumps": sum(fault.kind.startswith(SKEW) for fault in faults.done),
         "lost": lost,
         "duplicated": duplicated,
         "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),

@@ -247,27 +247,3 @@ async def test_the_nightly_audit_finds_what_differs_and_the_doctor_tells_it(
     engine.faults.clear(("audit", engine.partition_for(b"o-0")))
     NightlyAudits(engine, Audits(engine), lambda: now).look()  # as after a restart
     assert engine.faults.open() == (fault,)
-
-
-async def test_a_nightly_audit_that_failed_is_made_again(app: OrdersApp, client: httpx.AsyncClient) -> None:
-    now = datetime(2026, 11, 30, 2, 59, tzinfo=UTC)
-    engine = app.engine
-    engine.settings = engine.settings.model_copy(update={"audit_at": "03:00"})
-    audits = Audits(engine)
-    nightly = NightlyAudits(engine, audits, lambda: now)
-    now += timedelta(minutes=2)
-    nightly.look()
-    task = engine.task(0)
-    task.long_reads.cancel()  # as a rebalance does
-    await wait_until(lambda: state_of(audits) == "failed", "the audit has ended")
-    nightly.look()
-    assert state_of(audits) == "failed", "not at once"
-    now += timedelta(minutes=10)
-    nightly.look()
-    await wait_until(lambda: state_of(audits) == "clean", "it is made again")
-
-
-def state_of(audits: Audits) -> str | None:
-    """The state of the last audit of partition 0."""
-    report = audits.report(0)
-    return None if report is None else report.state

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from datetime import UTC, datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,10 @@ from streams.engine.faults import Fault
 from streams.engine.standstill import StandstillWatch, without_room
 from streams.envelope import Metadata, encode_envelope, new_envelope
 from streams.events.dead_letters import RetryDeadLetter
-from streams.events.money import Money
-from streams.events.payments import ChargePayment
-from streams.topics import DEAD_LETTER_COMMANDS, PAYMENT_COMMANDS, Topic
+from streams.topics import DEAD_LETTER_COMMANDS, Topic
 from streams.transport.base import Outgoing
 from tables import health
 from tests.apps import (
-    DEADLINE_S,
     DURABLE_TRANSPORTS,
     TRANSPORTS,
     Tally,
@@ -43,7 +39,7 @@ from tests.apps import (
     wait_until,
 )
 from tests.integration.test_engine_outside import Asking, ask, keys_of
-from tests.integration.web import client_of, find, order, own_broker_url
+from tests.integration.web import client_of, own_broker_url
 from tests.letters import closed_letters, discard, lanes, open_letters, retry
 
 
@@ -379,28 +375,3 @@ async def test_lanes_of_a_service_that_is_gone_take_no_room_from_others(tmp_path
         await send_each(app, asking.source, ("k", "bad"), ("k", "b"), ("other", "a"))
         await at_rest(app)
         assert (asking.answers(app, "other"), without_room(app.engine.tasks[0])) == (("A",), [])
-
-
-async def test_orders_are_paid_again_once_the_letter_of_a_full_lane_of_charges_is_discarded(tmp_path: Path) -> None:
-    settings = make_settings(
-        "embedded://", tmp_path, partitions=1, saga="orchestration", waiting_per_aggregate_max=5, outside_calls_max=4
-    )
-    async with running(settings) as app, client_of(app) as client, asyncio.timeout(DEADLINE_S):
-        charge = ChargePayment("unread", "customer-1", Money(Decimal("1.00"), "USD"))
-        about: dict[str, Any] = {"aggregate_id": "unread", "timestamp": datetime.now(UTC), "metadata": Metadata()}
-        charges = [encode_envelope(new_envelope(charge, event_id=str(number), **about)) for number in range(9)]
-        for value in charges:
-            await publish(app, PAYMENT_COMMANDS, "unread", value.replace(b'"version":1', b'"version":9'))
-        source = "decide-payments", PAYMENT_COMMANDS.name
-        task = app.engine.tasks[0]
-        await wait_until(lambda: source in without_room(task) and open_letters(app), "payments stand still")
-        (await client.put("/inventory/SKU-1", json={"quantity": 10})).raise_for_status()
-        (await client.post("/orders", json=order(order_id="good"))).raise_for_status()
-        charged = await app.engine.broker.end_offset(PAYMENT_COMMANDS.name, 0)
-        while charged < len(charges) + 1:  # the good order's charge is behind them
-            await asyncio.sleep(0.01)
-            charged = await app.engine.broker.end_offset(PAYMENT_COMMANDS.name, 0)
-        assert (await find(client, "/orders/good"))["status"] == "pending"
-        while (await find(client, "/orders/good"))["status"] != "confirmed":
-            await discard(app, *open_letters(app))  # each one that is given up lets the next charge become a letter
-            await asyncio.sleep(0.01)
