@@ -56,7 +56,7 @@ async def repair_partition(request: web.Request) -> web.StreamResponse:
     return json_response(asked, 202, {"Location": PATH.format(number=number)})
 
 
-@service.route("GET", PATH, Operation({200: Repair}, problems=(404,)))
+@service.route("GET", PATH, Operation({200: Repair}, problems=(404, 422)))
 async def show_repair(request: web.Request) -> web.StreamResponse:
     """The last repair of a partition since its worker was started: `state` is asked, running, done or refused.
 
