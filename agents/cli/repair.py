@@ -32,10 +32,13 @@ POLL_S: Final = 0.2
     required=True,
     help="what has the rows: the worker's store, what the changelog has left, or the events",
 )
+@click.option("--accept-loss", is_flag=True, help="also where records were removed that the store does not have")
 @click.option("--reason", default="", help="why; it is kept")
 @click.option("--by", help="who asks for it; by default the user of this computer")
 @click.option("--url", help="the worker's address; by default what the settings say")
-def repair(partition: int | None, every: bool, source: str, reason: str, by: str | None, url: str | None) -> None:
+def repair(
+    partition: int | None, every: bool, source: str, accept_loss: bool, reason: str, by: str | None, url: str | None
+) -> None:
     """Make the changelogs of PARTITION whole again. `orders doctor` says which partitions need it.
 
     --from store writes every row of the store to the changelogs that have less: nothing is lost. --from changelog goes
@@ -46,7 +49,7 @@ def repair(partition: int | None, every: bool, source: str, reason: str, by: str
     """
     if (partition is None) is not every:
         raise click.UsageError("give either a partition or --all")
-    asked = {"from": source, "reason": reason, "by": by or _user()}
+    asked: dict[str, str | bool] = {"from": source, "reason": reason, "by": by or _user(), "accept_loss": accept_loss}
     if run_until_interrupted(_repair(partition, asked, url)) is None:
         raise Failure("interrupted: a repair that has begun goes on; the worker's log says how it ends")
 
@@ -58,7 +61,7 @@ def _user() -> str:
         return "the command line"
 
 
-async def _repair(partition: int | None, asked: Mapping[str, str], url: str | None) -> bool:
+async def _repair(partition: int | None, asked: Mapping[str, str | bool], url: str | None) -> bool:
     tables: set[str] = set()
     async with client_for(settings_from(), url) as client:
         for number in count() if partition is None else (partition,):
@@ -75,7 +78,7 @@ async def _repair(partition: int | None, asked: Mapping[str, str], url: str | No
     return True
 
 
-async def _repair_one(client: WorkerClient, number: int, asked: Mapping[str, str]) -> Collection[str]:
+async def _repair_one(client: WorkerClient, number: int, asked: Mapping[str, str | bool]) -> Collection[str]:
     """Repair one partition, and say what was done; the tables that were repaired."""
     path = path_of("partitions", str(number), "repair")
     _, found = await client.post(path, asked)

@@ -31,6 +31,7 @@ class RepairBody(Body):
     source: Annotated[Source, Field(alias="from")]
     reason: Annotated[str, Field(max_length=REASON_CHARACTERS_MAX)] = ""
     by: Annotated[str, Field(min_length=1, max_length=WHO_CHARACTERS_MAX)] = "an HTTP client"
+    accept_loss: bool = False
 
 
 @service.route("POST", PATH, Operation({202: Answer(Repair, (LOCATION,))}, (), RepairBody, problems=(404, 409)))
@@ -38,9 +39,9 @@ async def repair_partition(request: web.Request) -> web.StreamResponse:
     """Make the changelogs of a partition whole again, `from` its `store`, its `changelog` or the `events`.
 
     202 with the same as GET; the partition stands still meanwhile. `store` writes every row of the store to the
-    changelogs that have less. `changelog` goes on with what the changelogs have, and moves the store aside. `events`
-    does so where every such table is a projection, to be rebuilt after that. 409 when there is nothing to repair, or
-    when the partition is being repaired.
+    changelogs that have less; with `accept_loss` also where records were removed that the store has not. `changelog`
+    goes on with what the changelogs have, and moves the store aside. `events` does so where every such table is a
+    projection, to be rebuilt after that. 409 when there is nothing to repair, or when the partition is being repaired.
     """
     number, engine = _number(request), request.app[ENGINE]
     body = await read_body(request, RepairBody)
@@ -51,7 +52,7 @@ async def repair_partition(request: web.Request) -> web.StreamResponse:
     if changelog_fault(number) not in engine.faults:
         detail = f"there is nothing to repair in partition {number}: its changelogs have what its store has"
         raise Problem(409, detail, reason="nothing_to_repair")
-    asked = Repair(number, body.source, body.by, body.reason)
+    asked = Repair(number, body.source, body.by, body.reason, body.accept_loss)
     engine.repair(asked)
     return json_response(asked, 202, {"Location": PATH.format(number=number)})
 

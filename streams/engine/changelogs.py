@@ -249,6 +249,11 @@ def _advice(partition: int, standings: set[Standing]) -> str:
     if standings == {Standing.EMPTY}:
         anew = f"`orders repair {partition} --from events`"
         return f"{another}. If there is none, rows of projections can be made anew: {anew}"
+    if Standing.BEHIND in standings:
+        return (
+            f"{another}: a newer store has what was removed. If there is none, `orders repair {partition} --from store "
+            "--accept-loss` goes on without it"
+        )
     if standings == {Standing.UNDER_REPAIR}:
         return f"go on with it: `orders repair {partition} --from store`"
     return (

@@ -81,6 +81,11 @@ async def _from_store(
 ) -> None:
     if missing := _topics(faulty, Standing.EMPTY):
         raise CannotRepair(f"this worker has no store with rows of {missing}: ask the worker that has it")
+    if (lacking := _topics(faulty, Standing.BEHIND)) and not asked.accept_loss:
+        raise CannotRepair(
+            f"records of {lacking} were removed before this store had them: ask the worker that has a newer store of "
+            f"partition {place.number}, or put a backup of its data folder in place. --accept-loss goes on without them"
+        )
     followed = [c for c in changelogs if c.standing in (Standing.FOLLOWS, Standing.BEHIND)]
     await follow(place.store, place.reader, followed, place.tables, RestoreProgress(), is_trusted=True)
     place.store.write((), {c.topic: replace(place.store.mark(c.topic), topic_id=UNDER_REPAIR) for c in faulty})
@@ -184,7 +189,7 @@ async def _seal(
     """
     now_ms = int(time.time() * 1000)
     ended = {changelog.topic: changelog.end for changelog in faulty}
-    row = RepairRow(now_ms, asked.source, asked.by, asked.reason, ended, asked.rows, asked.removed)
+    row = RepairRow(now_ms, asked.source, asked.by, asked.reason, ended, asked.rows, asked.removed, asked.accept_loss)
     noted: Outgoing = (REPAIRS.key.encode(repair_key(now_ms)), REPAIRS.encode_row(row), ())
     identities = {topic: new_identity(offset) for topic, offset in complete_from.items()}
     (repairs_topic,) = (topic for topic, table in place.tables.items() if table is REPAIRS)

@@ -24,13 +24,15 @@ class Repair(msgspec.Struct):
     """One repair of a partition's changelogs, while it is under way and after that.
 
     `rows` were written from the store; `removed` ones the changelog had and the store has not. `detail` says why it was
-    refused; `aside` is the folder that the store was moved to.
+    refused; `aside` is the folder that the store was moved to. With `accept_loss` records may be missing that were
+    removed before the store had them.
     """
 
     partition: int
     source: Source
     by: str
     reason: str
+    accept_loss: bool = False
     state: RepairState = "asked"
     detail: str = ""
     changelogs: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class RepairRow(msgspec.Struct, frozen=True):
     ends: dict[str, int]
     rows: int
     removed: int
+    accept_loss: bool = False
 
 
 REPAIRS: Table[str, RepairRow] = Table("repairs", RepairRow, help="repairs of changelogs: when, of what, by whom, why")

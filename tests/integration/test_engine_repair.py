@@ -94,9 +94,11 @@ async def started(settings: Settings, services: Collection[Any] | None = None) -
         await app.stop()
 
 
-async def repaired(app: OrdersApp, source: Source, reason: str = "a test") -> list[Repair]:
+async def repaired(app: OrdersApp, source: Source, reason: str = "a test", accept_loss: bool = False) -> list[Repair]:
     """Repair every partition, and wait for the outcome."""
-    asked = [Repair(number, source, "somebody", reason) for number in range(app.engine.settings.partitions)]
+    asked = [
+        Repair(number, source, "somebody", reason, accept_loss) for number in range(app.engine.settings.partitions)
+    ]
     for repair in asked:
         app.engine.repair(repair)
     await wait_until(lambda: all(repair.state in ("done", "refused") for repair in asked), "the repairs are over")
@@ -129,6 +131,36 @@ async def test_a_new_store_is_restored_from_a_shortened_changelog_that_was_repai
         assert [(made.by, made.reason, made.source) for made in noted] == [
             ("somebody", "retention was set by mistake", "store")
         ] * settings.partitions
+
+
+async def test_a_store_that_lacks_removed_records_is_no_better_copy_unless_somebody_accepts_their_loss(
+    settings: Settings, tmp_path: Path
+) -> None:
+    tally = Tally()
+    await fill(settings, tally)
+    older = shutil.copytree(stores(settings), tmp_path / "older")
+    await fill(settings, tally)  # again, which this copy of the stores has not
+    (topic,) = changelogs(settings, tally.table)
+    await shorten(settings, [topic])
+    newer = shutil.move(stores(settings), tmp_path / "newer")
+    shutil.copytree(older, stores(settings))
+    async with started(settings, [tally.service]) as app:
+        for fault in app.engine.faults.open():
+            assert "were removed before the store had them" in fault.detail
+            assert fault.advice.startswith("start the worker whose data folder has the store")
+        refused = await repaired(app, FROM_STORE)
+        assert {repair.state for repair in refused} == {"refused"}
+        assert all("ask the worker that has a newer store" in repair.detail for repair in refused)
+    shutil.rmtree(stores(settings))
+    shutil.copytree(newer, stores(settings))  # as the advice has it
+    async with running(settings, [tally.service]) as app:
+        await tally.check(app, {key: ["a", "b", "a", "b"] for key in KEYS})
+    shutil.rmtree(stores(settings))
+    shutil.copytree(older, stores(settings))
+    async with started(settings, [tally.service]) as app:
+        accepted = await repaired(app, FROM_STORE, accept_loss=True)
+        assert {repair.state for repair in accepted} == {"done"}
+        await wait_until(app.engine.is_ready, "all partitions run again")
 
 
 async def test_a_changelog_that_was_created_anew_is_written_from_the_store_and_loses_what_only_it_has(
