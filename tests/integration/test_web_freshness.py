@@ -24,15 +24,19 @@ LOG = "it shows the log itself: what was accepted is in it"
 STORED = "it shows rows as they are stored, whoever writes them; each kind has a view of its own"
 WORKER = "it shows how the worker stands, which no request changes"
 CONTRACT = "it is the same for as long as the worker lives"
+AUDIT = "it shows what was compared, up to a cut of its own"
 EXCEPTIONS = {
     "/": CONTRACT,
     "/assets/{name}": CONTRACT,
     "/asyncapi.json": CONTRACT,
+    "/audit/orders/{order_id}": AUDIT,
+    "/audit/partitions/{number}": AUDIT,
     "/doctor": WORKER,
     "/healthz": WORKER,
     "/live": "it tells of what is committed from now on",
     "/metrics": WORKER,
     "/openapi.json": CONTRACT,
+    "/partitions/{number}/repair": "it shows how a repair goes on, which no token stands for",
     "/readyz": WORKER,
     "/tables": STORED,
     "/tables/{name}": STORED,
