@@ -34,8 +34,8 @@ async def test_every_name_and_label_that_is_asked_for_exists(tmp_path: Path) -> 
     recorded = {rule["record"] for rule in rules() if "record" in rule}
     async with running(make_settings("embedded://", tmp_path)) as app, client_of(app) as client:
         names, labels = await families(client)
-    # Those come with what happens: letters, records that wait, calls to the outside.
-    labels |= {"topic", "agent", "outcome", "state"}
+    # Those come with what happens: letters, records that wait, calls to the outside, faults.
+    labels |= {"topic", "agent", "outcome", "state", "kind"}
     for expression in (*panel_expressions(), *RULES):
         assert names_in(expression), expression
         assert names_in(expression) <= names | recorded | OWN_NAMES, expression
