@@ -33,8 +33,10 @@ class CoordinatorGuard:
     again: until then their partition could not start anew, and could not be read either.
     """
 
-    def __init__(self, producer: AIOKafkaProducer) -> None:
+    def __init__(self, producer: AIOKafkaProducer, is_settled: bool) -> None:
+        """Without `is_settled` a start may wait for a coordinator that is not there yet, as that of a new cluster."""
         self._producer = producer
+        self._is_settled = is_settled
         self._lost: CoordinatorLost | None = None
         self._told = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
@@ -70,7 +72,7 @@ class CoordinatorGuard:
 
     def _on_dead(self, kind: CoordinationType) -> None:
         self._dead(kind)
-        if kind is CoordinationType.TRANSACTION:
+        if kind is CoordinationType.TRANSACTION and (self._is_started or self._is_settled):
             self.lose()
 
     def lose(self) -> None:

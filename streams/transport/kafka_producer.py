@@ -48,6 +48,7 @@ class KafkaTransactions(TransactionalProducer):
         self._timeout_ms = writer_timeout_ms(settings.transaction_timeout)
         self._producer: AIOKafkaProducer | None = None
         self._coordinator: CoordinatorGuard | None = None
+        self._is_settled = False  # what was settled may have changed when the coordinator was away since
         self._sent: list[tuple[tuple[str, int], int, asyncio.Future[Any]]] = []
         self._ends: dict[tuple[str, int], int] = {}
         self._offsets_sent: asyncio.Future[None] | None = None
@@ -59,6 +60,7 @@ class KafkaTransactions(TransactionalProducer):
                 client, self._transactional_id, self._settings.app_id, self._topics, self._timeout_ms
             )
             await settlement.settle({(topic, self._partition) for topic in changelogs}, distrust)
+        self._is_settled = True
 
     async def start(self) -> None:
         """Become the writer and fence the one before."""
@@ -73,7 +75,7 @@ class KafkaTransactions(TransactionalProducer):
             max_request_size=REQUEST_BYTES_MAX,
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
-        self._coordinator = CoordinatorGuard(self._producer)
+        self._coordinator = CoordinatorGuard(self._producer, self._is_settled)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await self._call(self._coordinator.start())

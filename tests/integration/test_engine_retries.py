@@ -391,6 +391,7 @@ async def test_memory_is_bounded_while_a_topic_stands_still(settings: Settings) 
         task, source = app.engine.task(number), ("moody", moody.source.name)
         await wait_until(lambda: source in task.stalled, "it stands still")
         assert task.stalled.sources()[source] <= 3
+        await wait_until(lambda: open_letters(app), "the letter that it waits for is committed")
         await discard(app, *open_letters(app))
         await at_rest(app)
         await moody.check(

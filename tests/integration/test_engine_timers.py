@@ -200,7 +200,7 @@ async def test_a_timer_fires_exactly_once_with_a_crash_in_its_commit(settings: S
         alarms.ring(timer, work)
 
     async with running(settings, [alarms.service]) as app:
-        await publish(app, alarms.source, KEY, b"once:400")
+        await publish(app, alarms.source, KEY, b"once:1200")  # later than this application ends
         await caught_up(app)
     alarms.service.timers["ring"] = ring_and_note
     doomed = await start(settings, [alarms.service], probe=probe)

@@ -34,7 +34,9 @@ DECLINED_SHARE = 0.3
 
 @pytest.fixture(params=["memory"])
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
-    return make_settings(own_broker_url(request), tmp_path, saga="orchestration", payment_decline=DECLINED_SHARE)
+    return make_settings(
+        own_broker_url(request), tmp_path, saga="orchestration", payment_decline=DECLINED_SHARE, price_decimals=3
+    )
 
 
 @pytest_asyncio.fixture
