@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from contextvars import Context
 from functools import partial
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 class Background:
@@ -76,6 +79,17 @@ def error_of(task: asyncio.Future[Any]) -> BaseException | None:
     if task.cancelled():
         return asyncio.CancelledError("it was cancelled")
     return task.exception()
+
+
+async def repeat(look: Callable[[], Awaitable[float]], name: str, pause_after_error_s: float) -> None:
+    """Look again and again, after as many seconds as the look says; `name` is its watch, for the log."""
+    while True:
+        try:
+            pause_s = await look()
+        except Exception:  # a mistake in a look must not end the next ones
+            log.exception("the %s failed", name)
+            pause_s = pause_after_error_s
+        await asyncio.sleep(pause_s)
 
 
 def disregard(future: asyncio.Future[Any]) -> None:

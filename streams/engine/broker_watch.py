@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from streams.engine.background import repeat
 from streams.engine.faults import Fault, Faults
 from streams.transport.base import Broker, ClientState, TransportError
 
@@ -48,8 +49,12 @@ class BrokerWatch:
         """Begin to look."""
         if not self._loops:
             self._loops = [
-                asyncio.create_task(_repeat(self._look_at_clients), name="watch of clients"),
-                asyncio.create_task(_repeat(self._compare_clocks), name="watch of clocks"),
+                asyncio.create_task(
+                    repeat(self._look_at_clients, "watch of clients", CLOCK_INTERVAL_S), name="watch of clients"
+                ),
+                asyncio.create_task(
+                    repeat(self._compare_clocks, "watch of clocks", CLOCK_INTERVAL_S), name="watch of clocks"
+                ),
             ]
 
     async def stop(self) -> None:
@@ -87,17 +92,6 @@ class BrokerWatch:
         if CLOCK_KEY not in self._faults:
             self._faults.report(CLOCK_KEY, Fault("clock", describe_clock(ahead_s), CLOCK_ADVICE))
         return CLOCK_INTERVAL_IN_TROUBLE_S
-
-
-async def _repeat(look: Callable[[], Awaitable[float]]) -> None:
-    """Look again and again, after as many seconds as the look says."""
-    while True:
-        try:
-            pause_s = await look()
-        except Exception:  # a mistake in a look must not end the next ones
-            log.exception("the watch of the broker failed")
-            pause_s = CLOCK_INTERVAL_S
-        await asyncio.sleep(pause_s)
 
 
 def describe(state: ClientState) -> str:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from streams.engine.background import repeat
 from streams.engine.faults import Fault, FaultKey, Faults
-
-log = logging.getLogger(__name__)
 
 INTERVAL_S: Final = 0.5
 RESERVE_SHARE_MAX: Final = 16  # of a small disk the reserve is a sixteenth at most
@@ -57,7 +55,9 @@ class DiskWatch:
     def start(self) -> None:
         """Begin to look, at once."""
         if self._folder is not None and self._watch is None:
-            self._watch = asyncio.create_task(self._look_again_and_again(), name="watch of the disk")
+            self._watch = asyncio.create_task(
+                repeat(self._look, "watch of the disk", INTERVAL_S), name="watch of the disk"
+            )
 
     async def stop(self) -> None:
         """Look no more."""
@@ -66,18 +66,12 @@ class DiskWatch:
             await asyncio.wait([self._watch])
             self._watch = None
 
-    async def _look_again_and_again(self) -> None:
-        while True:
-            try:
-                await self._look()
-            except Exception:  # a mistake in a look must not end the next ones
-                log.exception("the watch of the disk failed")
-            await asyncio.sleep(INTERVAL_S)
+    async def _look(self) -> float:
+        if (room := self._room()) is not None:
+            await self._take_note(room)
+        return INTERVAL_S
 
-    async def _look(self) -> None:
-        room = self._room()
-        if room is None:
-            return
+    async def _take_note(self, room: Room) -> None:
         if self.refusal is None and room.free_bytes < room.reserve_bytes:
             self.refusal = f"only {room.free_bytes >> 20} MiB are free on the disk of {self._folder}"
             self._faults.report(KEY, Fault("disk", f"{self.refusal}: nothing more is accepted or committed", ADVICE))
