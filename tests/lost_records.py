@@ -1,4 +1,8 @@
-"""Ways in which a log has less than its readers remember: topics deleted, and their beginnings removed."""
+"""Ways in which a log has less than its readers remember: topics deleted or made anew, and their beginnings removed.
+
+What an administrator of Kafka does (`configure`, `remove_records`, ...) takes a client, see `admin_of`; the rest takes
+either log.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
@@ -20,35 +25,74 @@ from streams.transport.log import Log
 from streams.transport.log_layout import encode, partition_key
 from tests.apps import DEADLINE_S
 
-POLICY_ATTEMPTS = 100
-POLICY_PAUSE_S = 0.05
+TO_THE_END: Final = -1
+PAUSE_S: Final = 0.05
+
+
+# ---- on Kafka
+
+
+@asynccontextmanager
+async def admin_of(**options: Any) -> AsyncIterator[AIOKafkaAdminClient]:
+    """A client for administrators, with the options of aiokafka's."""
+    admin = AIOKafkaAdminClient(**options)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+async def configure(admin: AIOKafkaAdminClient, topic: str, settings: Mapping[str, str]) -> None:
+    """Give a topic settings; what is not named becomes the broker's default."""
+    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(settings))])
+
+
+async def remove_records(admin: AIOKafkaAdminClient, topic: str, partition: int, before: int = TO_THE_END) -> None:
+    """Remove the records before an offset, or all, as retention or DeleteRecords does.
+
+    Kafka removes none of a compacted topic; its policy is changed for a while, as somebody may have done.
+    """
+    to_remove = {TopicPartition(topic, partition): RecordsToDelete(before_offset=before)}
+    try:
+        await admin.delete_records(to_remove)
+    except PolicyViolationError:
+        await configure(admin, topic, {"cleanup.policy": "compact,delete"})
+        await _once_allowed(admin, to_remove)
+        await configure(admin, topic, {"cleanup.policy": "compact"})
+
+
+async def _once_allowed(admin: AIOKafkaAdminClient, to_remove: Mapping[TopicPartition, RecordsToDelete]) -> None:
+    """Remove records as soon as the broker has heard that it may."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            await admin.delete_records(dict(to_remove))
+            return
+        except PolicyViolationError:
+            assert time.monotonic() < deadline, f"the policy of {list(to_remove)} was not changed in time"
+            await asyncio.sleep(PAUSE_S)
+
+
+# ---- on either log
 
 
 async def delete_topic(broker: Broker, name: str) -> None:
     """Delete a topic, as an administrator may."""
     if isinstance(broker, KafkaBroker):
-        async with _admin(broker) as admin:
+        async with admin_of(**broker.options) as admin:
             await admin.delete_topics([name])
     else:
         _log_of(broker).delete_topic(name)
 
 
 async def remove_before(broker: Broker, topic: str, partition: int, offset: int) -> None:
-    """Remove the records before `offset`, as retention or DeleteRecords does.
-
-    Kafka removes none of a compacted topic; its policy is changed for a while, as somebody may have done.
-    """
+    """Remove the records before `offset`."""
     if isinstance(broker, KafkaBroker):
-        async with _admin(broker) as admin:
-            to_remove = {TopicPartition(topic, partition): RecordsToDelete(before_offset=offset)}
-            try:
-                await admin.delete_records(to_remove)
-            except PolicyViolationError:
-                await _set_policy(admin, topic, "compact,delete")
-                await _delete_records(admin, to_remove)
-                await _set_policy(admin, topic, "compact")
-        return
-    remove_from_log(_log_of(broker), topic, partition, offset)
+        async with admin_of(**broker.options) as admin:
+            await remove_records(admin, topic, partition, offset)
+    else:
+        remove_from_log(_log_of(broker), topic, partition, offset)
 
 
 def remove_from_log(log: Log, topic: str, partition: int, offset: int) -> None:
@@ -59,25 +103,10 @@ def remove_from_log(log: Log, topic: str, partition: int, offset: int) -> None:
     found.partitions[partition] = state
 
 
-async def _set_policy(admin: AIOKafkaAdminClient, topic: str, policy: str) -> None:
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": policy})])
-
-
-async def _delete_records(admin: AIOKafkaAdminClient, to_remove: Mapping[TopicPartition, RecordsToDelete]) -> None:
-    """Delete records as soon as the broker has heard that it may."""
-    for _ in range(POLICY_ATTEMPTS):
-        try:
-            await admin.delete_records(dict(to_remove))
-            return
-        except PolicyViolationError:
-            await asyncio.sleep(POLICY_PAUSE_S)
-    raise AssertionError(f"the policy of {list(to_remove)} was not changed in time")
-
-
 async def add_partitions(broker: Broker, topic: str, count: int) -> None:
     """Give a topic of Kafka more partitions."""
     assert isinstance(broker, KafkaBroker)
-    async with _admin(broker) as admin:
+    async with admin_of(**broker.options) as admin:
         await admin.create_partitions({topic: NewPartitions(count)})
 
 
@@ -86,19 +115,9 @@ async def until_gone(broker: Broker, topic: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while topic in await broker.topic_ids([topic]):
         assert time.monotonic() < deadline, f"{topic} is still there"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(PAUSE_S)
 
 
 def _log_of(broker: Broker) -> Log:
     assert isinstance(broker, EmbeddedBroker)
     return broker.log
-
-
-@asynccontextmanager
-async def _admin(broker: KafkaBroker) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(**broker.options)
-    await admin.start()
-    try:
-        yield admin
-    finally:
-        await admin.close()

@@ -22,8 +22,10 @@ from typing import Final
 
 from tests.chaos.driver import Driver
 from tests.chaos.faults import shuffled
+from tests.chaos.report import Report
 from tests.chaos.sagas import Sagas
-from tests.chaos.scenario import Report, Urls, run_on_kafka
+from tests.chaos.scenario import run_on_kafka
+from tests.chaos.workload import Urls
 from tests.kafka import SHORT_LIVED, KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
 
 SLOW: Final = (*SHORT_LIVED, "-XX:ActiveProcessorCount=1")

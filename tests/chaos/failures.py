@@ -15,7 +15,6 @@ from tests.chaos.operators import Letter, Operators
 from tests.chaos.orders import COMMAND_TYPES, PLACE, Order
 from tests.chaos.releases import Releases
 from tests.chaos.sagas import Sagas
-from tests.chaos.scenario import Commands, Urls, Workload
 from tests.chaos.spoiler import HOPELESS, MISPLACED
 from tests.chaos.verifier import COMMANDS, DEAD_LETTERS, EVENTS, check_promises, check_requests, count_broken
 from tests.chaos.verify_balance import (
@@ -25,6 +24,7 @@ from tests.chaos.verify_balance import (
     problems_at_any_moment,
     problems_at_the_end,
 )
+from tests.chaos.workload import Commands, Urls, Workload
 from tests.chaos.world import Place as RecordPlace
 from tests.chaos.world import World
 

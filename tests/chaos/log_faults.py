@@ -8,18 +8,14 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import aiohttp
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import PolicyViolationError
 
 from tests.chaos.faults import INTRUDER, REFUSE, TRUNCATE, Worker, WorkerEnded
+from tests.lost_records import admin_of, configure, remove_records
 
 COMMANDS: Final = "order-commands"
 TABLES: Final = ("positions", "orders", "order-history", "handled-commands")
@@ -53,20 +49,18 @@ class LogFaults:
     async def truncate(self, rnd: random.Random) -> None:
         """Remove all records of a changelog's partition; then let its owner write its rows anew from the store."""
         topic = f"{self._app_id}-{rnd.choice(TABLES)}-changelog"
-        number = rnd.randrange(await self._partitions(topic))
-        tp = TopicPartition(topic, number)
-        async with self._admin() as admin:
-            await _configure(admin, topic, {"cleanup.policy": "compact,delete"})
-            await _delete(admin, {tp: RecordsToDelete(before_offset=-1)})
-            await _configure(admin, topic, {"cleanup.policy": "compact"})
+        async with admin_of(bootstrap_servers=self._bootstrap) as admin:
+            (described,) = await admin.describe_topics([topic])
+            number = rnd.randrange(len(described["partitions"]))
+            await remove_records(admin, topic, number)
         await self._post(f"/partitions/{number}/repair", {"from": "store", "reason": "chaos"})
 
     async def refuse(self, rnd: random.Random) -> None:
         """Let the topic of commands refuse everything for a moment."""
-        async with self._admin() as admin:
-            await _configure(admin, COMMANDS, {"max.message.bytes": "100"})
+        async with admin_of(bootstrap_servers=self._bootstrap) as admin:
+            await configure(admin, COMMANDS, {"max.message.bytes": "100"})
             await asyncio.sleep(rnd.uniform(0.5, 2.0))
-            await _configure(admin, COMMANDS, {"max.message.bytes": BYTES_MAX})
+            await configure(admin, COMMANDS, {"max.message.bytes": BYTES_MAX})
 
     async def intrude(self, folder: Path, settings: Mapping[str, str]) -> None:
         """Start a worker of another application on the same topics: it has to end by itself, with status 1."""
@@ -91,38 +85,3 @@ class LogFaults:
                         last = repr(error)
                 await asyncio.sleep(0.2)
         raise NotMended(f"POST {path}: {last}")
-
-    async def _partitions(self, topic: str) -> int:
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, group_id=None)
-        await consumer.start()
-        try:
-            await consumer._client.force_metadata_update()
-            return len(consumer.partitions_for_topic(topic) or ())
-        finally:
-            await consumer.stop()
-
-    @asynccontextmanager
-    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
-        await admin.start()
-        try:
-            yield admin
-        finally:
-            await admin.close()
-
-
-async def _configure(admin: AIOKafkaAdminClient, topic: str, settings: Mapping[str, str]) -> None:
-    await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(settings))])
-
-
-async def _delete(admin: AIOKafkaAdminClient, before: Mapping[TopicPartition, RecordsToDelete]) -> None:
-    """Delete records as soon as the broker has heard that it may."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            await admin.delete_records(dict(before))
-            return
-        except PolicyViolationError:
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.05)

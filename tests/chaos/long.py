@@ -21,9 +21,11 @@ from pathlib import Path
 
 from tests.chaos.failures import FailingCommands, FailingSagas
 from tests.chaos.faults import for_minutes
+from tests.chaos.report import Report
 from tests.chaos.rolling import Rolling, back_and_forth
 from tests.chaos.sagas import STYLES, Sagas
-from tests.chaos.scenario import Commands, Report, Workload, run_on_kafka
+from tests.chaos.scenario import run_on_kafka
+from tests.chaos.workload import Commands, Workload
 from tests.kafka import KafkaBroker, KafkaFailed, KafkaUnavailable, missing_tools
 
 

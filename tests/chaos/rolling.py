@@ -11,8 +11,8 @@ from typing import Any
 from tests.chaos.driver import Driver
 from tests.chaos.faults import ROLLING
 from tests.chaos.release_worker import AFTER, BEFORE, CUSTOMER_COUNTS, PRODUCT_COUNTS, PRODUCT_LINES
-from tests.chaos.scenario import Urls, Workload
 from tests.chaos.verifier import EVENTS
+from tests.chaos.workload import Urls, Workload
 from tests.chaos.world import World
 
 HTTP_SHARE = 0.5

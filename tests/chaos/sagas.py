@@ -16,10 +16,10 @@ from tests.chaos.faults import WORKER
 from tests.chaos.gateway import UnsteadyGateway
 from tests.chaos.ledger import Ledger
 from tests.chaos.saga_verifier import count_outcomes, find_problems, is_settled
-from tests.chaos.scenario import Urls
 from tests.chaos.shop import PLENTY, SCARCE, Shop
 from tests.chaos.verify_balance import problems_at_any_moment
 from tests.chaos.verify_orders import count_broken
+from tests.chaos.workload import Urls
 from tests.chaos.world import World
 
 STYLES = ("orchestration", "choreography")

@@ -4,149 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import statistics
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Protocol
 
 from tests.chaos.audits import audit_problems
 from tests.chaos.driver import Driver
-from tests.chaos.faults import (
-    BROKER,
-    BROKER_STOP,
-    FREEZE,
-    INTRUDER,
-    KILL,
-    KILL_ALL,
-    KILL_AND_WIPE,
-    PAUSE_S,
-    REFUSE,
-    ROLLING,
-    SKEW,
-    TRUNCATE,
-    WORKER,
-    Fault,
-    Faults,
-    Worker,
-)
+from tests.chaos.faults import PAUSE_S, Faults, Worker
 from tests.chaos.log_faults import LogFaults
 from tests.chaos.orders import Order
-from tests.chaos.verifier import check_positions, check_stores, count_broken, find_problems
-from tests.chaos.verify_balance import id_in, problems_at_any_moment
+from tests.chaos.report import Report, judge
+from tests.chaos.verifier import check_stores
+from tests.chaos.workload import COMMANDS_ALONE, Workload, is_processed
 from tests.chaos.world import EmbeddedSource, KafkaSource, Rows, Source, World, store_rows
 from tests.kafka import KafkaBroker
 
 SETTLE_TIMEOUT_S = 60.0
 MARKERS_TIMEOUT_S = 5.0
-PROBLEMS_SHOWN = 10
 
 # As short as the broker allows, so that a freeze of seconds outlives the session.
 SETTINGS = {"ORDERS_SESSION_TIMEOUT": "2"}
-
-Urls = Callable[[], Sequence[str]]
-
-
-class Workload(Protocol):
-    """What is asked of the workers, and how what came of it is judged."""
-
-    releases: Sequence[Sequence[str]]
-    """How workers are started: with the first of these, and after each rolling restart with the next one."""
-    sound: Sequence[str]
-    """How a worker is started that has all tables, and no bugs."""
-
-    def settings(self, number: int) -> dict[str, str]:
-        """Settings of the first, second... worker."""
-
-    def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
-        """What has to run as long as workers do."""
-
-    def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
-        """The clients."""
-
-    def faults_are_over(self) -> None:
-        """There are no more faults from now on, and no new orders."""
-
-    def is_settled(self, world: World) -> bool:
-        """Whether nothing more will happen."""
-
-    def judge_moment(self, world: World) -> dict[str, list[str]]:
-        """Problems by check while all workers are killed, in the middle of everything."""
-
-    async def look(self, world: World, urls: Urls) -> None:
-        """Ask the running workers for what is to be compared with the topics."""
-
-    def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
-        """Problems by check, how many effects are lost and how many were repeated, and figures."""
-
-
-class Commands:
-    """Orders without sagas: clients place, confirm and cancel."""
-
-    releases: Sequence[Sequence[str]] = (WORKER,)
-    sound: Sequence[str] = WORKER
-
-    def settings(self, number: int) -> dict[str, str]:
-        """See Workload."""
-        return {"ORDERS_SAGA": "none"}
-
-    def around(self, urls: Urls) -> AbstractAsyncContextManager[object]:
-        """See Workload."""
-        return nullcontext()
-
-    def driver(self, seed: int, urls: Urls, bootstrap: str | None, http_share: float, orders_per_s: float) -> Driver:
-        """See Workload."""
-        return Driver(seed, urls, bootstrap, http_share, orders_per_s)
-
-    def faults_are_over(self) -> None:
-        """Clients see through what they have begun."""
-
-    def is_settled(self, world: World) -> bool:
-        """See Workload."""
-        return is_processed(world)
-
-    def judge_moment(self, world: World) -> dict[str, list[str]]:
-        """See Workload."""
-        return problems_at_any_moment(world)
-
-    async def look(self, world: World, urls: Urls) -> None:
-        """Nothing: the tables say it all."""
-
-    def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
-        """See Workload."""
-        return find_problems(world), count_broken(world), {}
-
-
-COMMANDS_ALONE: Final[Workload] = Commands()
-
-
-@dataclass
-class Report:
-    """The verdict of a run, with all it takes to look into it."""
-
-    seed: int
-    workers: list[Worker]
-    faults: Sequence[Fault] = ()
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    figures: dict[str, float] = field(default_factory=dict)
-
-    def note(self, name: str, problems: Sequence[str]) -> None:
-        """Add what a check found."""
-        if problems:
-            self.problems.setdefault(name, []).extend(problems)
-
-    def text(self) -> str:
-        """Everything, for the message of a failed test."""
-        lines = [f"seed {self.seed}", f"figures {self.figures}", "faults:", *(f"  {fault}" for fault in self.faults)]
-        for name, found in self.problems.items():
-            lines.append(f"{name}: {len(found)} problems")
-            lines += [f"  {problem[:3000]}" for problem in found[:PROBLEMS_SHOWN]]
-        for worker in self.workers:
-            lines += [f"last lines of {worker.log_path}:", worker.log_tail()]
-        return "\n".join(lines)
 
 
 async def run_on_kafka(
@@ -196,7 +74,7 @@ async def run_on_kafka(
             await workload.look(world, urls)
             report.note("audit", await audit_problems(urls()[0]))
             await world.update(source)
-            _judge(world, workload, driver, faults, report)
+            judge(world, workload, driver, faults, report)
             fresh = Worker("fresh", folder / "fresh", url, SETTINGS | workload.settings(1), workload.sound)
             report.workers.append(fresh)
             report.note("check_stores", await _compare_stores(world, team, fresh))
@@ -241,7 +119,7 @@ async def run_on_embedded_log(
             await asyncio.to_thread(worker.stop)
             world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
             report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
-            _judge(world, workload, driver, faults, report)
+            judge(world, workload, driver, faults, report)
             fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS | workload.settings(1), workload.sound)
             report.workers.append(fresh)
             shutil.copytree(worker.data_dir / "log", fresh.data_dir / "log")
@@ -251,11 +129,6 @@ async def run_on_embedded_log(
     finally:
         worker.kill()
     return report
-
-
-def is_processed(world: World) -> bool:
-    """Whether the agents have passed everything."""
-    return not check_positions(world)
 
 
 async def settle(
@@ -324,74 +197,6 @@ async def _under_faults(
         disturbance.cancel()
         await asyncio.gather(load, disturbance, return_exceptions=True)
         report.figures["seconds_under_faults"] = round(time.monotonic() - began, 1)
-
-
-def _judge(world: World, workload: Workload, driver: Driver, faults: Faults, report: Report) -> None:
-    found, (lost, duplicated), figures = workload.judge(world)
-    for name, problems in found.items():
-        report.note(name, problems)
-    for fault in faults.done:
-        fault.recovery_s = _recovery_s(world, fault.began_at)
-    recoveries = [fault.recovery_s for fault in faults.done if fault.recovery_s is not None]
-    report.figures |= {
-        "orders": len(driver.orders),
-        "commands": len(world.records("order-commands")),
-        "client_retries": driver.retries,
-        "kills": faults.count(KILL, KILL_AND_WIPE, KILL_ALL),
-        "freezes": faults.count(FREEZE),
-        "broker_restarts": faults.count(BROKER),
-        "broker_stops": faults.count(BROKER_STOP),
-        "rolling_restarts": faults.count(ROLLING),
-        "mistakes_in_the_log": faults.count(TRUNCATE, REFUSE, INTRUDER),
-        "clock_jumps": sum(fault.kind.startswith(SKEW) for fault in faults.done),
-        "lost": lost,
-        "duplicated": duplicated,
-        "keys_with_gaps": sum("gap" in problem for problem in found.get("check_versions", [])),
-        "recovery_s_max": round(max(recoveries, default=0.0), 2),
-        "recovery_s_median": round(statistics.median(recoveries or [0.0]), 2),
-        **_rolling_figures(faults, driver),
-        **figures,
-    }
-
-
-def _rolling_figures(faults: Faults, driver: Driver) -> dict[str, float]:
-    """How long workers took to end, and how long orders took to be seen that were placed or seen meanwhile."""
-    if not faults.sigterm_s:
-        return {}
-    figures = {"sigterm_s_max": round(max(faults.sigterm_s), 2)}
-    restarts = [(fault.began_at, fault.ended_at) for fault in faults.done if fault.kind == ROLLING]
-    seconds = [
-        seen.seconds
-        for seen in driver.sightings
-        if any(seen.began_at <= end and begin <= seen.began_at + seen.seconds for begin, end in restarts)
-    ]
-    if len(seconds) > 1:
-        cuts = statistics.quantiles(seconds, n=100, method="inclusive")
-        figures |= {
-            "rolling_s_max": round(max(end - begin for begin, end in restarts), 1),
-            "orders_seen_while_rolling": len(seconds),
-            "placed_to_visible_s_p50": round(cuts[49], 3),
-            "placed_to_visible_s_p99": round(cuts[98], 3),
-            "placed_to_visible_s_max": round(max(seconds), 3),
-        }
-    return figures
-
-
-def _recovery_s(world: World, began_at: float) -> float | None:
-    """Seconds from a moment until the first command after it had taken effect, in the slowest partition.
-
-    Orders with dead letters do not count: they waited for people.
-    """
-    held_up = {record.key for record in world.records("dead-letters")}
-    effects = {record.body["metadata"]["causationId"]: record.timestamp_ms for record in world.records("order-events")}
-    recovered_ms: dict[int, int] = {}
-    for record in world.records("order-commands"):
-        if record.key in held_up or record.partition in recovered_ms:
-            continue
-        if record.timestamp_ms >= began_at * 1000:
-            # A repeated command took effect earlier.
-            recovered_ms[record.partition] = max(effects.get(id_in(record), 0), record.timestamp_ms)
-    return max(recovered_ms.values()) / 1000 - began_at if recovered_ms else None
 
 
 async def _compare_stores(world: World, team: Sequence[Worker], fresh: Worker) -> list[str]:

@@ -9,8 +9,9 @@ import pytest
 
 from tests.chaos.failures import Failing, FailingCommands, FailingSagas
 from tests.chaos.faults import KILL_ALL, shuffled
+from tests.chaos.report import Report
 from tests.chaos.sagas import Sagas
-from tests.chaos.scenario import Report, run_on_embedded_log, run_on_kafka
+from tests.chaos.scenario import run_on_embedded_log, run_on_kafka
 from tests.kafka import KafkaBroker
 
 SEED = 20261123

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from tests.chaos.faults import STOP_TIMEOUT_S, Worker
-from tests.chaos.scenario import is_processed
 from tests.chaos.verifier import COMMANDS, EVENTS
+from tests.chaos.workload import is_processed
 from tests.chaos.world import EmbeddedSource, KafkaSource, World
 from tests.kafka import KafkaBroker
 
