@@ -49,8 +49,9 @@ async def decide_stock(batches: Batches) -> None:
 def change_stock(command: Envelope[AddStock | AdjustStock], work: UnitOfWork) -> None:
     """Decide what changes the shelf, unless it is a repeated command."""
     if work.get(HANDLED_STOCK_COMMANDS, command.event_id) is None:
-        _record(work, command, decide(work.get(STOCK, command.aggregate_id), None, command.payload), None)
-        _mark(work, command)
+        event = decide(work.get(STOCK, command.aggregate_id), None, command.payload)
+        _record(work, command, event, None)
+        _mark(work, command, event)
 
 
 @handlers.on(ReserveStock, ReleaseStock, ShipStock)
@@ -68,7 +69,7 @@ def change_line(command: Envelope[LineCommand], work: UnitOfWork) -> None:
     event = decide(stock, reservation, command.payload)
     _record(work, command, event, key)
     if isinstance(event, InventoryRejected):
-        _mark(work, command)
+        _mark(work, command, event)
 
 
 def _record(work: UnitOfWork, command: Envelope[Any], event: StockEvent, key: ReservationKey | None) -> None:
@@ -90,6 +91,7 @@ def _record(work: UnitOfWork, command: Envelope[Any], event: StockEvent, key: Re
         work.send_raw(INTEGRATION_EVENTS, product_id.encode(), *published)
 
 
-def _mark(work: UnitOfWork, command: Envelope[Any]) -> None:
-    mark = HandledStockCommand(command.aggregate_id, work.now_ms)
+def _mark(work: UnitOfWork, command: Envelope[Any], event: StockEvent) -> None:
+    refused = (event.reason, event.detail) if isinstance(event, InventoryRejected) else None
+    mark = HandledStockCommand(command.aggregate_id, work.now_ms, refused)
     work.put(HANDLED_STOCK_COMMANDS, command.event_id, mark)

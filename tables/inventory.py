@@ -53,10 +53,14 @@ class Reservation(msgspec.Struct, frozen=True, gc=False):
 
 
 class HandledStockCommand(msgspec.Struct, frozen=True, gc=False):
-    """The mark that a command took effect or was refused, at `marked_at_ms` (epoch, production time)."""
+    """The mark that a command took effect or was refused, at `marked_at_ms` (epoch, production time).
+
+    `refused` says why it was refused, as a stable code and a sentence; None when it took effect.
+    """
 
     product_id: str
     marked_at_ms: int
+    refused: tuple[str, str] | None = None
 
 
 def _encode(key: ReservationKey) -> bytes:

@@ -288,17 +288,28 @@ async def _change_many(
         filters = {name: str(body[name]) for name in _FILTERS if name in body}
         _print_lines(group_table((await client.get("/dead-letters/groups", **filters))["items"]), err=True)
         click.confirm(f"{_summary(tried, done, 'can be ')}. {verb.capitalize()} {tried[done]}?", abort=True, err=True)
-    answer = (await client.post(path, body))[1] if tried[done] else tried
+    answer = (await client.post(path, body, wait=DECISION_WAIT))[1] if tried[done] else tried
+    refused = answer.get("decisions", {}).get("refused", [])
     if as_json:
         echo_json(answer)
-        return
-    echo(_summary(answer, done, ""))
-    _print_lines([f"  {skipped['id']}: {skipped['reason']}" for skipped in answer["skipped"]])
+    else:
+        echo(_summary(answer, done, ""))
+        _print_lines([f"  {skipped['id']}: {skipped['reason']}" for skipped in answer["skipped"]])
+        _print_lines([f"  {letter['id']} is left as it was: {letter['detail']}" for letter in refused])
+    if refused:
+        raise SystemExit(1)
 
 
 def _summary(answer: Mapping[str, Any], done: str, modal: str) -> str:
-    skipped = f", {answer['skipped_count']:,} skipped" if answer["skipped_count"] else ""
-    return f"{answer[done]:,} of {answer['matched']:,} dead letters {modal}{done}{skipped}"
+    decisions = answer.get("decisions", {})
+    counts = {
+        "skipped": answer["skipped_count"],
+        "refused": decisions.get("refused_count", 0),
+        "still on their way": decisions.get("undecided", 0),
+    }
+    others = "".join(f", {count:,} {name}" for name, count in counts.items() if count)
+    changed = answer[done] - counts["refused"]
+    return f"{changed:,} of {answer['matched']:,} dead letters {modal}{done}{others}"
 
 
 # ---- what is given and printed

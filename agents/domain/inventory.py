@@ -26,6 +26,8 @@ from tables.inventory import FAILED, RELEASED, RESERVED, SHIPPED, Reservation, S
 ON_HAND_MAX: Final = 10**15
 """The most pieces of one product; sums of quantities then fit 64 bits, and every JSON reader's numbers."""
 
+BELOW_RESERVED: Final = "below_reserved"
+
 LineCommand = ReserveStock | ReleaseStock | ShipStock
 StockCommand = AddStock | AdjustStock | LineCommand
 LineEvent = StockReserved | StockReservationFailed | StockReleased | StockReleaseFailed | StockShipped
@@ -81,7 +83,7 @@ def _adjust(stock: Stock, reservation: None, command: AdjustStock) -> StockEvent
     if command.on_hand < 0:
         return _rejected(command, "invalid_quantity", "there cannot be less than 0 pieces")
     if command.on_hand < stock.reserved:
-        return _rejected(command, "below_reserved", f"{stock.reserved} pieces are reserved; release them first")
+        return _rejected(command, BELOW_RESERVED, f"{stock.reserved} pieces are reserved; release them first")
     return _stocked(stock, command, command.on_hand)
 
 

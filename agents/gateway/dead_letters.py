@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, Literal, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, TypedDict
 from urllib.parse import quote
 
 import msgspec
@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agents.domain.dead_letters import CannotEdit, edited_value
 from agents.gateway.bodies import Body
+from agents.gateway.letter_decisions import LETTERS_PER_CHUNK, Decisions, decision_id, verdict, what_became_of
 from agents.gateway.orders import read_body
 from agents.gateway.publish import CORRELATION_ID, encode, envelope, metadata, publish_to
 from streams.engine.dead_letters import (
@@ -49,12 +50,11 @@ from streams.transport.base import Outgoing, Position
 from streams.web import ENGINE, PASSING, Problem, invalid, json_response
 from tables.dead_letter_filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
 from tables.dead_letter_gathering import TO_DISCARD, TO_RETRY, Candidates, candidates
-from tables.dead_letter_queries import Candidate, Refused, find_letter
+from tables.dead_letter_queries import Candidate, Refused
 from tables.dead_letter_views import LETTER_PATH, letter_of, partition_of_letter
 
 EDITED_BYTES_MAX: Final = 512 << 10
 LETTERS_MAX: Final = 10_000
-LETTERS_PER_CHUNK: Final = 200  # about 5 ms
 
 service = Service("gateway-dead-letters", topics=(DEAD_LETTER_COMMANDS,))
 
@@ -127,13 +127,17 @@ class LetterAccepted(TypedDict):
 
 
 class ManyAccepted(TypedDict):
-    """Which letters are meant, and those of them that are refused (the first 100)."""
+    """Which letters are meant, and those of them that are refused (the first 100).
+
+    `decisions` is there when the decisions were waited for.
+    """
 
     dry_run: bool
     matched: int
     skipped: list[Refused]
     skipped_count: int
     token: str | None
+    decisions: NotRequired[Decisions]
 
 
 class ManyRetried(ManyAccepted):
@@ -148,7 +152,7 @@ class ManyDiscarded(ManyAccepted):
     discarded: int
 
 
-WAIT = duration("wait", "how long to wait until the decision is carried out, such as 2s or 500ms, at most 30s", 0.0)
+WAIT = duration("wait", "how long to wait until decisions are carried out, such as 2s or 500ms, at most 30s", 0.0)
 
 
 def _one(body: Any, *problems: int) -> Operation:
@@ -157,7 +161,7 @@ def _one(body: Any, *problems: int) -> Operation:
 
 
 def _many(answer: Any, body: Any) -> Operation:
-    return Operation({200: answer, 202: answer}, (CORRELATION_ID,), body)
+    return Operation({200: answer, 202: answer}, (WAIT, CORRELATION_ID), body)
 
 
 # ---- one letter
@@ -274,15 +278,11 @@ async def _decided(
     waiters = engine.task(partition).waiters
     if not await waiters.wait(hop.agent, hop.topic.name, position.offset + 1, wait_s, is_exact=True):
         return None
-    letter = find_letter(engine.task(partition), parse_letter_id(id)[1])
-    if letter is None:
-        return None
-    line = next((line for line in letter.actions if line.decision == decision), None)
-    if line is not None and line.refused is not None:
-        reason, detail = line.refused
+    found = verdict(engine.task(partition), parse_letter_id(id)[1], decision)
+    if found is not None and found.refused is not None:
+        reason, detail = found.refused
         raise Problem(409, f"dead letter {id} is left as it was: {detail}", reason=reason)
-    # Without a line it asked for what was done already, or was a dead letter itself.
-    return letter if line is not None or letter.state != OPEN else None
+    return found.letter if found is not None else None
 
 
 def _answer(id: str, letter: DeadLetter, position: Position, is_decided: bool = False) -> web.Response:
@@ -306,6 +306,9 @@ async def retry_letters(request: web.Request) -> web.StreamResponse:
     The filter is that of the list, without `state`; letters that are being tried already are not meant. At most `limit`
     (1000, up to 10,000) are tried, the oldest first, `rate` (100) a second. `matched` are those and the ones that may
     not be tried again: `skipped` has the first 100 of them, `{id, reason}`. With `dry_run` nothing happens.
+
+    With `?wait=2s` also `decisions`: `{applied, refused, refused_count, undecided}`; `refused` are the first 100 of
+    those that were not carried out, as another decision came first, `{id, reason, detail}`. 200 when all are decided.
     """
     origin = metadata(request)
     body = await read_body(request, RetryManyBody)
@@ -324,7 +327,7 @@ async def retry_letters(request: web.Request) -> web.StreamResponse:
 async def discard_letters(request: web.Request) -> web.StreamResponse:
     """Give up all open letters that a filter means, for a `reason`: as for retries, with `discarded` for `retried`.
 
-    Retrying ones are meant too. At least one filter has to be given, or `"all": true`.
+    Retrying ones are meant too. At least one filter has to be given, or `"all": true`. `?wait=` as for retries.
     """
     origin = metadata(request)
     body = await read_body(request, DiscardManyBody)
@@ -347,9 +350,10 @@ async def _change_many(
     command_of: Callable[[int, Candidate, str], DeadLetterCommand],
 ) -> tuple[ManyAccepted, int]:
     """Publish a command for each chosen letter, unless that is only to be tried out; answer and status."""
+    wait_s, decisions = WAIT.read(request), str(uuid.uuid4())
     positions: Sequence[Position] = ()
     if found.chosen and not body.dry_run:
-        positions = await _publish_all(request, found.chosen, origin, command_of)
+        positions = await _publish_all(request, found.chosen, decisions, origin, command_of)
     answer: ManyAccepted = {
         "dry_run": body.dry_run,
         "matched": len(found.chosen) + found.refused_count,
@@ -357,12 +361,16 @@ async def _change_many(
         "skipped_count": found.refused_count,
         "token": encode_token(positions) if positions else None,
     }
+    if positions and wait_s > 0:
+        answer["decisions"] = await what_became_of(request, decisions, found.chosen, positions, wait_s)
+        return answer, 202 if answer["decisions"].undecided else 200
     return answer, 202 if positions else 200
 
 
 async def _publish_all(
     request: web.Request,
     chosen: Sequence[Candidate],
+    decisions: str,
     origin: Metadata,
     command_of: Callable[[int, Candidate, str], DeadLetterCommand],
 ) -> Sequence[Position]:
@@ -372,7 +380,8 @@ async def _publish_all(
         grouped: defaultdict[int, list[Outgoing]] = defaultdict(list)
         for index, candidate in enumerate(chosen[first : first + LETTERS_PER_CHUNK], start=first):
             command = command_of(index, candidate, letter_id(candidate.partition, candidate.number))
-            grouped[candidate.partition].append(_record(request, command, origin, str(uuid.uuid4())))
+            id = decision_id(decisions, candidate.partition, candidate.number)
+            grouped[candidate.partition].append(_record(request, command, origin, id))
         positions += await publish_to(request, DEAD_LETTER_COMMANDS, grouped)
         await asyncio.sleep(0)
     return positions

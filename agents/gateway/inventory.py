@@ -9,10 +9,11 @@ from urllib.parse import quote
 from aiohttp import web
 from pydantic import Field
 
-from agents.domain.inventory import ON_HAND_MAX
+from agents.domain.inventory import BELOW_RESERVED, ON_HAND_MAX
 from agents.gateway.bodies import Body, Id, Time, parse
 from agents.gateway.lines import LinesAccepted, take_lines
 from agents.gateway.orders import read_body
+from agents.gateway.outcomes import wait_for_outcome
 from agents.gateway.publish import (
     CORRELATION_ID,
     ID_CHARACTERS_MAX,
@@ -23,13 +24,20 @@ from agents.gateway.publish import (
     metadata,
     publish,
 )
+from streams.engine.partition_task import PartitionTask
 from streams.envelope import Metadata, derived_id
 from streams.events.inventory import INVENTORY_TYPES, AdjustStock
+from streams.freshness import catch_up
 from streams.operation import LOCATION, Answer, Lines, Operation
+from streams.parameters import duration
+from streams.routing import partition_of
 from streams.service import Service
 from streams.tokens import encode_token
 from streams.topics import INVENTORY_COMMANDS
-from streams.web import ENGINE, invalid, json_response
+from streams.transport.base import Position
+from streams.web import ENGINE, Problem, invalid, json_response
+from tables.inventory import HANDLED_STOCK_COMMANDS
+from tables.inventory_views import INVENTORY_PATH, InventoryView, find_stock, inventory_view
 
 service = Service("gateway-inventory", topics=(INVENTORY_COMMANDS,), types=INVENTORY_TYPES)
 
@@ -56,26 +64,83 @@ class StockAccepted(TypedDict):
     token: str
 
 
+WAIT = duration("wait", "how long to wait until the stock is changed, such as 2s or 500ms, at most 30s", 0.0)
+
+
 @service.route(
     "PUT",
     "/inventory/{product_id}",
-    Operation({202: Answer(StockAccepted, (LOCATION,))}, (IDEMPOTENCY_KEY, CORRELATION_ID), AdjustStockBody),
+    Operation(
+        {200: Answer(InventoryView, (LOCATION,)), 202: Answer(StockAccepted, (LOCATION,))},
+        (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
+        AdjustStockBody,
+        problems=(409,),
+    ),
 )
 async def adjust_stock(request: web.Request) -> web.StreamResponse:
     """Say how many pieces of a product there are: 202 with a token.
 
     The same `Idempotency-Key`, or `command_id`, makes it the same command, which takes effect once. Fewer than are
-    reserved are refused by an event `inventory.rejected`: the view then shows no change.
+    reserved are refused by an event `inventory.rejected`: the view then shows no change. With `?wait=2s` 200 with the
+    stock once that is done, 202 when it takes longer; 409 or 422 with `reason` when it is refused.
     """
+    wait_s = WAIT.read(request)
     product_id = request.match_info["product_id"]
     if len(product_id) > ID_CHARACTERS_MAX:
         raise invalid("product_id", f"1 to {ID_CHARACTERS_MAX} characters")
     key = id_header(request, IDEMPOTENCY_KEY.name)
     body = await read_body(request, AdjustStockBody)
-    value = _record(request, product_id, body, key, metadata(request))
+    command_id = _command_id(product_id, body, key)
+    value = _record(request, product_id, body, command_id, metadata(request))
     position = await publish(request, INVENTORY_COMMANDS, product_id, value)
+    found = await _outcome_within(request, product_id, command_id, position, wait_s) if wait_s > 0 else None
+    if found is not None:
+        return found
     answer = StockAccepted(product_id=product_id, status="processing", token=encode_token([position]))
-    return json_response(answer, 202, {"Location": f"/inventory/{quote(product_id, safe='')}"})
+    return json_response(answer, 202, {"Location": _location(product_id)})
+
+
+async def _outcome_within(
+    request: web.Request, product_id: str, command_id: str, position: Position, wait_s: float
+) -> web.Response | None:
+    """What became of a command, None when that is not known within `wait_s` seconds; raises problems."""
+    path = f"/internal/stock-outcomes/{quote(product_id, safe='')}/{quote(command_id, safe='')}"
+    return await wait_for_outcome(
+        request,
+        INVENTORY_PATH[-1],
+        position,
+        lambda task: outcome(task, product_id, command_id),
+        path,
+        _location(product_id),
+        wait_s,
+    )
+
+
+@service.route("GET", "/internal/stock-outcomes/{product_id}/{command_id}")
+async def get_stock_outcome(request: web.Request) -> web.StreamResponse:
+    """For other workers: what `PUT /inventory/{product_id}?wait=` answers, from the product's partition; 504 when that
+    takes longer.
+    """
+    product_id, command_id = request.match_info["product_id"], request.match_info["command_id"]
+    number = partition_of(request, product_id)
+    request.app[ENGINE].task(number)
+    await catch_up(request, INVENTORY_PATH, number)
+    return outcome(request.app[ENGINE].task(number), product_id, command_id)
+
+
+def outcome(task: PartitionTask, product_id: str, command_id: str) -> web.Response:
+    """200 with the stock that the command changed; raises a problem with the reason when it was refused."""
+    handled, stock = task.read(HANDLED_STOCK_COMMANDS, command_id), find_stock(task, product_id)
+    if handled is not None and handled.refused is not None:
+        reason, detail = handled.refused
+        raise Problem(409 if reason == BELOW_RESERVED else 422, detail, reason=reason, product_id=product_id)
+    if handled is not None and handled.product_id != product_id:
+        detail = f"the command id was used for product {handled.product_id}: this command needs another one"
+        raise Problem(409, detail, reason="already_used", product_id=product_id)
+    if handled is None or stock is None:
+        detail = f"the command for product {product_id} is not processed: see the dead letters of inventory-commands"
+        raise Problem(500, detail)
+    return json_response(inventory_view(stock), 200, {"Location": _location(product_id)})
 
 
 @service.route(
@@ -95,15 +160,23 @@ async def adjust_stocks(request: web.Request) -> web.StreamResponse:
     def command(line: bytes, number: int) -> tuple[str, bytes]:
         body = parse(AdjustStockLine, line, settings)
         line_key = None if key is None else f"{key}:line {number}"
-        return body.product_id, _record(request, body.product_id, body, line_key, origin)
+        command_id = _command_id(body.product_id, body, line_key)
+        return body.product_id, _record(request, body.product_id, body, command_id, origin)
 
     return await take_lines(request, INVENTORY_COMMANDS, command)
 
 
-def _record(request: web.Request, product_id: str, body: AdjustStockBody, key: str | None, origin: Metadata) -> bytes:
-    """The record of a command; its id is the body's, or follows from product and key, or is new."""
+def _command_id(product_id: str, body: AdjustStockBody, key: str | None) -> str:
+    """The body's own id of the command, or one that follows from product and key, or a new one."""
+    if body.command_id is not None:
+        return body.command_id
+    return str(uuid.uuid4()) if key is None else derived_id(product_id, f"{AdjustStock.event_type}:{key}")
+
+
+def _record(request: web.Request, product_id: str, body: AdjustStockBody, command_id: str, origin: Metadata) -> bytes:
     command = AdjustStock(product_id, body.quantity)
-    command_id = body.command_id
-    if command_id is None:
-        command_id = str(uuid.uuid4()) if key is None else derived_id(product_id, f"{command.event_type}:{key}")
     return encode(request, envelope(command, command_id, body.occurred_at, origin))
+
+
+def _location(product_id: str) -> str:
+    return f"/inventory/{quote(product_id, safe='')}"

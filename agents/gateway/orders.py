@@ -11,12 +11,13 @@ from __future__ import annotations
 import uuid
 from http import HTTPStatus
 from typing import Literal, TypedDict, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from aiohttp import web
 from pydantic import BaseModel
 
 from agents.gateway.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody, parse
+from agents.gateway.outcomes import wait_for_outcome
 from agents.gateway.publish import (
     CORRELATION_ID,
     ID_CHARACTERS_MAX,
@@ -39,7 +40,7 @@ from streams.tokens import encode_token
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from streams.transport.base import Position
-from streams.web import ENGINE, PASSING, TIMEOUT_S, Problem, invalid, json_response, unavailable
+from streams.web import ENGINE, TIMEOUT_S, Problem, invalid, json_response, unavailable
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
 from tables.queries import ORDER_PATH, OrderView, decision_of, find_order, order_view, refusal_in
 
@@ -234,36 +235,19 @@ async def _accepted(
 ) -> web.Response:
     """202, or what became of the command if that is known within `wait_s` seconds."""
     if wait_s > 0:
-        found = await _wait_for_outcome(request, order_id, command_id, position, wait_s)
+        path = f"/internal/outcomes/{quote(order_id, safe='')}/{quote(command_id, safe='')}"
+        found = await wait_for_outcome(
+            request,
+            ORDER_PATH[0],
+            position,
+            lambda task: outcome(task, order_id, command_id),
+            path,
+            location(order_id),
+            wait_s,
+        )
         if found is not None:
             return found
     return _processing(order_id, position)
-
-
-async def _wait_for_outcome(
-    request: web.Request, order_id: str, command_id: str, position: Position, wait_s: float
-) -> web.Response | None:
-    """Wait at the worker that owns the order; None when it takes longer or cannot be known now."""
-    number, (hop,) = position.partition, ORDER_PATH
-    try:
-        task = task_here(request, number)
-        if task is not None:
-            reached = await task.waiters.wait(
-                hop.agent, hop.topic.name, position.offset + 1, wait_s, is_exact=True
-            )  # fmt: skip
-            return outcome(request.app[ENGINE].task(number), order_id, command_id) if reached else None
-        query = urlencode({"after": encode_token([position]), "timeout": f"{int(wait_s * 1000)}ms"})
-        path = f"/internal/outcomes/{quote(order_id, safe='')}/{quote(command_id, safe='')}?{query}"
-        status, answer = await request.app[ROUTER].ask(number, path, wait_s)
-    except PASSING:
-        return None
-    if status not in (201, 409, 410, 422):
-        return None
-    if status == 201:
-        return web.Response(
-            body=answer, status=status, content_type="application/json", headers={"Location": location(order_id)}
-        )
-    return web.Response(body=answer, status=status, content_type="application/problem+json")
 
 
 def _processing(order_id: str, position: Position) -> web.Response:

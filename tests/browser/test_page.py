@@ -349,6 +349,17 @@ def test_the_stock_of_a_product_can_be_set(page: Page, shop: Shop) -> None:
     assert shop.site.get(f"/inventory/{product_id}")["available"] == 42
 
 
+def test_a_stocktake_below_what_is_reserved_is_refused_and_the_page_says_why(page: Page, shop: Shop) -> None:
+    product_id = unique("p")
+    shop.stock(product_id, 5)
+    shop.place_confirmed(items=[{"product_id": product_id, "quantity": 3, "price": {"amount": "1", "currency": "GBP"}}])
+    go(page, f"/products/{product_id}", f"Product {product_id}")
+    page.get_by_label("Pieces on hand").fill("2")
+    page.get_by_role("button", name="Set").click()
+    expect(page.get_by_role("alert")).to_contain_text("3 pieces are reserved")
+    expect(page.get_by_role("region", name="Stock", exact=True)).to_contain_text("5")
+
+
 # ---- what an operator does
 
 

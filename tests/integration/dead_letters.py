@@ -10,6 +10,7 @@ import msgspec
 
 from agents import dead_letters as managing
 from agents.gateway import dead_letters as commands
+from agents.gateway import letter_decisions
 from streams.app import OrdersApp
 from streams.service import Service
 from streams.settings import Settings
@@ -30,8 +31,8 @@ from tests.integration.web import find
 def services(tally: Tally) -> list[Service]:
     """The tally, and all that has to do with dead letters."""
     modules = (
-        managing, commands, dead_letter_gathering, dead_letter_gauges, dead_letter_views, health, table_views,
-        topic_views, views, waiting_views,
+        managing, commands, letter_decisions, dead_letter_gathering, dead_letter_gauges, dead_letter_views, health,
+        table_views, topic_views, views, waiting_views,
     )  # fmt: skip
     return [tally.service, *(module.service for module in modules)]
 

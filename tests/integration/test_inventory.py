@@ -36,7 +36,7 @@ from tests.apps import (
     unique,
 )
 from tests.integration.test_web_routing import three_workers
-from tests.integration.web import check_problem, client_of, find
+from tests.integration.web import check_problem, client_of, find, go_on, hold_up
 from tests.kafka import KafkaBroker
 
 REGISTRY = EventRegistry(INVENTORY_TYPES)
@@ -73,6 +73,12 @@ def neighbours(app: OrdersApp) -> tuple[str, str]:
 
 async def ask(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
     """Publish commands, each under a new id unless ids are given, and wait until they are handled."""
+    await send(app, *commands, ids=ids)
+    await caught_up(app, "decide-stock")
+
+
+async def send(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
+    """Publish commands, each under a new id unless ids are given."""
     for number, payload in enumerate(commands):
         command = new_envelope(
             payload,
@@ -82,7 +88,6 @@ async def ask(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ()) 
             metadata=Metadata("request-1"),
         )
         await publish(app, INVENTORY_COMMANDS, payload.product_id, REGISTRY.encode(command))
-    await caught_up(app, "decide-stock")
 
 
 async def records_of(app: OrdersApp, topic: Topic, *keys: str) -> list[Record]:
@@ -299,6 +304,48 @@ async def test_less_than_is_reserved_is_refused_and_changes_nothing(app: OrdersA
     assert (refused.event_type, refused.payload.reason) == ("inventory.rejected", "below_reserved")
 
 
+async def test_a_stocktake_that_is_waited_for_is_answered_with_the_stock_or_with_why_it_was_refused(
+    app: OrdersApp,
+) -> None:
+    product_id, order_id = unique("p"), unique("o")
+    await ask(app, AddStock(product_id, 5), ReserveStock(product_id, order_id, 3))
+    async with client_of(app) as client:
+
+        async def stocktake(quantity: int, key: str, product_id: str = product_id) -> httpx.Response:
+            headers = {"Idempotency-Key": key}
+            body = {"quantity": quantity}
+            return await client.put(f"/inventory/{product_id}?wait=30s", json=body, headers=headers)
+
+        for _ in range(2):  # a repeated command is the same command, and answered alike
+            problem = check_problem(await stocktake(2, "too few"), 409)
+            assert (problem["reason"], problem["product_id"]) == ("below_reserved", product_id)
+            assert problem["detail"] == "3 pieces are reserved; release them first"
+        done = await stocktake(3, "enough")
+        assert (done.status_code, done.headers["Location"]) == (200, f"/inventory/{product_id}")
+        assert done.json() == {"product_id": product_id, "on_hand": 3, "reserved": 3, "available": 0, "version": 4}
+        # A command that was refused stays refused, whatever is possible by now.
+        await ask(app, ReleaseStock(product_id, order_id, 1))
+        check_problem(await stocktake(2, "too few"), 409)
+
+
+async def test_a_command_id_that_another_product_has_used_is_refused(app: OrdersApp) -> None:
+    product_id, other = neighbours(app)
+    body = {"quantity": 5, "command_id": unique("command")}
+    async with client_of(app) as client:
+        assert (await client.put(f"/inventory/{product_id}?wait=30s", json=body)).status_code == 200
+        problem = check_problem(await client.put(f"/inventory/{other}?wait=30s", json=body), 409)
+        assert (problem["reason"], problem["product_id"]) == ("already_used", other)
+
+
+async def test_a_stocktake_that_takes_longer_than_it_is_waited_for_is_on_its_way(tmp_path: Path) -> None:
+    async with running(make_settings("memory://", tmp_path)) as app, client_of(app) as client:
+        await hold_up(app)
+        early = await client.put("/inventory/p?wait=50ms", json={"quantity": 1})
+        assert (early.status_code, early.json()["status"]) == (202, "processing")
+        await go_on(app)
+        assert await stock_of(client, "p", after=early.json()["token"]) == (1, 0, 1)
+
+
 async def test_a_product_of_which_only_commands_were_refused_is_unknown(app: OrdersApp) -> None:
     product_id = unique("p")
     await ask(app, AddStock(product_id, 0), ReserveStock(product_id, unique("o"), 1))
@@ -396,11 +443,18 @@ async def test_changing_stock_needs_the_token_where_one_is_set(tmp_path: Path) -
 
 
 async def test_any_worker_takes_and_tells_any_products_stock(private_kafka_broker: KafkaBroker, tmp_path: Path) -> None:
-    async with three_workers(private_kafka_broker, tmp_path) as (_, clients):
+    async with three_workers(private_kafka_broker, tmp_path) as (apps, clients):
         for number in range(12):
             product_id, writer, reader = f"p-{number}", clients[number % 3], clients[(number + 1) % 3]
             answer = await writer.put(f"/inventory/{product_id}", json={"quantity": number})
             assert await stock_of(reader, product_id, after=answer.json()["token"]) == (number, 0, number)
+            waited = await writer.put(f"/inventory/{product_id}?wait=30s", json={"quantity": number})
+            assert (waited.status_code, waited.json()["on_hand"]) == (200, number)
+            assert waited.headers["Location"] == f"/inventory/{product_id}"
+        await send(apps[0], AddStock("p-few", 5), ReserveStock("p-few", "o", 3))
+        for client in clients:
+            problem = check_problem(await client.put("/inventory/p-few?wait=30s", json={"quantity": 2}), 409)
+            assert problem["reason"] == "below_reserved"
         for client in clients:
             assert [await stock_of(client, f"p-{number}") for number in range(12)] == [(n, 0, n) for n in range(12)]
             check_problem(await client.get("/inventory/nothing"), 404)

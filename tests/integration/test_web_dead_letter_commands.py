@@ -428,6 +428,46 @@ async def test_many_are_discarded_by_filter(failing: OrdersApp, client: httpx.As
     assert [seen(failing, tally, f"k-{n}") for n in range(3)] == [[f"w-{n}"] for n in range(3)]
 
 
+async def test_decisions_about_many_that_are_waited_for_say_which_were_carried_out_and_why_not(
+    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+) -> None:
+    for n in range(4):
+        await fail(failing, tally, f"k-{n}", f"e-{n}")
+    tally.poison.clear()
+    first, *others = [letter["id"] for letter in await letters(client)]
+    await hold_up(failing)
+    reason = {"reason": "a duplicate"}
+    await client.post(f"/dead-letters/{first}/discard", json=reason)
+    wait = {"wait": "30s"}
+    retrying = asyncio.ensure_future(client.post("/dead-letters/retry", params=wait, json={"rate": 1000}))
+    while len(await read_topic(failing, DEAD_LETTER_COMMANDS)) < 5:
+        await asyncio.sleep(0.01)
+    await go_on(failing)
+    answer = (await retrying).json()
+    assert ((await retrying).status_code, answer["matched"], answer["retried"]) == (200, 4, 4)
+    assert answer["decisions"] == {
+        "applied": 3,
+        "refused": [{"id": first, "reason": "discarded", "detail": "it was discarded"}],
+        "refused_count": 1,
+        "undecided": 0,
+    }
+    for id in others:
+        assert (await ended(client, id, answer["token"]))["state"] == "resolved"
+    none = (await client.post("/dead-letters/discard", params=wait, json=reason | {"all": True})).json()
+    assert (none["discarded"], "decisions" in none) == (0, False)
+
+
+async def test_decisions_about_many_that_take_longer_than_they_are_waited_for_are_undecided(
+    tally: Tally, tmp_path: Path
+) -> None:
+    async with running(failing_settings("memory://", tmp_path), services(tally)) as app, client_of(app) as client:
+        await fail(app, tally, "k", "e-1")
+        await hold_up(app)
+        answer = await client.post("/dead-letters/discard", params={"wait": "50ms"}, json={"reason": "r", "all": True})
+        assert answer.status_code == 202
+        assert answer.json()["decisions"] == {"applied": 0, "refused": [], "refused_count": 0, "undecided": 1}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
@@ -494,8 +534,9 @@ async def test_every_worker_shows_and_changes_every_letter(
             token = discarding.json()["token"]
             found = await find(clients[n - 1], f"/dead-letters/{letter['id']}", after=token)
             assert found["state"] == "discarded"
-        many = (await clients[2].post("/dead-letters/retry", json={"rate": 1000})).json()
+        many = (await clients[2].post("/dead-letters/retry", params={"wait": "30s"}, json={"rate": 1000})).json()
         assert (many["retried"], many["skipped_count"]) == (12, 0)
+        assert many["decisions"] == {"applied": 12, "refused": [], "refused_count": 0, "undecided": 0}
         for letter in listed[12:]:
             assert (await ended(clients[0], letter["id"], many["token"]))["state"] == "resolved"
         assert await letters(clients[1]) == []

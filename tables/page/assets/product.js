@@ -24,9 +24,9 @@ export async function productPage({ root, signal, id }) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     try {
-      const { token } = await change("PUT", path("inventory", id), { quantity: Number(quantity.value) });
-      await load(`?after=${encodeURIComponent(token)}&timeout=10s`);
-      say(`Stock of ${id} is set`);
+      const { token } = await change("PUT", `${path("inventory", id)}?wait=10s`, { quantity: Number(quantity.value) });
+      say(token === undefined ? `Stock of ${id} is set` : `Stock of ${id} is being set`); // a token: it takes longer
+      await load();
     } catch (error) {
       sayProblem(error);
     }
