@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+import pytest_asyncio
 
 from tests import kafka
 from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
+from tests.leftovers import end_leftovers
+from tests.limits import Limits, Scheduling
+
+LIMITS = "orders-limits"
 
 pytest.register_assert_rewrite("tests.apps")  # what its checks have found is shown when they fail
 
 # A shell starts what is to run in its background with Ctrl-C ignored, and those we start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Limit how long tests take."""
+    config.pluginmanager.register(Limits(config), LIMITS)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    """Run the rest of a file elsewhere when its process ended."""
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest_asyncio.fixture
+async def nothing_left_running(request: pytest.FixtureRequest) -> AsyncIterator[None]:
+    """Fail an async test that leaves something running, and end that; every async test has this."""
+    limits = request.config.pluginmanager.getplugin(LIMITS)
+    limits.loop = asyncio.get_running_loop()
+    yield
+    if problems := await end_leftovers():
+        pytest.fail("\n".join(problems), pytrace=False)
 
 
 @dataclass(frozen=True)
@@ -133,6 +159,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for need in NEEDS:
             if need.fixtures & set(getattr(item, "fixturenames", ())):
                 item.add_marker(need.marker)
+        if pytest_asyncio.is_async_test(item):
+            item.fixturenames.insert(0, nothing_left_running.__name__)  # first set up, so last torn down
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -225,7 +225,7 @@ class KafkaBroker:
             if not (data / "meta.properties").exists():
                 self._format(jars, properties, log)
             self._process = self._java(jars, ["kafka.Kafka", str(properties)], log)
-        self._watcher = _kill_when_we_die(self._process.pid)
+        self._watcher = kill_when_we_die(self._process.pid)
         try:
             self._wait_until_it_answers()
         except BaseException:
@@ -296,7 +296,7 @@ class KafkaBroker:
             time.sleep(0.05)
 
 
-def _kill_when_we_die(pid: int) -> subprocess.Popen[bytes]:
+def kill_when_we_die(pid: int) -> subprocess.Popen[bytes]:
     """Start a process that waits for the end of ours (its input closes) and then kills `pid`.
 
     Unlike a death signal from the kernel this works on every system, and from whichever thread the broker is started.

@@ -16,7 +16,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.kafka import unused_port
+from tests.kafka import kill_when_we_die, unused_port
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "ops" / "prometheus"
@@ -94,6 +94,7 @@ class Prometheus:
         self._folder = folder
         self._config = self._write(sorted(targets))
         self._process: subprocess.Popen[bytes] | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
 
     def _write(self, targets: Sequence[str]) -> Path:
         config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
@@ -124,6 +125,7 @@ class Prometheus:
                 stdout=log,
                 stderr=log,
             )
+        self._watcher = kill_when_we_die(self._process.pid)
         try:
             self.wait_until(self._is_ready, "it is ready")
         except BaseException:
@@ -133,8 +135,11 @@ class Prometheus:
 
     def __exit__(self, *_: object) -> None:
         assert self._process is not None
+        assert self._watcher is not None
         self._process.kill()
         self._process.wait()
+        self._watcher.kill()
+        self._watcher.communicate()
 
     def ask(self, path: str, **query: str) -> Any:
         """What its API answers."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.kafka import KafkaBroker, _kill_when_we_die, unused_port
+from tests.kafka import KafkaBroker, kill_when_we_die, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER: Sequence[str] = ("-m", "agents.cli", "worker")
@@ -94,7 +94,7 @@ class Worker:
                 env={**inherited, **self._environment, **(environment or {})},
                 start_new_session=True,
             )
-        self._watcher = _kill_when_we_die(self._process.pid)
+        self._watcher = kill_when_we_die(self._process.pid)
 
     def kill(self) -> None:
         """SIGKILL, and wait for the end."""

@@ -15,6 +15,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from tests.kafka import kill_when_we_die
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "online-retail-sample.csv.gz"
 ORDERS = (sys.executable, "-m", "agents.cli")
@@ -66,13 +68,14 @@ class Site:
 
 
 class Running:
-    """A process; in a `with` block it is killed at the end, whatever happens."""
+    """A process that ends with this one; in a `with` block it is killed at the end, whatever happens."""
 
     def __init__(self, site: Site, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._site = site
         self._log = site.folder / f"process-{time.monotonic_ns()}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, cwd=site.folder, stdout=log, stderr=log)
+        self._watcher = kill_when_we_die(self.process.pid)
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +84,8 @@ class Running:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self._watcher.kill()
+        self._watcher.communicate()
 
     @property
     def output(self) -> str:

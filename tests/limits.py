@@ -1,0 +1,87 @@
+"""A hard limit for each test and for the end of the session: a process that hangs says where, and ends.
+
+pytest's own `faulthandler_timeout` and pytest-timeout take their limits back once a test has failed, and its teardown
+is where a failed test hangs. With xdist another process takes over the rest of the file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import threading
+from collections.abc import Generator, Mapping
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+from tests.leftovers import describe
+
+TEST_LIMIT_S = float(os.environ.get("TEST_LIMIT_S", "300"))  # setup, call and teardown; the slowest need a third of it
+SESSION_END_LIMIT_S = float(os.environ.get("SESSION_END_LIMIT_S", "60"))
+
+
+class Limits:
+    """Ends this process when something takes longer than it may, after saying what and where on its first stderr."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        capture: Any = config.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():
+            self._stderr = os.dup(2)
+        self.loop: asyncio.AbstractEventLoop | None = None  # of the running test
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Limit each test."""
+        watch = self._start(TEST_LIMIT_S, item.nodeid)
+        try:
+            return (yield)
+        finally:
+            watch.cancel()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self) -> None:
+        """Limit everything that comes after the tests: other hooks, threads that are waited for, handlers at exit."""
+        self._start(SESSION_END_LIMIT_S, "the end of the session")
+
+    def _start(self, limit_s: float, what: str) -> threading.Timer:
+        watch = threading.Timer(limit_s, self._end_process, [f"{what} takes longer than {limit_s:g} s"])
+        watch.daemon = True
+        watch.start()
+        return watch
+
+    def _end_process(self, why: str) -> None:
+        self._write(f"\n{why}: this process ends\n")
+        faulthandler.dump_traceback(self._stderr)
+        with contextlib.suppress(Exception):  # the loop's thread may be at work on its tasks
+            if self.loop is not None:
+                for task in asyncio.all_tasks(self.loop):
+                    self._write(f"{describe(task)}\n")
+        os._exit(1)
+
+    def _write(self, text: str) -> None:
+        os.write(self._stderr, text.encode())
+
+
+class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist is not typed
+    """Whole files for each process, as xdist has it; a test that ended its process is not run again.
+
+    xdist would give it to the next process, and to the next one.
+    """
+
+    @property
+    def tests_finished(self) -> bool:
+        """Whether all tests are done: also those of which a process that has ended left some."""
+        return not self.workqueue and bool(super().tests_finished)
+
+    def remove_node(self, node: Any) -> str | None:
+        """Take a process out; return the test that it was running, None if it had nothing left to do."""
+        files: Mapping[str, dict[str, bool]] = self.assigned_work.get(node, {})
+        left = ((tests, test) for tests in files.values() for test, done in tests.items() if not done)
+        if (running := next(left, None)) is not None:
+            tests, test = running
+            tests[test] = True
+        super().remove_node(node)
+        return None if running is None else test
