@@ -9,69 +9,127 @@ from pathlib import Path
 from typing import Any
 
 from streams.engine.batch import Batch, StaleBatch
+from streams.engine.partition_task import PartitionTask
+from streams.settings import Settings
+from streams.transport.base import Reader, Record, TransportError
+from streams.transport.embedded import report_damage
+from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import HandFed, Tally, make_settings, wait_until
 
 HEALING_S = 10.0
 FETCH = 2
 
 
+def fed_settings(data_dir: Path, broker: str = "memory://") -> Settings:
+    """Settings of an engine that comes back at once; on a shared Kafka it has as many partitions as all others."""
+    partitions = 4 if broker.startswith("kafka") else 1
+    return make_settings(broker, data_dir, partitions=partitions, restart_backoff=0.001, restart_backoff_max=0.002)
+
+
 class Fed(HandFed):
     """An engine that is fed as by a driver: with what comes next in the log, in each life of its partition anew."""
 
-    def __init__(self, data_dir: Path, tally: Tally) -> None:
-        settings = make_settings("memory://", data_dir, partitions=1, restart_backoff=0.001, restart_backoff_max=0.002)
+    def __init__(self, settings: Settings, tally: Tally) -> None:
         super().__init__(settings, [tally.service])
+        self.engine.ownership.topics = frozenset()  # as in tests.apps.start
         self.tally = tally
-        self.written = 0
+        self.end = 0  # of what was written
+        self._reader: Reader | None = None
+        self._reader_at = -1
+        if isinstance(self.engine.broker, EmbeddedBroker):
+            report_damage(self.engine.broker.damaged, self.engine, lambda: None)
 
     async def feed(self) -> None:
         """Feed one fetch after the other, until it is cancelled."""
-        topic, broker = self.tally.source.name, self.engine.broker
+        topic = self.tally.source.name
         while True:
             await asyncio.sleep(0.001)
             task = self.engine.tasks.get(0)
             if task is None or not task.is_running():
                 continue
-            records, _ = broker.log.read(topic, 0, task.fetch_offset(topic))  # type: ignore[attr-defined]
+            offset = task.fetch_offset(topic)
+            records = await self._read(offset)
+            if self.engine.tasks.get(0) is not task or not task.is_running() or task.fetch_offset(topic) != offset:
+                continue
             if not records:
                 self.engine.polled(())
                 continue
-            fetched = task.fetched(topic, records[:FETCH], records[:FETCH][-1].offset + 1)
-            try:
-                await Batch(fetched, Tally.AGENT).process(self.tally.handle)
-            except StaleBatch:
-                continue
-            except Exception as error:  # as the agents' feed does
-                task.fail(error)
+            await self._hand_over(task, records)
+
+    async def _hand_over(self, task: PartitionTask, records: Sequence[Record]) -> None:
+        fetched = task.fetched(self.tally.source.name, records, records[-1].offset + 1)
+        try:
+            await Batch(fetched, Tally.AGENT).process(self.tally.handle)
+        except StaleBatch:
+            return
+        except Exception as error:  # as the agents' feed does
+            task.fail(error)
+
+    async def _read(self, offset: int) -> Sequence[Record]:
+        """What comes next in the log, nothing where it cannot be read now."""
+        broker, topic = self.engine.broker, self.tally.source.name
+        try:
+            if isinstance(broker, EmbeddedBroker):
+                return broker.read(topic, 0, offset)[0][:FETCH]
+            if self._reader is None:
+                self._reader = broker.reader(0, [topic])
+                await self._reader.start()
+            if offset != self._reader_at:
+                self._reader.seek(topic, offset)
+            records, self._reader_at = (await self._reader.fetch()).get(topic, ((), offset))
+            return records
+        except TransportError:
+            return ()
+
+    async def publish(self, keys: Sequence[str], value: str) -> None:
+        """Write a value of each key; raises TransportError."""
+        values: list[Any] = [(key.encode(), value.encode(), ()) for key in keys]
+        positions = await self.engine.broker.publish(self.tally.source.name, 0, values)
+        self.end = positions[-1].offset + 1
 
     async def write_all(self, keys: Sequence[str], value: str) -> None:
         """Write a value of each key, and wait until it is committed."""
-        values: list[Any] = [(key.encode(), value.encode(), ()) for key in keys]
-        await self.engine.broker.publish(self.tally.source.name, 0, values)
-        self.written += len(values)
+        await self.publish(keys, value)
         await self.is_done()
+
+    async def stop(self) -> None:
+        """Stop the engine."""
+        if self._reader is not None:
+            await self._reader.close()
+        await self.engine.stop()
 
     async def is_done(self) -> None:
         """Wait until everything that was written is committed."""
-        await wait_until(self._has_all, "the partition has got over it", HEALING_S)
+        await wait_until(self.has_all, "the partition has got over it", HEALING_S)
 
-    def _has_all(self) -> bool:
+    def has_all(self) -> bool:
+        """Whether everything that was written is committed."""
         task = self.engine.tasks.get(0)
         return (
             self.engine.is_ready()
             and task is not None
-            and (task.reached(Tally.AGENT, self.tally.source.name) >= self.written)
+            and (task.reached(Tally.AGENT, self.tally.source.name) >= self.end)
         )
 
 
 @asynccontextmanager
-async def fed(data_dir: Path) -> AsyncIterator[Fed]:
-    fed = Fed(data_dir, Tally())
-    await fed.engine.start(fed.hand)
-    feeding = asyncio.create_task(fed.feed())
+async def fed(data_dir: Path, broker: str = "memory://") -> AsyncIterator[Fed]:
+    """Give an engine that is fed, and owns nothing yet."""
+    async with living(fed_settings(data_dir, broker), Tally()) as fed:
+        yield fed
+
+
+@asynccontextmanager
+async def living(settings: Settings, tally: Tally) -> AsyncIterator[Fed]:
+    """Give one life of an engine that is fed, and owns nothing yet."""
+    fed = Fed(settings, tally)
+    feeding: asyncio.Task[None] | None = None
     try:
+        await fed.engine.start(fed.hand)
+        feeding = asyncio.create_task(fed.feed())
         yield fed
         assert not feeding.done()
     finally:
-        feeding.cancel()
-        await fed.engine.stop()
+        if feeding is not None:
+            feeding.cancel()
+        await fed.stop()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
 
@@ -12,12 +12,31 @@ from streams.engine.faults import Fault
 from streams.transport.base import Record, TransportError
 from streams.transport.driver import EngineTransport, FetchConsumer
 from streams.transport.embedded_broker import EmbeddedBroker
+from streams.transport.log_damage import DamagedPlaces
 from streams.transport.log_errors import LogReadFailed
+
+if TYPE_CHECKING:
+    from streams.engine.engine import Engine
 
 LOG_ADVICE = (
     "stop the worker, check the disk with its own tools, look at all of the log with `orders log check`, "
-    "and restore the data folder from a backup"
+    "and restore the data folder from a backup; all goes on by itself when it can be read again, as after a loose cable"
 )
+
+
+def report_damage(damaged: DamagedPlaces, engine: Engine, wake: Callable[[], None]) -> None:
+    """Report parts of the log that cannot be read, which stand still until they can be; `wake` is called then."""
+
+    def found(topic: str, partition: int, damage: LogReadFailed) -> None:
+        engine.metrics.storage_errors += 1
+        detail = f"{topic}/{partition} cannot be read, so partition {partition} stands still: {damage}"
+        engine.faults.report(("disk", topic, partition), Fault("disk", detail, LOG_ADVICE, partition))
+
+    def gone(topic: str, partition: int) -> None:
+        engine.faults.clear(("disk", topic, partition))
+        wake()
+
+    damaged.on_found, damaged.on_gone = found, gone
 
 
 class EmbeddedConsumer(FetchConsumer):
@@ -30,13 +49,7 @@ class EmbeddedConsumer(FetchConsumer):
         self._positions: dict[TP, int] = {}
         self._grown = asyncio.Event()
         self._grown.set()
-        self.broker.on_damage = self._report_damage
-
-    def _report_damage(self, topic: str, partition: int, damage: LogReadFailed) -> None:
-        """Part of the log cannot be read: what it feeds stands still until a backup is restored."""
-        self.engine.metrics.storage_errors += 1
-        detail = f"{topic}/{partition} cannot be read, so partition {partition} stands still: {damage}"
-        self.engine.faults.report(("disk", topic, partition), Fault("disk", detail, LOG_ADVICE, partition))
+        report_damage(self.broker.damaged, self.engine, self._grown.set)
 
     async def on_start(self) -> None:
         """Open the log and listen to it."""

@@ -35,7 +35,8 @@ from streams.transport.log import (
     TopicExistsDifferently,
 )
 from streams.transport.log import ProducerFenced as LogFenced
-from streams.transport.log_errors import LogDamaged, LogReadFailed
+from streams.transport.log_damage import DamagedPlaces
+from streams.transport.log_errors import LogDamaged, LogReadFailed, LogUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ class EmbeddedBroker(Broker):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.damaged: dict[tuple[str, int], str] = {}  # by topic and partition, what reading it has found
-        self.on_damage: Callable[[str, int, LogReadFailed], None] = lambda topic, partition, damage: None
+        self.damaged = DamagedPlaces(lambda topic, partition, offset: self.log.read(topic, partition, offset))
         self._log: Log | None = None
         self._maintenance: asyncio.Task[None] | None = None
         self._read: set[str] = set()  # topics that agents of the group read
@@ -102,6 +102,7 @@ class EmbeddedBroker(Broker):
 
     async def stop(self) -> None:
         """Close the log."""
+        self.damaged.close()
         if self._maintenance is not None:
             self._maintenance.cancel()
         if self._log is not None:
@@ -160,15 +161,16 @@ class EmbeddedBroker(Broker):
     def read(self, topic: str, partition: int, offset: int) -> tuple[list[Record], int]:
         """Records from `offset` on, and the offset to read next; raises TransportError for damage, else as Log.read.
 
-        A partition that is damaged is read no more, and nothing is published into its number.
+        A partition that is damaged is read no more, and nothing is published into its number, until it can be read.
         """
-        if (damage := self.damaged.get((topic, partition))) is not None:
+        if (damage := self.damaged.text(topic, partition)) is not None:
             raise TransportError(damage)
         try:
             return self.log.read(topic, partition, offset)
         except LogReadFailed as error:
-            self.damaged[topic, partition] = str(error)
-            self.on_damage(topic, partition, error)
+            self.damaged.add(topic, partition, offset, error)
+            raise TransportError(str(error)) from error
+        except LogUnavailable as error:  # it could not be opened again after a failed write
             raise TransportError(str(error)) from error
 
     async def end_offset(self, topic: str, partition: int) -> int:
@@ -177,8 +179,7 @@ class EmbeddedBroker(Broker):
 
     async def publish(self, topic: str, partition: int, records: Sequence[Outgoing]) -> list[Position]:
         """Append records; they are durable on return."""
-        damage = next((text for (_, number), text in self.damaged.items() if number == partition), None)
-        if damage is not None:
+        if (damage := self.damaged.text_of_number(partition)) is not None:
             raise TransportError(damage)
         try:
             base = self.log.append(topic, partition, _new_records(records))

@@ -178,10 +178,15 @@ class RocksStorage:
     def reopen(self) -> None:
         """Close and open the folder, once a second at most and only where there is room for what opening writes.
 
-        Until then the rows can be read. Raises LogWriteFailed, LogLocked, LogDamaged, LogUnavailable.
+        Until it has been closed the rows can be read. Raises LogWriteFailed, LogLocked, LogDamaged, LogUnavailable.
         """
         now = time.monotonic()
-        if self._db is not None and (now < self._reopen_at or not self._has_room_to_open()):
+        if now < self._reopen_at:
+            raise LogWriteFailed(
+                f"the log in {self._path} could not be written or opened again a moment ago, and is tried again in "
+                f"{self._reopen_at - now:.1f} s: check the disk"
+            )
+        if self._db is not None and not self._has_room_to_open():
             raise LogWriteFailed(
                 f"the log in {self._path} could not be written, and there is no room to open it again: free disk space"
             )

@@ -12,9 +12,11 @@ from rocksdict import Rdict
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import ORDER_EVENTS
+from streams.transport import log_damage
 from streams.transport.log_layout import StoredTopic, row_key
 from streams.transport.log_opening import open_database
 from tests.apps import at_rest, make_settings, running, wait_until
+from tests.damage import STEP_BYTES, flip
 from tests.integration.web import check_problem, client_of, find, order, place
 
 ORDERS = 12
@@ -81,3 +83,33 @@ async def test_a_topic_that_is_damaged_stands_still_and_readers_of_it_are_told(s
         assert f"{ORDER_EVENTS.name}/0 cannot be read" in await health(client)
         checks = [check for check in await find(client, "/doctor") if not check["ok"]]
         assert any("orders log check" in check["advice"] for check in checks)
+
+
+async def test_what_cannot_be_read_for_a_while_goes_on_by_itself_when_it_can(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_damage, "LOOK_AGAIN_S", 0.05)
+    where, earliest = f"/topics/{ORDER_EVENTS.name}/records", {"from": "earliest"}
+    async with running(settings) as app, client_of(app) as client:
+        spoil_rows(settings.data_dir / "log")
+        assert (await client.get(where, params=earliest)).status_code == 503
+        detail = await health(client)
+        assert "cannot be read, so partition" in detail
+        (fault, *_) = app.engine.faults.open()
+        beside = next(n for n in range(99) if app.engine.partition_for(f"n-{n}".encode()) == fault.partition)
+        assert (await client.post("/orders", json=order("c-1", f"n-{beside}"))).status_code == 503
+
+        spoil_rows(settings.data_dir / "log")  # twice is not at all
+        await wait_until(lambda: not app.engine.faults.open(), "it can be read again")
+        assert (await client.get("/healthz")).status_code == 200
+        assert len((await find(client, where, limit=100))["items"]) == ORDERS
+        assert (await client.post("/orders", json=order("c-1", f"n-{beside}"))).status_code == 202
+        await at_rest(app)
+        assert (await client.get(f"/orders/n-{beside}")).status_code == 200
+
+
+def spoil_rows(folder: Path) -> None:
+    """Change bits in the rows of each table, which are in front."""
+    for table in folder.glob("*.sst"):
+        for offset in range(0, table.stat().st_size // 2, STEP_BYTES // 4):
+            flip(table, offset)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
-from streams.transport import log_opening
-from streams.transport.log import Log, LogUnavailable, NewRecord, RocksStorage, TopicConfig
+from streams.transport import log_opening, log_storage
+from streams.transport.log import Log, LogUnavailable, LogWriteFailed, NewRecord, RocksStorage, TopicConfig
 from streams.transport.log_check import check_log, repair_log, repairs_path
 from streams.transport.log_errors import LogDamaged, LogLocked
 from streams.transport.log_layout import row_key
@@ -75,6 +75,30 @@ def test_a_log_of_a_release_without_marks_gets_one(closed: Path) -> None:
     database.close()
     assert count(closed) == APPENDS
     assert read_mark(closed) is not None
+
+
+def test_a_log_that_cannot_be_opened_again_is_not_tried_again_by_every_request(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[Path] = []
+
+    def refuse(path: Path) -> None:
+        tries.append(path)
+        raise LogUnavailable("the disk is broken")
+
+    storage = RocksStorage(closed)
+    monkeypatch.setattr(log_storage, "open_log", refuse)
+    with pytest.raises(LogUnavailable):
+        storage.reopen()
+    for _ in range(3):
+        with pytest.raises(LogWriteFailed, match="tried again in"):
+            storage.reopen()
+    assert tries == [closed]
+    monkeypatch.undo()
+    monkeypatch.setattr(log_storage, "REOPEN_PAUSE_S", 0.0)
+    storage._reopen_at = 0.0
+    storage.reopen()
+    storage.close()
 
 
 def test_a_start_that_was_killed_before_anything_was_written_begins_again(tmp_path: Path) -> None:
