@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import pytest
 import pytest_asyncio
 
-from tests import kafka
+from tests import faulty_disk, kafka
 from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
 from tests.leftovers import end_leftovers
@@ -108,6 +108,12 @@ def chromium() -> str:
     return found
 
 
+@pytest.fixture(scope="session")
+def faulty_disk_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compile the library that lets calls to the operating system fail."""
+    return faulty_disk.build(tmp_path_factory.mktemp("faulty-disk"))
+
+
 @dataclass(frozen=True)
 class Need:
     """Something that some tests need and not every machine has: tests that use a fixture of it are marked."""
@@ -149,7 +155,8 @@ KAFKA = Need(
     f"install Java {kafka.JAVA_VERSION_MIN}+ and Maven, or set KAFKA_BOOTSTRAP=host:port",
 )
 CHROMIUM = Need("Chromium", frozenset({"chromium"}), _why_no_chromium, "install chromium")
-NEEDS = (KAFKA, CHROMIUM)
+COMPILER = Need("Compiler", frozenset({"faulty_disk_library"}), faulty_disk.why_not_here, "install gcc")
+NEEDS = (KAFKA, CHROMIUM, COMPILER)
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
