@@ -21,7 +21,7 @@ from tests import faulty_disk, kafka
 from tests.browser.chromium import find_chromium
 from tests.guarded_kafka import GuardedKafka
 from tests.leftovers import end_leftovers
-from tests.limits import Limits, Scheduling
+from tests.limits import FailuresAtOnce, Limits, Scheduling
 
 LIMITS = "orders-limits"
 
@@ -33,8 +33,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Limit how long tests take."""
+    """Limit how long tests take, and say at once why they fail."""
     config.pluginmanager.register(Limits(config), LIMITS)
+    config.pluginmanager.register(FailuresAtOnce(config))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:

@@ -20,6 +20,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.leftovers import describe
 
 TEST_LIMIT_S = float(os.environ.get("TEST_LIMIT_S", "300"))  # setup, call and teardown; the slowest need a third of it
+FAILURE_LINES = 30
 SESSION_END_LIMIT_S = float(os.environ.get("SESSION_END_LIMIT_S", "60"))
 
 
@@ -63,6 +64,24 @@ class Limits:
 
     def _write(self, text: str) -> None:
         os.write(self._stderr, text.encode())
+
+
+class FailuresAtOnce:
+    """Writes why a test failed when it does: a run that is stopped before its end has said so."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Write the first lines of a failure."""
+        terminal = self._config.pluginmanager.getplugin("terminalreporter")
+        if report.failed and terminal is not None:  # processes of xdist have no terminal
+            terminal.ensure_newline()
+            terminal.write_line(f"{report.nodeid} failed in its {report.when}:", red=True)
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message: str = report.longreprtext if crash is None else f"{crash.message}\n({crash.path}:{crash.lineno})"
+            terminal.write_line("\n".join(message.splitlines()[:FAILURE_LINES]))
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist is not typed
