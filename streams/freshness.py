@@ -17,7 +17,7 @@ from streams.engine.waiters import Wanted
 from streams.operation import Parameter, implies
 from streams.parameters import duration
 from streams.routing import ROUTER, partition_of, task_here
-from streams.tokens import InvalidToken, decode_token
+from streams.tokens import InvalidToken, Token, decode_token, topic_mark
 from streams.topics import Topic
 from streams.transport.base import Position, TransportError
 from streams.web import ENGINE, TIMEOUT_S, Problem, invalid
@@ -92,7 +92,7 @@ async def catch_up(request: web.Request, path: Path, number: int | None, key: by
     timeout_s, token = TIMEOUT.read(request), request.query.get(AFTER.name)
     if token is None:
         return
-    positions = _positions(request.app[ENGINE], token)
+    positions, marks = _read_token(request.app[ENGINE], token)
     deadline = asyncio.get_running_loop().time() + timeout_s
     came_through = False
     for index, hop in enumerate(path):
@@ -103,8 +103,9 @@ async def catch_up(request: web.Request, path: Path, number: int | None, key: by
         if numbers is not None:
             wanted = {partition: offset for partition, offset in wanted.items() if partition in numbers}
         last_key = key if numbers is not None else None
+        mark = None if came_through else marks.get(hop.topic.name)
         waits = [
-            wait_at(request, hop, at, Wanted(offset, not came_through, last_key), deadline)
+            wait_at(request, hop, at, Wanted(offset, not came_through, last_key, mark), deadline)
             for at, offset in wanted.items()
         ]
         await asyncio.gather(*waits)
@@ -126,14 +127,14 @@ async def catch_up_with_now(request: web.Request, hops: Sequence[Hop]) -> None:
     await asyncio.gather(*waiting)
 
 
-def _positions(engine: Engine, token: str) -> Sequence[Position]:
+def _read_token(engine: Engine, text: str) -> Token:
     try:
-        positions = decode_token(token)
+        token = decode_token(text)
     except InvalidToken as error:
         raise invalid(AFTER.name, str(error)) from error
-    if any(at.topic not in engine.topics or at.partition >= engine.settings.partitions for at in positions):
+    if any(at.topic not in engine.topics or at.partition >= engine.settings.partitions for at in token.positions):
         raise invalid(AFTER.name, "not a token of this application")
-    return positions
+    return token
 
 
 def _wanted(positions: Sequence[Position], hop: Hop) -> dict[int, int]:
@@ -168,9 +169,10 @@ async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted,
     """Wait until an agent of this partition has committed what is wanted.
 
     Raises problems: 504 with the lag, at once when the agent stands still; 410 when the log has not got the record of
-    the token any more.
+    the token any more, or the topic is not the one that the token counts.
     """
-    if wanted.is_exact and (gone := task.losses.gone((agent, topic), wanted.offset - 1)) is not None:
+    _check_topic(task, agent, topic, wanted)
+    if wanted.is_exact and (gone := task.losses.gone((agent, topic), wanted.offset - 1, wanted.mark)) is not None:
         raise lost(f"the record of the token is gone: {gone}")
     if task.has_done(agent, topic, wanted):
         return
@@ -179,6 +181,7 @@ async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted,
         detail = f"{agent} stands still in {topic}, partition {task.number}: {loss.detail}"
         raise _behind(detail, lag_records, agent, topic, task.number)
     if await task.waiters.wait(agent, topic, wanted.offset, timeout_s, is_exact=wanted.is_exact, key=wanted.key):
+        _check_topic(task, agent, topic, wanted)  # somebody may have let the agent go on in another one meanwhile
         return
     lag_records = max(0, wanted.offset - task.reached(agent, topic))
     if wanted.is_exact and await task.losses.is_beyond_end(topic, wanted.offset - 1):
@@ -188,6 +191,19 @@ async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted,
         )
         raise _behind(detail, lag_records, agent, topic, task.number)
     raise too_late(agent, topic, task.number, lag_records)
+
+
+def _check_topic(task: PartitionTask, agent: str, topic: str, wanted: Wanted) -> None:
+    """Raise a 410 problem when a token counts another topic than the one whose records the agent handles, or would."""
+    source, counted = (agent, topic), task.losses.topic_id((agent, topic))
+    if wanted.mark is None or not counted or wanted.mark == topic_mark(counted):
+        return
+    loss = task.losses.of(source)
+    if loss is None or wanted.mark != topic_mark(loss.topic_id):
+        raise lost(
+            f"the token stands for offset {wanted.offset - 1} of {topic}, partition {task.number}, as it was before it "
+            "was deleted and made anew: whether its record was handled cannot be told any more"
+        )
 
 
 def lost(detail: str) -> Problem:
@@ -201,6 +217,8 @@ async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: W
         asked["exact"] = 1
     if wanted.key is not None:
         asked["key"] = wanted.key
+    if wanted.mark is not None:
+        asked["mark"] = wanted.mark
     path = f"/internal/positions/{quote(hop.topic.name, safe='')}/{number}?{urlencode(asked)}"
     status, body = await request.app[ROUTER].ask(number, path, timeout_s)
     if status in (410, 504):

@@ -81,7 +81,8 @@ async def wait_for_position(request: web.Request) -> web.StreamResponse:
         raise Problem(404, f"there is no agent {agent} of {topic}")
     task = engine.task(int(request.match_info["number"]))
     key = request.query["key"].encode() if "key" in request.query else None
-    await wait_here(task, agent, topic, Wanted(offset, "exact" in request.query, key), timeout_s)
+    mark = int_parameter(request, "mark", 0, 0, 2**32 - 1) if "mark" in request.query else None
+    await wait_here(task, agent, topic, Wanted(offset, "exact" in request.query, key, mark), timeout_s)
     return json_response({"reached": task.reached(agent, topic)})
 
 

@@ -24,7 +24,7 @@ from agents.domain.dead_letters import CannotEdit, edited_value
 from agents.gateway.bodies import Body
 from agents.gateway.letter_decisions import LETTERS_PER_CHUNK, Decisions, decision_id, verdict, what_became_of
 from agents.gateway.orders import read_body
-from agents.gateway.publish import CORRELATION_ID, encode, envelope, metadata, publish_to
+from agents.gateway.publish import CORRELATION_ID, encode, envelope, metadata, publish_to, token_of
 from streams.engine.dead_letters import (
     DISCARDED,
     OPEN,
@@ -44,7 +44,6 @@ from streams.freshness import by_partition
 from streams.operation import LOCATION, Answer, Operation
 from streams.parameters import duration
 from streams.service import Service
-from streams.tokens import encode_token
 from streams.topics import DEAD_LETTER_COMMANDS
 from streams.transport.base import Outgoing, Position
 from streams.web import ENGINE, PASSING, Problem, invalid, json_response
@@ -184,7 +183,7 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
     id = letter_id(task.number, number)
     value = _edited(request, id, letter, edit)
     if letter.state != OPEN:
-        return _retried_before(task, id, letter, value)
+        return _retried_before(request, task, id, letter, value)
     refusal = why_not_retry(letter, value is not None, int(time.time() * 1000), request.app[ENGINE].settings)
     if refusal is not None:
         raise Problem(409, refusal[1], reason=refusal[0])
@@ -205,7 +204,7 @@ async def discard_letter(request: web.Request, task: PartitionTask) -> web.Strea
     if letter.state == RESOLVED:
         raise Problem(409, f"dead letter {id} was processed after all", reason=RESOLVED)
     if letter.state == DISCARDED:
-        return _answer(id, letter, _seen(task))
+        return _answer(request, id, letter, _seen(task))
     return await _submit(request, task, letter, DiscardDeadLetter(id, body.reason), origin)
 
 
@@ -239,14 +238,16 @@ def _edited(request: web.Request, id: str, letter: DeadLetter, edit: RetryBody) 
     return value
 
 
-def _retried_before(task: PartitionTask, id: str, letter: DeadLetter, value: bytes | None) -> web.Response:
+def _retried_before(
+    request: web.Request, task: PartitionTask, id: str, letter: DeadLetter, value: bytes | None
+) -> web.Response:
     """The answer for a letter that is not open; the same request again is no mistake, another one is."""
     if letter.state == DISCARDED:
         raise Problem(409, f"dead letter {id} was discarded", reason=DISCARDED)
     if value is not None and value != letter.value:
         said = "is being tried again" if letter.state == RETRYING else "was processed after all"
         raise Problem(409, f"dead letter {id} {said}: it cannot be edited", reason=letter.state)
-    return _answer(id, letter, _seen(task))
+    return _answer(request, id, letter, _seen(task))
 
 
 def _seen(task: PartitionTask) -> Position:
@@ -266,7 +267,7 @@ async def _submit(
     if wait_s > 0:
         with contextlib.suppress(*PASSING):
             decided = await _decided(request, task.number, command, decision, position, wait_s)
-    return _answer(command.dead_letter_id, decided or letter, position, decided is not None)
+    return _answer(request, command.dead_letter_id, decided or letter, position, decided is not None)
 
 
 async def _decided(
@@ -285,13 +286,15 @@ async def _decided(
     return found.letter if found is not None else None
 
 
-def _answer(id: str, letter: DeadLetter, position: Position, is_decided: bool = False) -> web.Response:
+def _answer(
+    request: web.Request, id: str, letter: DeadLetter, position: Position, is_decided: bool = False
+) -> web.Response:
     is_done = is_decided or letter.state in (RESOLVED, DISCARDED)
     answer: LetterAccepted = {
         "id": id,
         "status": "done" if is_done else "processing",
         "state": letter.state,
-        "token": encode_token([position]),
+        "token": token_of(request, [position]),
     }
     return json_response(answer, 200 if is_done else 202, {"Location": f"/dead-letters/{quote(id, safe='')}"})
 
@@ -359,7 +362,7 @@ async def _change_many(
         "matched": len(found.chosen) + found.refused_count,
         "skipped": found.refused,
         "skipped_count": found.refused_count,
-        "token": encode_token(positions) if positions else None,
+        "token": token_of(request, positions) if positions else None,
     }
     if positions and wait_s > 0:
         answer["decisions"] = await what_became_of(request, decisions, found.chosen, positions, wait_s)

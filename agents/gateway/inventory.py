@@ -23,6 +23,7 @@ from agents.gateway.publish import (
     id_header,
     metadata,
     publish,
+    token_of,
 )
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import Metadata, derived_id
@@ -32,7 +33,6 @@ from streams.operation import LOCATION, Answer, Lines, Operation
 from streams.parameters import duration
 from streams.routing import partition_of
 from streams.service import Service
-from streams.tokens import encode_token
 from streams.topics import INVENTORY_COMMANDS
 from streams.transport.base import Position
 from streams.web import ENGINE, Problem, invalid, json_response
@@ -96,7 +96,7 @@ async def adjust_stock(request: web.Request) -> web.StreamResponse:
     found = await _outcome_within(request, product_id, command_id, position, wait_s) if wait_s > 0 else None
     if found is not None:
         return found
-    answer = StockAccepted(product_id=product_id, status="processing", token=encode_token([position]))
+    answer = StockAccepted(product_id=product_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": _location(product_id)})
 
 

@@ -8,8 +8,7 @@ from typing import Any, TypedDict
 
 from aiohttp import web
 
-from agents.gateway.publish import publish_commands
-from streams.tokens import encode_token
+from agents.gateway.publish import publish_commands, token_of
 from streams.topics import Topic
 from streams.web import Problem, ProblemDetails, json_response
 
@@ -61,6 +60,6 @@ async def take_lines(request: web.Request, topic: Topic, command_of: LineCommand
         "accepted": len(commands),
         "rejected": rejected,
         "problems": problems,
-        "token": encode_token(positions) if positions else None,
+        "token": token_of(request, positions) if positions else None,
     }
     return json_response(answer, 202)

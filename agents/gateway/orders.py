@@ -27,6 +27,7 @@ from agents.gateway.publish import (
     id_header,
     metadata,
     publish,
+    token_of,
 )
 from streams.engine.partition_task import PartitionTask
 from streams.envelope import Metadata, derived_id
@@ -36,7 +37,6 @@ from streams.operation import LOCATION, Answer, Operation
 from streams.parameters import duration
 from streams.routing import ROUTER, partition_of, task_here
 from streams.service import Service
-from streams.tokens import encode_token
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from streams.transport.base import Position
@@ -247,9 +247,9 @@ async def _accepted(
         )
         if found is not None:
             return found
-    return _processing(order_id, position)
+    return _processing(request, order_id, position)
 
 
-def _processing(order_id: str, position: Position) -> web.Response:
-    answer = OrderAccepted(order_id=order_id, status="processing", token=encode_token([position]))
+def _processing(request: web.Request, order_id: str, position: Position) -> web.Response:
+    answer = OrderAccepted(order_id=order_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": location(order_id)})

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from streams.envelope import Envelope, Message, Metadata, new_envelope
 from streams.operation import Parameter
+from streams.tokens import encode_token
 from streams.topics import Topic
 from streams.tracing.current import annotate, publishing
 from streams.transport.base import (
@@ -102,6 +103,11 @@ async def publish_to(request: web.Request, topic: Topic, grouped: Mapping[int, S
         if trace:
             grouped = {number: _with_headers(records, trace) for number, records in grouped.items()}
         return await _write(request.app[ENGINE].broker, topic, grouped)
+
+
+def token_of(request: web.Request, positions: Sequence[Position]) -> str:
+    """The token that stands for published records."""
+    return encode_token(positions, request.app[ENGINE].source_watch.topic_ids)
 
 
 def _with_headers(records: Sequence[Outgoing], more: Headers) -> list[Outgoing]:

@@ -9,11 +9,10 @@ from aiohttp import web
 
 from agents.gateway.bodies import ChangeOrderBody
 from agents.gateway.orders import OrderAccepted, read_body
-from agents.gateway.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish
+from agents.gateway.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish, token_of
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
 from streams.operation import LOCATION, Answer, Operation
 from streams.service import Service
-from streams.tokens import encode_token
 from streams.topics import SAGA_COMMANDS
 from streams.web import invalid, json_response
 
@@ -33,5 +32,5 @@ async def resume_saga(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, ChangeOrderBody)
     command = envelope(ResumeSaga(order_id), body.command_id or str(uuid.uuid4()), body.occurred_at, metadata(request))
     position = await publish(request, SAGA_COMMANDS, order_id, encode(request, command))
-    answer = OrderAccepted(order_id=order_id, status="processing", token=encode_token([position]))
+    answer = OrderAccepted(order_id=order_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": f"/sagas/{quote(order_id, safe='')}"})

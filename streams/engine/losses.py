@@ -30,6 +30,7 @@ from streams.engine.positions import (
     position_key,
 )
 from streams.engine.unit_of_work import UnitOfWork
+from streams.tokens import topic_mark
 from streams.transport.base import TransportError
 
 if TYPE_CHECKING:
@@ -85,14 +86,18 @@ class Losses:
         loss = self._found.get(source)
         return loss is not None and loss.kind != REMOVED
 
-    def gone(self, source: Source, offset: int) -> str | None:
-        """Why the record at an offset will never be handled by an agent, None when it was or may be."""
+    def gone(self, source: Source, offset: int, mark: int | None = None) -> str | None:
+        """Why the record at an offset will never be handled by an agent, None when it was or may be.
+
+        `mark` is that of the topic which the offset counts (see streams.tokens), None where it is not known.
+        """
         open_loss = self._found.get(source)
         if open_loss is not None and open_loss.first <= offset < open_loss.end:
             return open_loss.detail
         for accepted in self._accepted:
             loss = accepted.loss
-            if (loss.agent, loss.topic) == source and loss.first <= offset < loss.end:
+            is_of_another = mark is not None and loss.topic_id and mark != topic_mark(loss.topic_id)
+            if (loss.agent, loss.topic) == source and loss.first <= offset < loss.end and not is_of_another:
                 return accepted.detail
         return None
 

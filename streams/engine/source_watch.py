@@ -38,6 +38,8 @@ class SourceWatch:
         self._missing: set[str] = set()
         self._looks = 0
         self._retention_ms: dict[str, int] = {}
+        self.topic_ids: Mapping[str, str] = {}
+        """Ids of the topics that agents read, at the last look; empty texts where the broker has none."""
 
     def start(self) -> None:
         """Begin to look."""
@@ -80,7 +82,7 @@ class SourceWatch:
         counts = await engine.broker.topics()
         self._report_missing({spec.name for spec in specs}, counts)
         await self._look_at_partitions(specs, counts)
-        ids = await engine.broker.topic_ids({topic.name for topic in engine.agents.values()})
+        ids = self.topic_ids = await engine.broker.topic_ids({topic.name for topic in engine.agents.values()})
         for task in list(engine.tasks.values()):
             if task.is_running():
                 await task.losses.watch(ids)

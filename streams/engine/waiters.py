@@ -20,12 +20,14 @@ class Wanted(NamedTuple):
     """What a request waits for: that an agent has passed `offset`.
 
     A position also passes records that have to wait in a lane (see lanes.py). With `is_exact` the very record before
-    `offset` must not be one of them; with `key` nothing of that key may be.
+    `offset` must not be one of them; with `key` nothing of that key may be. `mark` is that of the topic which the
+    offset counts (see streams.tokens), None where it is not known.
     """
 
     offset: int
     is_exact: bool = False
     key: bytes | None = None
+    mark: int | None = None
 
 
 class WaitingRoom:

@@ -6,28 +6,34 @@ import asyncio
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 
 from agents.gateway import losses as loss_commands
 from streams.app import OrdersApp
 from streams.engine.positions import ACCEPTED_LOSSES
 from streams.settings import Settings
-from streams.tokens import encode_token
+from streams.tokens import decode_token, encode_token
 from streams.topics import ORDER_COMMANDS
 from streams.transport.base import Position
 from tables import health, table_views, topic_views
-from tests.apps import make_settings, running, wait_until
+from tests.apps import DURABLE_TRANSPORTS, connected, make_settings, running, wait_until
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.test_engine_losses import KEY, READER, Two, details, numbers, texts
 from tests.integration.test_web_routing import three_workers
-from tests.integration.web import check_problem, client_of, find, go_on, hold_up, order
+from tests.integration.web import check_problem, client_of, find, go_on, hold_up, order, own_broker_url
 from tests.kafka import KafkaBroker
-from tests.lost_records import remove_before
+from tests.lost_records import delete_topic, remove_before, until_gone
 
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return make_settings("embedded://", tmp_path)
+
+
+@pytest.fixture(params=DURABLE_TRANSPORTS)
+def durable_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    return make_settings(own_broker_url(request), tmp_path)
 
 
 async def command_line(app: OrdersApp, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -86,6 +92,40 @@ async def test_a_token_that_lies_beyond_the_end_is_told_so(settings: Settings) -
         assert "offset 99 of order-commands" in problem["detail"]
         assert "beyond its end" in problem["detail"]
         assert problem["lag_records"] == 100
+
+
+async def test_a_token_of_a_topic_that_was_made_anew_is_never_answered_as_reached(durable_settings: Settings) -> None:
+    settings = durable_settings
+
+    async def next_token(client: httpx.AsyncClient) -> str:
+        return str((await client.post("/orders", json=order(order_id="o-1"))).json()["token"])
+
+    async with running(settings) as app, client_of(app) as client:
+        number = app.engine.partition_for(b"o-1")
+        await wait_until(lambda: app.engine.source_watch.topic_ids, "the ids of topics are known")
+        await app.engine.revoked()  # its record is never read
+        old = await next_token(client)
+        unmarked = encode_token(decode_token(old).positions)
+    async with connected(settings) as broker:
+        await delete_topic(broker, ORDER_COMMANDS.name)
+        await until_gone(broker, ORDER_COMMANDS.name)
+
+    async with running(settings) as app, client_of(app) as client:
+        await wait_until(lambda: details(app), "the loss is named")
+        new = await next_token(client)
+        for token in (old, new):  # the agent stands still before the new topic
+            problem = check_problem(await client.get("/orders/o-1", params={"after": token, "timeout": "50ms"}), 504)
+            assert "the topic was deleted and made anew" in problem["detail"]
+        for partition in range(settings.partitions):
+            await client.post(
+                f"/topics/{ORDER_COMMANDS.name}/partitions/{partition}/accept-loss", json={"reason": "why"}
+            )
+        await find(client, "/orders/o-1", after=new, timeout="30s")
+        await wait_until(lambda: details(app) == [], "the agent goes on")
+        gone = check_problem(await client.get("/orders/o-1", params={"after": old, "timeout": "50ms"}), 410)
+        assert f"offset 0 of order-commands, partition {number}, as it was before it was deleted" in gone["detail"]
+        # What a release wrote that knew no marks is compared by its offset alone.
+        await find(client, "/orders/o-1", after=unmarked, timeout="30s")
 
 
 @pytest.mark.parametrize(

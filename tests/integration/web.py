@@ -81,7 +81,7 @@ async def place(client: httpx.AsyncClient, body: Mapping[str, Any], **headers: s
 
 def all_of(*tokens: str) -> str:
     """Return a token that stands for all of these."""
-    return encode_token(position for token in tokens for position in decode_token(token))
+    return encode_token(position for token in tokens for position in decode_token(token).positions)
 
 
 async def find(client: httpx.AsyncClient, path: str, **query: str | int) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.tokens import InvalidToken, decode_token, encode_token
+from streams.tokens import InvalidToken, decode_token, encode_token, topic_mark
 from streams.transport.base import Position
 
 positions = st.builds(
@@ -21,7 +21,43 @@ positions = st.builds(
 
 @given(st.lists(positions, min_size=1, unique_by=lambda position: position[:2]))
 def test_a_token_brings_its_positions_back(given_positions: list[Position]) -> None:
-    assert sorted(decode_token(encode_token(given_positions))) == sorted(given_positions)
+    assert sorted(decode_token(encode_token(given_positions)).positions) == sorted(given_positions)
+
+
+@given(
+    st.lists(positions, min_size=1, unique_by=lambda position: position[:2]),
+    st.dictionaries(st.sampled_from(["order-commands", "inventory-commands", "elsewhere"]), st.text()),
+)
+def test_a_token_marks_the_topics_whose_ids_are_known(
+    given_positions: list[Position], topic_ids: dict[str, str]
+) -> None:
+    token = decode_token(encode_token(given_positions, topic_ids))
+    assert sorted(token.positions) == sorted(given_positions)
+    topics = {position.topic for position in given_positions}
+    assert token.marks == {topic: topic_mark(id) for topic, id in topic_ids.items() if id and topic in topics}
+
+
+@given(st.lists(positions, min_size=1, unique_by=lambda position: position[:2]))
+def test_releases_that_know_no_marks_read_tokens_that_have_some(given_positions: list[Position]) -> None:
+    topic_ids = {position.topic: "id" for position in given_positions}
+    text = encode_token(given_positions, topic_ids)
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    newest = msgspec.msgpack.decode(raw[1:], type=dict[str, dict[int, int]])  # as they do
+    assert raw[:1] == b"\x01"
+    assert sorted(
+        Position(topic, partition, offset) for topic, offsets in newest.items() for partition, offset in offsets.items()
+    ) == sorted(given_positions)
+
+
+def test_a_token_of_a_release_that_knew_no_marks_has_none() -> None:
+    assert decode_token(_token_of({"order-commands": {3: 7}})) == ((Position("order-commands", 3, 7),), {})
+
+
+def test_a_token_of_very_many_topics_has_no_marks() -> None:
+    given_positions = [Position(f"t-{number}", 0, number) for number in range(8)]
+    token = decode_token(encode_token(given_positions, {position.topic: "id" for position in given_positions}))
+    assert sorted(token.positions) == given_positions
+    assert token.marks == {}
 
 
 @given(st.lists(positions, min_size=1))
@@ -31,7 +67,7 @@ def test_a_token_needs_no_escaping_in_urls(given_positions: list[Position]) -> N
 
 def test_the_last_position_of_a_partition_stands_for_all() -> None:
     token = encode_token([Position("t", 1, 5), Position("t", 1, 9), Position("t", 1, 7), Position("t", 2, 0)])
-    assert set(decode_token(token)) == {Position("t", 1, 9), Position("t", 2, 0)}
+    assert set(decode_token(token).positions) == {Position("t", 1, 9), Position("t", 2, 0)}
 
 
 def _token_of(value: object, version: bytes = b"\x01") -> str:
