@@ -78,8 +78,13 @@ class Failing(ABC):
         """See Workload."""
         return not check_nothing_is_left(FailureBooks(world)) and self._inner.is_settled(world)
 
+    def is_worth_a_look(self) -> bool:
+        """Once a letter was open since the last look: nothing fails before workers have their partitions."""
+        return self._operators.has_seen_open_letters
+
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """See Workload."""
+        self._operators.has_seen_open_letters = False
         self._at_moments.append(count_failures(world))
         return problems_at_any_moment(world)
 

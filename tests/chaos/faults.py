@@ -22,6 +22,7 @@ from tests.kafka import KafkaBroker, kill_when_we_die, unused_port
 ROOT = Path(__file__).resolve().parents[2]
 WORKER: Sequence[str] = ("-m", "agents.cli", "worker")
 READY_TIMEOUT_S = 60.0
+LOOK_DEADLINE_S = 30.0
 STOP_TIMEOUT_S = 10.0  # promised: whoever sent SIGTERM may kill after it
 LOG_TAIL_LINES = 40
 START_MARK = "---- started at"
@@ -223,9 +224,10 @@ class Fault:
 class Faults:
     """Carries out a schedule of kinds on random workers; freezes overlap with what follows them.
 
-    Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed. Each
-    rolling restart brings the next of `releases`, after the last one the first again. `sigterm_s` is how long workers
-    took to end when they were told to. `others` does what a fault of another kind is.
+    Pauses and lengths are seconds, drawn from the ranges given. `look` is called while all workers are killed, which
+    waits until that `is_worth_a_look`. Each rolling restart brings the next of `releases`, after the last one the
+    first again. `sigterm_s` is how long workers took to end when they were told to. `others` does what a fault of
+    another kind is.
     """
 
     seed: int
@@ -235,6 +237,7 @@ class Faults:
     down_s: tuple[float, float] = (0.0, 2.0)
     freeze_s: tuple[float, float] = (5.0, 6.0)
     look: Callable[[], Awaitable[None]] | None = None
+    is_worth_a_look: Callable[[], bool] = lambda: True
     releases: Sequence[Sequence[str]] = (WORKER,)
     others: Mapping[str, Callable[[random.Random], Awaitable[None]]] = field(default_factory=dict)
     done: list[Fault] = field(default_factory=list)
@@ -252,6 +255,7 @@ class Faults:
                     await self._lose_broker(kind, rnd.uniform(*self.down_s))
                     continue
                 if kind == KILL_ALL:
+                    await self._something_to_look_at()
                     await self._kill_all()
                     continue
                 if kind in self.others:
@@ -280,6 +284,12 @@ class Faults:
                 freeze.cancel()
             await asyncio.gather(*freezes, return_exceptions=True)
         self.check()
+
+    async def _something_to_look_at(self) -> None:
+        deadline = time.monotonic() + LOOK_DEADLINE_S
+        while not self.is_worth_a_look() and time.monotonic() < deadline:
+            self.check()
+            await asyncio.sleep(0.05)
 
     def check(self) -> None:
         """Raise WorkerEnded when a worker has ended by itself."""

@@ -37,6 +37,7 @@ class Operators:
     def __init__(self, releases: Releases, may_discard: Callable[[Letter], bool]) -> None:
         self.retries = 0
         self.discards = 0
+        self.has_seen_open_letters = False  # since this was set to False
         self._releases = releases
         self._may_discard = may_discard
         self._random = random.Random(1)
@@ -113,7 +114,9 @@ class Operators:
             return []
         if status != 200:
             raise WrongAnswer(f"dead letters: {status} {found}")
-        return list(found["items"])
+        letters = list(found["items"])
+        self.has_seen_open_letters |= any(letter["state"] == "open" for letter in letters)
+        return letters
 
     async def _post(self, http: aiohttp.ClientSession, url: str, body: Mapping[str, Any]) -> Any:
         status, found = await _ask(http, "POST", url, body)

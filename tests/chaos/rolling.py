@@ -52,6 +52,10 @@ class Rolling:
         """See Workload."""
         return self._inner.is_settled(world)
 
+    def is_worth_a_look(self) -> bool:
+        """See Workload."""
+        return True
+
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """See Workload."""
         return self._inner.judge_moment(world)

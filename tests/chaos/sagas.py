@@ -75,6 +75,10 @@ class Sagas:
         """See Workload."""
         return is_settled(world)
 
+    def is_worth_a_look(self) -> bool:
+        """See Workload."""
+        return True
+
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """See Workload."""
         return problems_at_any_moment(world)

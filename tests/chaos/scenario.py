@@ -52,6 +52,7 @@ async def run_on_kafka(
         return world
 
     faults.look = lambda: _look_at_moment(read, workload, report)
+    faults.is_worth_a_look = workload.is_worth_a_look
 
     def urls() -> Sequence[str]:
         return [worker.url for worker in team]
@@ -100,6 +101,7 @@ async def run_on_embedded_log(
     faults = Faults(seed, [worker], down_s=(0.0, 0.3), pause_s=pause_s, releases=workload.releases)
     report = Report(seed, [worker], faults.done)
     faults.look = lambda: _look_at_moment(lambda: World.read(EmbeddedSource(worker.data_dir), ()), workload, report)
+    faults.is_worth_a_look = workload.is_worth_a_look
 
     def urls() -> Sequence[str]:
         return [worker.url]

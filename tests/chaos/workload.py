@@ -38,6 +38,9 @@ class Workload(Protocol):
     def is_settled(self, world: World) -> bool:
         """Whether nothing more will happen."""
 
+    def is_worth_a_look(self) -> bool:
+        """Whether a look at this moment shows anything that a look at workers at rest would not."""
+
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """Problems by check while all workers are killed, in the middle of everything."""
 
@@ -72,6 +75,10 @@ class Commands:
     def is_settled(self, world: World) -> bool:
         """See Workload."""
         return is_processed(world)
+
+    def is_worth_a_look(self) -> bool:
+        """See Workload."""
+        return True
 
     def judge_moment(self, world: World) -> dict[str, list[str]]:
         """See Workload."""
