@@ -96,7 +96,7 @@ class KafkaConsumer(FetchConsumer):
                 await client.start()
                 return client
             except KafkaError as error:
-                await client.stop()
+                await stop_client(client)
                 log.error("the consumer cannot connect (%s); trying again in %.1f s", error, backoff_s)
             await asyncio.sleep(backoff_s)
             backoff_s = min(backoff_s * 2, settings.restart_backoff_max)
@@ -124,7 +124,7 @@ class KafkaConsumer(FetchConsumer):
         """Leave the group."""
         await self._member.stop()
         if self._client is not None:
-            await self._client.stop()
+            await stop_client(self._client)
 
     async def subscribe(self, topics: Iterable[str]) -> None:
         """Join the group for `topics`."""

@@ -215,9 +215,10 @@ async def stop(client: Client) -> None:
     stopping = asyncio.ensure_future(client.stop())
     done, _ = await asyncio.wait([stopping], timeout=STOP_TIMEOUT_S)
     stopping.add_done_callback(_look_at)
-    if done and (stopping.cancelled() or stopping.exception() is None):
+    if done and not stopping.cancelled() and stopping.exception() is None:
         return
-    # It may wait for brokers that never answer, and not even hear that it is cancelled.
+    # It may wait for brokers that never answer, and not even hear that it is cancelled. That of a consumer gives up
+    # before its connections while a fetch waits for its next try, whose end is raised as if all were cancelled.
     stopping.cancel()
     connections: Any = getattr(client, "client", None) or getattr(client, "_client", None)
     if connections is not None:

@@ -4,12 +4,13 @@ import logging
 from typing import Any
 
 from streams.settings import Settings
-from streams.transport import kafka_wire
+from streams.transport import kafka_bootstrap, kafka_wire
 
 REQUEST_BYTES_MAX = 5 << 20  # one record of a topic's largest size and its batch around it
 PRODUCE_BATCH_BYTES = 1 << 20
 REQUEST_TIMEOUT_MS = 20_000
 
+kafka_bootstrap.install()
 kafka_wire.install()
 
 

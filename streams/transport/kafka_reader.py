@@ -8,7 +8,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.settings import Settings
 from streams.transport.base import Reader, Record, TransportError
-from streams.transport.kafka_clients import BrokersInReach
+from streams.transport.kafka_clients import BrokersInReach, stop
 from streams.transport.kafka_connection import connection_options
 
 FETCH_BYTES_MAX = 4 << 20  # of one partition: a restore wants large answers
@@ -80,7 +80,7 @@ class KafkaReader(Reader):
     async def close(self) -> None:
         """Disconnect."""
         if self._consumer is not None:
-            await self._consumer.stop()
+            await stop(self._consumer)
 
 
 def _records(consumed: Iterable[Any]) -> list[Record]:
