@@ -45,7 +45,7 @@ bench: setup ## the benchmarks, beside the peers, on a real Kafka (ARGS=)
 
 chaos: setup ## the long fault run on a real Kafka (ARGS=)
 	@ORDERS_STANDSTILL_EXAMPLES=300 $(BIN)/python -m pytest -q tests/integration/test_engine_standstill_properties.py >&2
-	@$(BIN)/python -m tests.chaos.disk
+	@$(BIN)/python -m tests.chaos.disk_long
 	@$(BIN)/python -m tests.chaos.long $(ARGS)
 
 clean: ## remove environments and caches; data/ and .kafka/ stay

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from faust.types import TP
 
-from streams.engine.faults import Fault
+from streams.engine.faults import Fault, FaultKey
 from streams.transport.base import Record, TransportError
 from streams.transport.driver import EngineTransport, FetchConsumer
 from streams.transport.embedded_broker import EmbeddedBroker
-from streams.transport.log_damage import DamagedPlaces
-from streams.transport.log_errors import LogReadFailed
+from streams.transport.log_damage import LogDamage
+from streams.transport.log_errors import LogError, LogReadFailed
 
 if TYPE_CHECKING:
     from streams.engine.engine import Engine
@@ -23,8 +23,11 @@ LOG_ADVICE = (
     "and restore the data folder from a backup; all goes on by itself when it can be read again, as after a loose cable"
 )
 
+WRITE_ADVICE = "the worker tries again and goes on by itself when the disk does"
+UNWRITABLE: FaultKey = ("disk", "log")
 
-def report_damage(damaged: DamagedPlaces, engine: Engine, wake: Callable[[], None]) -> None:
+
+def report_damage(damaged: LogDamage, engine: Engine, wake: Callable[[], None]) -> None:
     """Report parts of the log that cannot be read, which stand still until they can be; `wake` is called then."""
 
     def found(topic: str, partition: int, damage: LogReadFailed) -> None:
@@ -36,7 +39,12 @@ def report_damage(damaged: DamagedPlaces, engine: Engine, wake: Callable[[], Non
         engine.faults.clear(("disk", topic, partition))
         wake()
 
+    def unwritable(error: LogError) -> None:
+        engine.metrics.storage_errors += 1
+        engine.faults.report(UNWRITABLE, Fault("disk", f"nothing is accepted or committed: {error}", WRITE_ADVICE))
+
     damaged.on_found, damaged.on_gone = found, gone
+    damaged.on_unwritable, damaged.on_writable = unwritable, lambda: engine.faults.clear(UNWRITABLE)
 
 
 class EmbeddedConsumer(FetchConsumer):

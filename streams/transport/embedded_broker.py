@@ -35,7 +35,7 @@ from streams.transport.log import (
     TopicExistsDifferently,
 )
 from streams.transport.log import ProducerFenced as LogFenced
-from streams.transport.log_damage import DamagedPlaces
+from streams.transport.log_damage import LogDamage
 from streams.transport.log_errors import LogDamaged, LogReadFailed, LogUnavailable
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class EmbeddedBroker(Broker):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.damaged = DamagedPlaces(lambda topic, partition, offset: self.log.read(topic, partition, offset))
+        self.damaged = LogDamage(lambda topic, partition, offset: self.log.read(topic, partition, offset))
         self._log: Log | None = None
         self._maintenance: asyncio.Task[None] | None = None
         self._read: set[str] = set()  # topics that agents of the group read
@@ -186,6 +186,7 @@ class EmbeddedBroker(Broker):
         except RecordTooLarge as error:
             raise RecordsTooLarge(str(error)) from error
         except LogError as error:
+            self.damaged.write_failed(error)
             raise TransportError(str(error)) from error
         return [Position(topic, partition, base + index) for index in range(len(records))]
 
@@ -244,6 +245,7 @@ class EmbeddedProducer(TransactionalProducer):
         try:
             self._epoch = self._broker.log.init_producer(self._transactional_id)
         except LogError as error:
+            self._broker.damaged.write_failed(error)
             raise TransportError(str(error)) from error
 
     async def begin(self) -> None:
@@ -270,6 +272,7 @@ class EmbeddedProducer(TransactionalProducer):
         except LogFenced as error:
             raise ProducerFenced(str(error)) from error
         except LogError as error:
+            self._broker.damaged.write_failed(error)
             raise TransportError(str(error)) from error
         return {
             (topic, partition): base + len(records)

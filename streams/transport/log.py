@@ -369,7 +369,7 @@ class Log:
         try:
             return load_state(self._storage)
         except BaseException:
-            self._storage.close()  # nothing may be written on the ground of a state that is not the stored one
+            self._storage.give_up()  # nothing may be written on the ground of a state that is not the stored one
             raise
 
 

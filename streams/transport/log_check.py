@@ -17,7 +17,7 @@ from streams.times import format_ms
 from streams.transport.log_errors import LogDamaged, LogUnavailable
 from streams.transport.log_layout import PartitionState, StoredTopic, decode_row, partition_key, row_key
 from streams.transport.log_mark import Mark, MarkFile, mark_path, read_mark
-from streams.transport.log_opening import has_rows, new_mark, open_database
+from streams.transport.log_opening import close_database, has_rows, new_mark, open_database
 
 BACKUP_ONLY: Final = "only a backup of the data folder has them"
 
@@ -60,7 +60,7 @@ def check_log(folder: Path) -> LogReport:
     try:
         return _read_all(database, mark, broken_off)
     finally:
-        database.close()
+        close_database(database)
 
 
 def repair_log(folder: Path, reason: str) -> tuple[LogReport, list[str]]:
@@ -78,16 +78,23 @@ def repair_log(folder: Path, reason: str) -> tuple[LogReport, list[str]]:
         database = open_database(folder, up_to_damage=True)
     try:
         report = _read_all(database, mark, broken_off)
-        fresh = replace(new_mark(database), lost_end_at=mark.lost_end_at if mark is not None else 0.0)
+        fresh = replace(_fresh_mark(folder, database), lost_end_at=mark.lost_end_at if mark is not None else 0.0)
         if mark is None or report.lost_rows or mark.log != fresh.log:
             done.append(f"took the log as it is: {report.lost_rows} acknowledged rows are lost")
             fresh = replace(fresh, lost_end_at=round(time.time(), 3))
         MarkFile(folder, fresh).close(database.latest_sequence_number() if not report.damaged else None)
     finally:
-        database.close()
+        close_database(database)
     if done:
         _write_down(folder, reason, report, done)
     return report, done
+
+
+def _fresh_mark(folder: Path, database: Rdict) -> Mark:
+    try:
+        return new_mark(database)
+    except Exception as error:  # rocksdict raises plain Exceptions
+        raise LogUnavailable(f"the id of the log in {folder} cannot be read ({error}): restore a backup") from error
 
 
 def _read_mark(folder: Path) -> tuple[Mark | None, list[str]]:

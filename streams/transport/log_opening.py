@@ -44,7 +44,7 @@ def open_log(folder: Path) -> tuple[Rdict, MarkFile]:
     try:
         return database, MarkFile(folder, _compared(folder, mark, database))
     except BaseException:
-        database.close()
+        close_database(database)
         raise
 
 
@@ -69,13 +69,26 @@ def open_database(
         raise _explained(folder, str(error)) from error
 
 
+def close_database(database: Rdict) -> None:
+    """Close RocksDB, which lets go of its folder also where it has found damage meanwhile."""
+    try:
+        database.close()
+    except Exception as error:  # rocksdict raises plain Exceptions
+        logger.warning("a log was closed without a final flush: %s", error)
+
+
+def is_damage(text: str) -> bool:
+    """Whether an error of RocksDB means that files are not as it wrote them."""
+    return any(word in text.lower() for word in _DAMAGE)
+
+
 def _explained(folder: Path, text: str) -> LogUnavailable | LogLocked:
     if "lock hold by current process" in text or "While lock file" in text:
         return LogLocked(
             f"the log in {folder} is in use by another worker. Stop that worker, "
             "or give this one a data folder of its own."
         )
-    if any(word in text.lower() for word in _DAMAGE):
+    if is_damage(text):
         return LogDamaged(f"the log in {folder} is damaged: {text}. {REMEDY}")
     return LogUnavailable(
         f"cannot open the log in {folder}: {text}. The folder must be on a working disk with free space "

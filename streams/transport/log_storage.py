@@ -12,7 +12,7 @@ from rocksdict import Rdict, WriteBatch, WriteOptions
 
 from streams.transport.log_errors import LogReadFailed, LogUnavailable, LogWriteFailed
 from streams.transport.log_mark import MarkFile
-from streams.transport.log_opening import open_log
+from streams.transport.log_opening import REMEDY, is_damage, open_log
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ class Storage(Protocol):
 
     def reopen(self) -> None:
         """Start again after a failed write; raises LogLocked, LogUnavailable."""
+
+    def give_up(self) -> None:
+        """Let go of rows that could not be loaded; they have to be opened again."""
 
     def close(self) -> None:
         """Let go of the rows; closing twice is allowed."""
@@ -91,6 +94,9 @@ class MemoryStorage:
 
     def reopen(self) -> None:
         """Nothing to do: writes to memory do not fail."""
+
+    def give_up(self) -> None:
+        """Nothing to do: rows in memory can be loaded."""
 
     def close(self) -> None:
         """Forget the rows."""
@@ -153,9 +159,10 @@ class RocksStorage:
                 self._mark.advance(db.latest_sequence_number())
         except Exception as error:  # rocksdict raises plain Exceptions
             self._failed = True
+            remedy = REMEDY if is_damage(str(error)) else "Free disk space or raise the limit on file sizes"
             raise LogWriteFailed(
                 f"could not write to the log in {self._path}: {error}. Nothing was acknowledged. "
-                "Free disk space or raise the limit on file sizes; the next write tries again."
+                f"{remedy}; the next write tries again."
             ) from error
 
     def scan(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -194,6 +201,11 @@ class RocksStorage:
         self.close()
         self._open()
         self._failed = False
+
+    def give_up(self) -> None:
+        """Close the folder; as after a failed write it has to be opened again."""
+        self._failed = True
+        self.close()
 
     def _has_room_to_open(self) -> bool:
         try:

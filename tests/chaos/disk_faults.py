@@ -28,10 +28,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from streams.engine.rebuild_loop import RebuildUnderWay
 from streams.transport.embedded_broker import EmbeddedBroker
 from tests import faulty_disk
-from tests.apps import Tally, wait_until
+from tests.apps import wait_until
 from tests.chaos.disk_values import SAID
 from tests.chaos.disk_worker import HEALING_S, DiskWorker, use_small_buffers
 from tests.faulty_disk import FAIL, FLIP, OPEN, READ, RENAME, SHORT, SYNC, WRITE, Fault, FaultyDisk
@@ -97,7 +96,7 @@ class Rounds:
             "reopen": self._reopen,
             "restore": self._restore,
             "sweep": self._sweep,
-            "rebuild": self._rebuild,
+            "rebuild": self._worker.rebuild,
             "scrub": self._scrub,
             "stop": self._worker.stop,
             "start": self._start_again,
@@ -124,12 +123,6 @@ class Rounds:
 
     async def _sweep(self) -> None:
         self._worker.engine.task(0)._expiry._begin()
-
-    async def _rebuild(self) -> None:
-        engine = self._worker.engine
-        with contextlib.suppress(RebuildUnderWay):
-            rebuilds = engine.task(0).rebuilds
-            await rebuilds.begin(engine.projections[Tally.AGENT], "again", False, int(time.time() * 1000))
 
     async def _scrub(self) -> None:
         self._worker.engine.task(0).scrub(b"", float("inf"))

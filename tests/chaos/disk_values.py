@@ -63,6 +63,16 @@ class Values:
         assert await self._folded(fed, fed.tally.output.name) == log, f"{what}: the output is not as the log"
         self.settled, self._promised, self._attempted = log, [], []
 
+    async def read_all(self, fed: Fed) -> None:
+        """Read the log from its beginning; what is settled has to be in it. Raises one of SAID."""
+        log = await self._folded(fed, fed.tally.source.name)
+        for key, values in self.settled.items():
+            assert log.get(key, [])[: len(values)] == values, f"the log has {log.get(key)} of {key}, not {values}"
+
+    def go_back(self, settled: dict[str, list[str]]) -> None:
+        """Go back to what was settled once: a backup of then is restored."""
+        self.settled, self._promised, self._attempted = settled, [], []
+
     async def _folded(self, fed: Fed, topic: str) -> dict[str, list[str]]:
         folded: dict[str, list[str]] = {}
         for record in await read_committed(fed.engine.broker, topic, 0):

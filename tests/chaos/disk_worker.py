@@ -16,6 +16,7 @@ import msgspec
 from streams.engine import store
 from streams.engine.batch import Batches
 from streams.engine.engine import Engine, PartitionNotHere
+from streams.engine.rebuild_loop import RebuildUnderWay
 from streams.engine.table import Table
 from streams.engine.unit_of_work import UnitOfWork
 from streams.transport import log_opening
@@ -64,6 +65,10 @@ class SweptTally(Tally):
         """Handle one record as the engine asks for it."""
         work.put(self.marks, str(record.offset), Mark())
         return super().handle(record, work)
+
+
+class StillDown(AssertionError):
+    """Something that should have healed has not."""
 
 
 class DiskWorker:
@@ -126,9 +131,19 @@ class DiskWorker:
                 await asyncio.sleep(0.02)
                 self.values.check_read(self.fed, what)
 
-    async def until_right(self, what: str) -> None:
-        """Wait until all goes on, and check that all of it is right."""
-        deadline = time.monotonic() + HEALING_S
+    async def rebuild(self) -> None:
+        """Begin to make the rows anew from the log."""
+        engine = self.engine
+        with contextlib.suppress(RebuildUnderWay):
+            rebuilds = engine.task(0).rebuilds
+            await rebuilds.begin(engine.projections[Tally.AGENT], "again", False, int(time.time() * 1000))
+
+    async def until_right(self, what: str, patience_s: float = HEALING_S) -> None:
+        """Wait until all goes on, and check that all of it is right.
+
+        Raises AssertionError when something is wrong, and StillDown when it does not go on in time.
+        """
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 await self._run_on(deadline)
@@ -136,7 +151,7 @@ class DiskWorker:
                 return
             except SAID as error:
                 if time.monotonic() > deadline:
-                    raise AssertionError(f"{what}: not healed after {HEALING_S:.0f} s: {error}") from error
+                    raise StillDown(f"{what}: not healed after {patience_s:.0f} s: {error}") from error
                 await asyncio.sleep(0.02)
 
     async def _run_on(self, deadline: float) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.apps import DURABLE_TRANSPORTS, KAFKA, broker_url
-from tests.chaos import disk, disk_faults
+from tests.chaos import disk, disk_faults, disk_log
 
 SEED = 16
 ROUNDS = 20
@@ -33,6 +33,13 @@ async def test_damage_to_any_file_of_a_store_is_never_a_wrong_answer_and_mends_i
     done = await disk.run(broker, rounds_on(broker), SEED, tmp_path)
     assert sum(done.values()) - done["rebuilt"] == rounds_on(broker)
     assert done["rebuilt"] > 0
+
+
+async def test_damage_to_an_embedded_log_is_never_a_wrong_answer_and_what_is_missing_is_said(tmp_path: Path) -> None:
+    done = await disk_log.run(ROUNDS, SEED, tmp_path)
+    assert done["refused to start"] > 0
+    assert done["healed by itself"] > 0
+    assert done["nothing was missing"] > 0
 
 
 @pytest.mark.parametrize("broker", DURABLE_TRANSPORTS, indirect=True)

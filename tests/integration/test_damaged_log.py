@@ -12,7 +12,9 @@ from rocksdict import Rdict
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import ORDER_EVENTS
-from streams.transport import log_damage
+from streams.transport import log_damage, log_storage
+from streams.transport.embedded_broker import EmbeddedBroker
+from streams.transport.log_errors import LogDamaged
 from streams.transport.log_layout import StoredTopic, row_key
 from streams.transport.log_opening import open_database
 from tests.apps import at_rest, make_settings, running, wait_until
@@ -106,6 +108,29 @@ async def test_what_cannot_be_read_for_a_while_goes_on_by_itself_when_it_can(
         assert (await client.post("/orders", json=order("c-1", f"n-{beside}"))).status_code == 202
         await at_rest(app)
         assert (await client.get(f"/orders/n-{beside}")).status_code == 200
+
+
+async def test_a_log_that_cannot_be_written_is_told_until_it_can_be(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_damage, "LOOK_AGAIN_S", 0.05)
+    monkeypatch.setattr(log_storage, "REOPEN_PAUSE_S", 0.0)
+
+    def refuse(folder: Path) -> None:
+        raise LogDamaged(f"the log in {folder} is damaged: Corruption")
+
+    async with running(settings) as app, client_of(app) as client:
+        assert isinstance(app.engine.broker, EmbeddedBroker)
+        app.engine.broker.log._storage._failed = True  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            patch.setattr(log_storage, "open_log", refuse)
+            assert (await client.post("/orders", json=order("c-1", "late"))).status_code == 503
+            assert "nothing is accepted or committed: the log in" in await health(client)
+            assert "storage_errors_total 1.0" in (await client.get("/metrics")).text
+        assert (await client.post("/orders", json=order("c-1", "late"))).status_code == 202
+        await wait_until(lambda: not app.engine.faults.open(), "the fault is over")
+        await at_rest(app)
+        assert (await client.get("/orders/late")).status_code == 200
 
 
 def spoil_rows(folder: Path) -> None:

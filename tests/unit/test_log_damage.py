@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
+from streams.transport import log as log_module
 from streams.transport import log_opening, log_storage
 from streams.transport.log import Log, LogUnavailable, LogWriteFailed, NewRecord, RocksStorage, TopicConfig
 from streams.transport.log_check import check_log, repair_log, repairs_path
-from streams.transport.log_errors import LogDamaged, LogLocked
+from streams.transport.log_errors import LogDamaged, LogLocked, LogReadFailed
 from streams.transport.log_layout import row_key
 from streams.transport.log_mark import mark_path, read_mark
 from tests.damage import flip
@@ -99,6 +100,25 @@ def test_a_log_that_cannot_be_opened_again_is_not_tried_again_by_every_request(
     storage._reopen_at = 0.0
     storage.reopen()
     storage.close()
+
+
+def test_a_log_that_was_opened_again_and_could_not_be_loaded_is_opened_by_the_next_write(
+    closed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_storage, "REOPEN_PAUSE_S", 0.0)
+    storage = RocksStorage(closed)
+    log = Log(storage)
+    storage._failed = True
+
+    def fail(_: object) -> None:
+        raise LogReadFailed("a block is damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log_module, "load_state", fail)
+        with pytest.raises(LogReadFailed):
+            log.append("orders", 0, [NewRecord(b"k", b"v")])
+    assert log.append("orders", 0, [NewRecord(b"k", b"v")]) == APPENDS
+    log.close()
 
 
 def test_a_start_that_was_killed_before_anything_was_written_begins_again(tmp_path: Path) -> None:
@@ -269,3 +289,36 @@ def test_a_damaged_table_is_found_by_its_checksums(closed: Path) -> None:
     (problem,) = check_log(closed).damaged
     assert problem.startswith("orders/0: ")
     assert "only a backup" in problem
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["without a mark", "with its mark"])
+def test_a_damaged_id_and_a_close_that_fails_are_said_in_a_sentence(
+    folder: Path, is_new: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_new:
+        mark_path(folder).unlink()
+    damage = Exception("Corruption: block checksum mismatch")
+
+    class Damaged:
+        """RocksDB that has found damage in its files."""
+
+        def __init__(self, *args: object, **kwargs: object) -> None:
+            self._real = Rdict(*args, **kwargs)  # type: ignore[arg-type]
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._real, name)
+
+        def get(self, key: bytes) -> bytes:
+            raise damage
+
+        def close(self) -> None:
+            self._real.close()
+            raise damage
+
+    monkeypatch.setattr(log_opening, "Rdict", Damaged)
+    with pytest.raises(LogDamaged, match="checksum mismatch"):
+        log_opening.open_log(folder)
+    with pytest.raises(LogUnavailable, match=r"the id of the log .* restore a backup"):
+        repair_log(folder, "why")
+    monkeypatch.undo()
+    assert count(folder) == APPENDS
