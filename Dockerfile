@@ -8,9 +8,12 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: -r requirements.lock
 COPY pyproject.toml ./
+COPY engine engine
 COPY streams streams
+COPY domain domain
 COPY tables tables
 COPY agents agents
+COPY cli cli
 # Editable, so that the files beside the code are where the code expects them. Nobody installs anything later.
 RUN pip install --no-deps --no-build-isolation -e . \
     && python -m compileall -q /app \

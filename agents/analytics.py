@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
-from agents.domain.analytics import (
+from domain.analytics import (
     REJECTED,
     SHIPPED,
     cancelled,
@@ -22,11 +22,13 @@ from agents.domain.analytics import (
     refunded_products,
     with_reason,
 )
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
+from engine.web.gathering import Sums
 from streams.events.orders import (
     OrderCancelled,
     OrderConfirmed,
@@ -35,7 +37,6 @@ from streams.events.orders import (
     OrderShipped,
     PlaceOrder,
 )
-from streams.service import Service
 from streams.topics import ORDER_EVENTS
 from tables.analytics import (
     ANALYTICS_COUNTRIES,
@@ -48,7 +49,6 @@ from tables.analytics import (
     AnalyticsState,
     Figures,
     ProductFigures,
-    Sums,
 )
 from tables.orders import ORDERS, Order
 

@@ -1,11 +1,11 @@
 """The projection of each customer's orders."""
 
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.orders import OrderSummaryChanged
-from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
 

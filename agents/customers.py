@@ -4,13 +4,13 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.money import EXACT_SUMS, Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderSummaryChanged
-from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.customers import CUSTOMERS, Customer
 

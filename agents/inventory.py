@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agents.domain.inventory import (
+from domain.inventory import (
     LineCommand,
     LineEvent,
     StockEvent,
@@ -11,10 +11,11 @@ from agents.domain.inventory import (
     not_reserved,
     outcome,
 )
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, follow_up
+from engine.declare.envelope import Envelope, follow_up
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.inventory import (
     INVENTORY_TYPES,
@@ -25,7 +26,6 @@ from streams.events.inventory import (
     ReserveStock,
     ShipStock,
 )
-from streams.service import Service
 from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES
 from tables.inventory import HANDLED_STOCK_COMMANDS, RESERVATIONS, STOCK, HandledStockCommand, ReservationKey
 

@@ -4,13 +4,14 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from agents.domain.notifications import notification_of_order, notification_of_payment
-from streams.engine.about import about
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.quiet import Quiet
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, follow_up
+from domain.notifications import notification_of_order, notification_of_payment
+from engine.declare.envelope import Envelope, follow_up
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.observe.about import about
+from engine.observe.quiet import Quiet
+from engine.partition.batch import Batches
 from streams.events.notifications import NOTIFICATION_TYPES, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PAYMENT_TYPES, PaymentFailed
@@ -18,7 +19,7 @@ from streams.mail.address import InvalidAddress, Mailbox, parse_address, parse_s
 from streams.mail.delivery import Mailer, open_mailer
 from streams.mail.message import message_id, render
 from streams.mail.outcome import Delivery
-from streams.service import Service
+from streams.settings import shop_settings
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS, PAYMENT_EVENTS
 from tables.notifications import NOTIFICATIONS, Notification, NotificationKey
 from tables.orders import ORDERS
@@ -54,8 +55,8 @@ async def request_payment_notifications(batches: Batches) -> None:
 @service.agent(NOTIFICATION_COMMANDS)
 async def send_notifications(batches: Batches) -> None:
     """Send mail, and keep what became of it."""
-    sender = parse_sender(batches.settings.mail_from)
-    async with open_mailer(batches.settings) as mailer:
+    sender = parse_sender(shop_settings(batches.settings).mail_from)
+    async with open_mailer(shop_settings(batches.settings)) as mailer:
 
         def prepare(command: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Delivery] | None:
             return call_for(command, work, mailer, sender)
@@ -122,7 +123,7 @@ def keep_outcome(command: Envelope[SendNotification], work: UnitOfWork) -> None:
         notification.kind,
         notification.email,
         delivery.state,
-        message_id(notification.order_id, notification.kind, parse_sender(work.settings.mail_from)),
+        message_id(notification.order_id, notification.kind, parse_sender(shop_settings(work.settings).mail_from)),
         work.record.timestamp_ms if delivery.state == "sent" else None,
         delivery.detail,
     )

@@ -6,13 +6,13 @@ placed before there was an index are in it too.
 
 from typing import Any
 
-from agents.domain.orders import begins_order
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from domain.orders import begins_order
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected, OrderShipped
-from streams.service import Service
 from streams.topics import ORDER_EVENTS
 from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, Entry, PlacedOrder
 

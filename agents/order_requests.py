@@ -1,11 +1,11 @@
 """Orders placed with an Idempotency-Key: the first request under a key becomes a command, repeated ones do not."""
 
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.orders import PlaceOrder
-from streams.service import Service
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest

@@ -6,14 +6,14 @@ from typing import Any
 
 from aiohttp import web
 
-from agents.domain.orders import replay
-from streams.engine.partition_task import PartitionTask
-from streams.envelope import Envelope
-from streams.freshness import by_key
-from streams.operation import Operation, Parameter
-from streams.parameters import optional_number
-from streams.service import Service
-from streams.web import ENGINE, Problem, invalid, json_response, time_of
+from domain.orders import replay
+from engine.declare.envelope import Envelope
+from engine.declare.operation import Operation, Parameter
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, Problem, invalid, json_response, time_of
+from engine.web.freshness import by_key
+from engine.web.parameters import optional_number
 from tables.orders import UNKNOWN, Order
 from tables.queries import ORDER_PATH, OrderView, order_history, order_view
 

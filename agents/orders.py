@@ -5,11 +5,12 @@ from typing import cast
 
 import msgspec
 
-from agents.domain.orders import InvalidOrderState, check_requested, decide, evolve, refusal
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, follow_up
+from domain.orders import InvalidOrderState, check_requested, decide, evolve, refusal
+from engine.declare.envelope import Envelope, follow_up
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.money import Money
 from streams.events.orders import (
@@ -22,8 +23,7 @@ from streams.events.orders import (
     PlaceOrder,
     ShipOrder,
 )
-from streams.service import Service
-from streams.settings import Settings
+from streams.settings import Settings, shop_settings
 from streams.topics import CUSTOMER_ORDER_EVENTS, INTEGRATION_EVENTS, ORDER_COMMANDS, ORDER_EVENTS
 from tables.orders import HANDLED_COMMANDS, ORDER_HISTORY, ORDERS, HandledCommand, Order
 
@@ -51,11 +51,11 @@ def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
     events: tuple[OrderEvent, ...]
     try:
         check_requested(order, command.payload)
-        events = decide(order, command.payload, work.settings.price_decimals)
+        events = decide(order, command.payload, shop_settings(work.settings).price_decimals)
     except InvalidOrderState as error:
         events = (refusal(command.payload, error),)
     for step, event in enumerate(events, start=1):
-        _record(work, command, _with_saga(event, work.settings), str(step))
+        _record(work, command, _with_saga(event, shop_settings(work.settings)), str(step))
     work.put(HANDLED_COMMANDS, command.event_id, HandledCommand(command.aggregate_id, work.now_ms))
 
 

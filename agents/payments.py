@@ -3,16 +3,17 @@
 from collections.abc import Coroutine
 from typing import Any
 
-from agents.domain.payments import Charge, Outcome, PaymentCommand, PaymentEvent, call_for, decide, evolve, restate
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, follow_up
+from domain.payments import Charge, Outcome, PaymentCommand, PaymentEvent, call_for, decide, evolve, restate
+from engine.declare.envelope import Envelope, follow_up
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.payments import PAYMENT_TYPES, ChargePayment, RefundPayment
 from streams.payment_gateway import open_gateway
 from streams.payment_gateway.port import PaymentGateway
-from streams.service import Service
+from streams.settings import shop_settings
 from streams.topics import INTEGRATION_EVENTS, PAYMENT_COMMANDS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.payments import PAYMENTS
 
@@ -28,7 +29,7 @@ handlers = Handlers()
 @service.agent(PAYMENT_COMMANDS)
 async def decide_payments(batches: Batches) -> None:
     """Ask the payment gateway, and turn payment commands into payment events."""
-    async with open_gateway(batches.settings) as gateway:
+    async with open_gateway(shop_settings(batches.settings)) as gateway:
 
         def prepare(command: Envelope[PaymentCommand], work: UnitOfWork) -> Coroutine[Any, Any, Outcome] | None:
             return ask(gateway, command, work)
@@ -41,7 +42,9 @@ def ask(
     gateway: PaymentGateway, command: Envelope[PaymentCommand], work: UnitOfWork
 ) -> Coroutine[Any, Any, Outcome] | None:
     """The call to make before a command is decided, None where none is needed."""
-    call = call_for(work.get(PAYMENTS, command.aggregate_id), command.payload, work.settings.price_decimals)
+    call = call_for(
+        work.get(PAYMENTS, command.aggregate_id), command.payload, shop_settings(work.settings).price_decimals
+    )
     if call is None:
         return None
     if isinstance(call, Charge):
@@ -60,7 +63,7 @@ def decide_payment(command: Envelope[PaymentCommand], work: UnitOfWork) -> None:
         work.send_raw(SAGA_REPLIES, command.aggregate_id.encode(), work.encode(again))
         work.deliver(again)
         return
-    _record(work, command, decide(payment, command.payload, work.outcome, work.settings.price_decimals))
+    _record(work, command, decide(payment, command.payload, work.outcome, shop_settings(work.settings).price_decimals))
 
 
 def _record(work: UnitOfWork, command: Envelope[PaymentCommand], event: PaymentEvent) -> None:

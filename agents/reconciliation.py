@@ -6,15 +6,15 @@ It handles every event there is, so that a handler does one addition to one row 
 from decimal import Decimal
 from typing import Any
 
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.partition.batch import Batches
 from streams.events.inventory import INVENTORY_TYPES, StockAdded, StockShipped
 from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderShipped
 from streams.events.payments import PAYMENT_TYPES, PaymentReceived, PaymentRefunded
-from streams.service import Service
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
 from tables.orders import ORDERS, Order
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums

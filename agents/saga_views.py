@@ -8,15 +8,15 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from agents.domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
-from streams.engine.partition_task import PartitionTask
-from streams.envelope import Message, TimeText
-from streams.freshness import by_key
-from streams.operation import Operation
-from streams.service import Service
-from streams.settings import Settings
-from streams.times import format_ms
-from streams.web import ENGINE, Problem, json_response
+from domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
+from engine.declare.envelope import Message, TimeText
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.declare.times import format_ms
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, Problem, json_response
+from engine.web.freshness import by_key
+from streams.settings import Settings, shop_settings
 from tables.choreography import DEADLINES, Deadline
 from tables.orders import ORDERS, Order
 from tables.queries import SAGA_PATH
@@ -85,7 +85,9 @@ async def get_saga(request: web.Request, task: PartitionTask) -> web.StreamRespo
     saga, order = task.read(SAGAS, order_id), task.read(ORDERS, order_id)
     if saga is None or order is None:
         raise Problem(404, f"there is no saga of order {order_id}")
-    return json_response(saga_view(saga, order, task.read(DEADLINES, order_id), request.app[ENGINE].settings))
+    return json_response(
+        saga_view(saga, order, task.read(DEADLINES, order_id), shop_settings(request.app[ENGINE].settings))
+    )
 
 
 def saga_view(saga: Saga, order: Order, own_deadline: Deadline | None, settings: Settings) -> SagaView:

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agents.domain.sagas import (
+from domain.sagas import (
     REPLIES,
     STOCK_REPLIES,
     Command,
@@ -23,19 +23,20 @@ from agents.domain.sagas import (
     stuck_at,
     wakes_at,
 )
-from streams.engine.about import about
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.partition_task import PartitionTask
-from streams.engine.quiet import Quiet
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Message, Metadata, derived_id, new_envelope
+from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
+from engine.observe.about import about
+from engine.observe.quiet import Quiet
+from engine.partition.batch import Batches
+from engine.partition.task import PartitionTask
 from streams.events.inventory import INVENTORY_TYPES
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from streams.events.payments import PAYMENT_TYPES
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
-from streams.service import Service
+from streams.settings import shop_settings
 from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, SAGA_COMMANDS, SAGA_REPLIES
 from tables.orders import ORDERS, Order
 from tables.sagas import (
@@ -215,7 +216,7 @@ def _order(saga: Saga, work: UnitOfWork) -> Order:
 
 def _policy(saga: Saga, work: UnitOfWork) -> Policy:
     """Choreographed orders keep deadlines of their own."""
-    policy = Policy.of(work.settings)
+    policy = Policy.of(shop_settings(work.settings))
     return policy if saga.style == "orchestration" else policy._replace(step_timeout_ms=NEVER_MS)
 
 

@@ -1,10 +1,10 @@
 """Shipping: when an order is sent away, the pieces of its lines leave the shelf."""
 
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, follow_up
+from engine.declare.envelope import Envelope, follow_up
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
 from streams.events.inventory import INVENTORY_TYPES, ShipStock
 from streams.events.orders import OrderShipped
-from streams.service import Service
 from streams.topics import INVENTORY_COMMANDS
 from tables.orders import ORDERS
 

@@ -12,28 +12,22 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from agents.domain.stories import Node, Parts, story
-from streams.engine.partition_task import PartitionTask
-from streams.engine.table import encode_prefix
-from streams.envelope import Envelope
-from streams.freshness import FRESHNESS, by_key, catch_up
-from streams.operation import Operation
-from streams.parameters import CURSOR, number
-from streams.service import Service
-from streams.web import ENGINE, int_parameter, invalid, json_response
-from tables.gathering import every_partition, own_partition
+from domain.stories import Node, Parts, story
+from engine.declare.envelope import Envelope
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.declare.table import encode_prefix
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, int_parameter, invalid, json_response
+from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
+from engine.web.freshness import FRESHNESS, by_key, catch_up
+from engine.web.gathering import every_partition, own_partition
+from engine.web.parameters import CURSOR, number
 from tables.notification_views import notifications_of
 from tables.order_index import ORDERS_BY_CORRELATION
 from tables.orders import ORDERS, UNKNOWN
 from tables.payments import PAYMENTS
-from tables.queries import (
-    ORDER_INDEX_PATH,
-    SAGA_PATH,
-    InvalidCursor,
-    decode_cursor,
-    encode_cursor,
-    order_history,
-)
+from tables.queries import ORDER_INDEX_PATH, SAGA_PATH, order_history
 from tables.sagas import SAGAS
 from tables.views import no_order
 

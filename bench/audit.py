@@ -17,14 +17,14 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from agents.cli.audit import audit_partitions, lines_of, status_of
-from agents.cli.client import WorkerClient
-from agents.cli.console import PlainSteps
 from bench.full_order import ENVIRONMENT, completed
 from bench.full_order_records import PRODUCTS, Refused
 from bench.reads import place
 from bench.systems import WORK_DIR
 from bench.workers import running_worker
+from cli.audit import audit_partitions, lines_of, status_of
+from engine.cli.client import WorkerClient
+from engine.cli.console import PlainSteps
 
 SETTLE_TIMEOUT_S = 3600.0
 

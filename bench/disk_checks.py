@@ -37,11 +37,12 @@ from rocksdict import Options, Rdict, ReadOptions
 
 from bench.metrics_cost import FETCH, INPUT, counting, service
 from bench.produce import records as orders
-from streams.engine import opening, store
-from streams.engine.batch import Batch
-from streams.transport import log_opening, log_storage
-from streams.transport.base import Record
-from streams.transport.log_mark import MarkFile
+from engine.log.embedded import opening as log_opening
+from engine.log.embedded import storage as log_storage
+from engine.log.embedded.mark import MarkFile
+from engine.log.ports import Record
+from engine.partition.batch import Batch
+from engine.store import opening, store
 from tests.apps import HandFed, hand_fed, make_settings
 
 MARKS = 10_000

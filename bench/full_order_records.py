@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from streams.envelope import Message, Metadata, encode_envelope, new_envelope
+from engine.declare.envelope import Message, Metadata, encode_envelope, new_envelope
 from streams.events.money import Money
 from streams.events.orders import OrderItem, PlaceOrder
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS

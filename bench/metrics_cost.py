@@ -29,18 +29,18 @@ from typing import Any
 import msgspec
 
 from bench.produce import records as orders
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
+from engine.observe.gauges import Gauges
+from engine.observe.metrics import Metrics
+from engine.partition.batch import Batch, Batches
 from streams.app import create_app
-from streams.engine.batch import Batch, Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
 from streams.events.orders import OrderPlaced
-from streams.gauges import Gauges
-from streams.metrics import Metrics
-from streams.service import Service
-from streams.topics import Topic
-from streams.transport.base import Record
 from tests.apps import HandFed, hand_fed, make_settings
 
 SCRAPES = 50

@@ -24,12 +24,12 @@ import msgspec
 from bench.broker import PARTITIONS, running_broker
 from bench.systems import WORK_DIR
 from bench.workers import running_worker
+from engine.log.kafka.broker import KafkaBroker
+from engine.log.partitioner import partition_for
+from engine.log.ports import TopicSpec
 from streams.events.money import Money
 from streams.events.orders import OrderItem
 from streams.settings import Settings
-from streams.transport.base import TopicSpec
-from streams.transport.kafka_broker import KafkaBroker
-from streams.transport.partitioner import partition_for
 from tables.orders import ORDERS, PENDING, Order
 
 READS = 20_000

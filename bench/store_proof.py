@@ -22,9 +22,9 @@ from zlib import crc32
 
 import msgspec
 
-from streams.engine.scrub import SHARE
-from streams.engine.store import ChangelogMark, Store
-from streams.transport.base import Outgoing
+from engine.log.ports import Outgoing
+from engine.store.scrub import SHARE
+from engine.store.store import ChangelogMark, Store
 
 BATCH = 2000
 ROW_BYTES = 300

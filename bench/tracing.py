@@ -19,16 +19,17 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from streams.engine.handlers import Handlers, acceptance
-from streams.engine.table import Table
-from streams.engine.tracing import Untraced
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers, acceptance
+from engine.declare.registry import EventRegistry
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
+from engine.partition.tracing import Untraced
 from streams.events.orders import ORDER_TYPES, OrderPlaced
-from streams.events.registry import EventRegistry
 from streams.settings import Settings
-from streams.topics import ORDER_EVENTS, Topic
-from streams.transport.base import Record
+from streams.topics import ORDER_EVENTS
 from tables.customers import CUSTOMERS
 
 RECORDS_PER_COMMIT: Final = 2000
@@ -121,8 +122,8 @@ def traced_cost(port: int, records: list[Record], settings: Settings) -> Cost:
     """As `cost`, with spans made, and exported where they are sampled."""
     os.environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{port}"
     os.environ["OTEL_BSP_MAX_QUEUE_SIZE"] = str(2 * len(records))  # none is dropped, which would be cheaper
-    from streams.tracing.records import TracedRecords
-    from streams.tracing.sdk import Spans
+    from engine.observe.tracing.records import TracedRecords
+    from engine.observe.tracing.sdk import Spans
 
     spans = Spans(settings)
     try:

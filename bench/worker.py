@@ -10,17 +10,17 @@ from pathlib import Path
 
 import msgspec
 
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.worker import run_in_loop, serve
+from engine.partition.batch import Batches
 from streams.app import create_app
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
 from streams.events.orders import OrderPlaced
-from streams.service import Service
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.worker import run_in_loop, serve
 
 SOURCE = Topic(os.environ["BENCH_SOURCE"], "placed orders, keyed by customer", own_key=False)
 OUTPUT = Topic(os.environ["BENCH_OUTPUT"], "accepted orders")

@@ -38,7 +38,7 @@ async def running_worker(
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "agents.cli",
+            "cli",
             "worker",
             cwd=ROOT,
             env={**os.environ, **settings},

@@ -1,41 +1,11 @@
-"""Every topic of the system as a typed object: the one place for names, retention and who may write."""
+"""Every topic of the shop as a typed object: the one place for names, retention and who may write."""
 
-import msgspec
-
-from streams.envelope import Message
-from streams.events.dead_letters import DEAD_LETTER_TYPES
+from engine.declare.topic import DAY_MS, Topic
 from streams.events.inventory import INVENTORY_COMMAND_TYPES, INVENTORY_EVENT_TYPES, LINE_EVENT_TYPES
 from streams.events.notifications import NOTIFICATION_TYPES
 from streams.events.orders import ORDER_COMMAND_TYPES, ORDER_EVENT_TYPES, OrderSummaryChanged, PlaceOrder
 from streams.events.payments import PAYMENT_COMMAND_TYPES, PAYMENT_EVENT_TYPES
 from streams.events.sagas import SAGA_TYPES
-from streams.transport.base import DEAD_LETTER_BYTES_MAX, TOPIC_RECORD_BYTES_MAX
-
-DAY_MS = 86_400_000
-
-
-class Topic(msgspec.Struct, frozen=True):
-    """A topic; all topics of an application have the same number of partitions.
-
-    `retention_ms` None keeps records for ever. `strict` topics carry only types their consumer knows: another type
-    there is a dead letter, while consumers of event topics ignore types they do not handle. `own_key`: records are
-    keyed by the envelope's aggregate id; False where another key re-partitions them for a projection. `lanes`: records
-    wait behind one of their key that failed; False where each stands for itself, and is a dead letter at once when it
-    fails. `key` says in words what the key is, and `carries` which commands and events are in it, for the published
-    contract.
-    """
-
-    name: str
-    help: str
-    retention_ms: int | None = None
-    compacted: bool = False
-    strict: bool = False
-    own_key: bool = True
-    lanes: bool = True
-    record_bytes_max: int = TOPIC_RECORD_BYTES_MAX
-    key: str = "aggregate id"
-    carries: tuple[type[Message], ...] = ()
-
 
 ORDER_COMMANDS = Topic(
     "order-commands",
@@ -119,24 +89,9 @@ NOTIFICATION_COMMANDS = Topic(
     key="order id",
     carries=NOTIFICATION_TYPES,
 )
-DEAD_LETTER_COMMANDS = Topic(
-    "dead-letter-commands",
-    "what people decide about dead letters; key = the letter's id, in the letter's partition",
-    retention_ms=7 * DAY_MS,
-    lanes=False,  # a decision must not wait behind what is to be decided
-    key="dead letter id",
-    carries=DEAD_LETTER_TYPES,
-)
 INTEGRATION_EVENTS = Topic(
     "integration-events",
     "the stable contract for other systems",
     retention_ms=30 * DAY_MS,
     key="id of the order or product",
-)
-DEAD_LETTERS = Topic(
-    "dead-letters",
-    "records that could not be processed, byte for byte",
-    retention_ms=90 * DAY_MS,
-    record_bytes_max=DEAD_LETTER_BYTES_MAX,
-    key="key of the record that failed",
 )

@@ -3,13 +3,12 @@
 Order events are keyed by order, so each partition sums up its own orders only. Answers add the partitions up.
 """
 
-from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Final, Protocol, Self, TypeVar
+from typing import Final, Self
 
 import msgspec
 
-from streams.engine.table import KeyCodec, Table
+from engine.declare.table import KeyCodec, Table
 from streams.events.money import EXACT_SUMS
 
 ZERO: Final = Decimal(0)
@@ -18,13 +17,6 @@ NO_CURRENCY: Final = "---"
 STATE_KEY: Final = "state"
 
 _add = EXACT_SUMS.add
-
-
-class Sums(Protocol):
-    """Rows of several partitions that make one row together."""
-
-    def plus(self, other: Any, /) -> Any:
-        """The sum of both."""
 
 
 class Figures(msgspec.Struct, frozen=True, gc=False):
@@ -103,17 +95,6 @@ class AnalyticsState(msgspec.Struct, frozen=True, gc=False):
         for reason, count in other.cancel_reasons.items():
             reasons[reason] = reasons.get(reason, 0) + count
         return type(self)(max(self.newest_day, other.newest_day), reasons)
-
-
-K = TypeVar("K")
-S = TypeVar("S", bound=Sums)
-
-
-def add_up(sums: dict[K, S], rows: Iterable[tuple[K, S]]) -> None:
-    """Add rows to the sums so far."""
-    for key, row in rows:
-        before = sums.get(key)
-        sums[key] = row if before is None else before.plus(row)
 
 
 def _encode(key: tuple[str, str]) -> bytes:

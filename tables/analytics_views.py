@@ -13,13 +13,14 @@ from typing import Annotated, Any, Final, Literal, TypedDict, TypeVar
 import msgspec
 from aiohttp import web
 
+from engine.declare.operation import Operation, Parameter
+from engine.declare.service import Service
+from engine.web.answers import invalid, json_response
+from engine.web.freshness import FRESHNESS, Hop, Path, catch_up
+from engine.web.gathering import ROWS_PER_SLICE, gather
+from engine.web.parameters import LIMIT, LIMIT_MAX, limit
 from streams.events.money import AmountText, plain_text
-from streams.freshness import FRESHNESS, Hop, Path, catch_up
-from streams.operation import Operation, Parameter
-from streams.parameters import LIMIT, LIMIT_MAX, limit
-from streams.service import Service
 from streams.topics import ORDER_EVENTS
-from streams.web import invalid, json_response
 from tables.analytics import (
     ANALYTICS_COUNTRIES,
     ANALYTICS_DAYS,
@@ -32,7 +33,6 @@ from tables.analytics import (
     Figures,
     ProductFigures,
 )
-from tables.gathering import ROWS_PER_SLICE, gather
 from tables.queries import ORDER_PATH
 
 ANALYTICS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-analytics", ORDER_EVENTS))

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from streams.engine.table import Table
-from streams.envelope import Metadata
+from engine.declare.envelope import Metadata
+from engine.declare.table import Table
 
 
 class Releases(msgspec.Struct, frozen=True, gc=False):

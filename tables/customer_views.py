@@ -4,14 +4,14 @@ from typing import Final, NotRequired, TypedDict
 
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.envelope import TimeText, format_timestamp
+from engine.declare.envelope import TimeText, format_timestamp
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import Problem, json_response
+from engine.web.freshness import Hop, Path, by_key
 from streams.events.money import AmountText, plain_text
-from streams.freshness import Hop, Path, by_key
-from streams.operation import Operation
-from streams.service import Service
 from streams.topics import CUSTOMER_ORDER_EVENTS
-from streams.web import Problem, json_response
 from tables.customers import CUSTOMERS, Customer
 from tables.queries import ORDER_PATH
 

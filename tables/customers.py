@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from streams.engine.table import Table
+from engine.declare.table import Table
 from streams.events.money import Money
 
 

@@ -5,7 +5,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from streams.engine.table import KeyCodec, Table, encode_prefix
+from engine.declare.table import KeyCodec, Table, encode_prefix
 
 ReservationState = Literal["reserved", "released", "shipped", "failed"]
 

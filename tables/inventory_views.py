@@ -7,12 +7,12 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.freshness import Hop, Path, by_key
-from streams.operation import Operation
-from streams.service import Service
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import Problem, json_response
+from engine.web.freshness import Hop, Path, by_key
 from streams.topics import INVENTORY_COMMANDS
-from streams.web import Problem, json_response
 from tables.inventory import STOCK, Stock
 from tables.queries import ORDER_PATH
 

@@ -7,15 +7,15 @@ from typing import Final, TypedDict
 import msgspec
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.engine.table import encode_prefix
-from streams.envelope import TimeText
-from streams.freshness import Hop, Path, by_key
-from streams.operation import Operation
-from streams.service import Service
-from streams.times import format_ms
+from engine.declare.envelope import TimeText
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.declare.table import encode_prefix
+from engine.declare.times import format_ms
+from engine.partition.task import PartitionTask
+from engine.web.answers import json_response
+from engine.web.freshness import Hop, Path, by_key
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
-from streams.web import json_response
 from tables.notifications import NOTIFICATIONS, Notification
 from tables.queries import ORDER_PATH, find_order
 from tables.views import no_order

@@ -10,24 +10,18 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.freshness import FRESHNESS, by_key, catch_up
-from streams.operation import Operation, Parameter
-from streams.parameters import CURSOR, LIMIT
-from streams.service import Service
-from streams.web import invalid, json_response, time_of
-from tables.gathering import every_partition, own_partition
+from engine.declare.operation import Operation, Parameter
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import invalid, json_response, time_of
+from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
+from engine.web.freshness import FRESHNESS, by_key, catch_up
+from engine.web.gathering import every_partition, own_partition
+from engine.web.parameters import CURSOR, LIMIT
 from tables.order_lists import OrderPage, OrderQuery, customer_page, merged, partition_page
 from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
 from tables.places import PLACE_BYTES_MIN, decode_place
-from tables.queries import (
-    CUSTOMER_ORDERS_PATH,
-    ORDER_INDEX_PATH,
-    InvalidCursor,
-    OrderSummaryView,
-    decode_cursor,
-    encode_cursor,
-)
+from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderSummaryView
 
 STATUSES: Final = (PENDING, CONFIRMED, CANCELLED, REJECTED)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from streams.engine.partition_task import PartitionTask
-from streams.engine.table import encode_prefix
+from engine.declare.table import encode_prefix
+from engine.partition.task import PartitionTask
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
 from tables.order_index import ORDERS_BY_TIME
 from tables.orders import ORDERS, UNKNOWN, Order

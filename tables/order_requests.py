@@ -2,7 +2,7 @@
 
 import msgspec
 
-from streams.engine.table import Table
+from engine.declare.table import Table
 
 FINGERPRINT_HEADER = "body_fingerprint"
 """The header of a request's record that tells bodies apart."""

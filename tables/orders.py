@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from streams.engine.table import NUMBERED_KEY, Table
+from engine.declare.table import NUMBERED_KEY, Table
 from streams.events.money import Money
 from streams.events.orders import OrderItem, SagaStyle
 

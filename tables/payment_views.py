@@ -8,14 +8,14 @@ from typing import Annotated, Final
 import msgspec
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.envelope import TimeText, format_timestamp
+from engine.declare.envelope import TimeText, format_timestamp
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import Problem, json_response
+from engine.web.freshness import Hop, Path, by_key
 from streams.events.money import Money
-from streams.freshness import Hop, Path, by_key
-from streams.operation import Operation
-from streams.service import Service
 from streams.topics import PAYMENT_COMMANDS
-from streams.web import Problem, json_response
 from tables.orders import PENDING
 from tables.payments import PAYMENTS, Payment
 from tables.queries import ORDER_PATH, find_order

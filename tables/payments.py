@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from streams.engine.table import Table
+from engine.declare.table import Table
 from streams.events.money import Money
 
 PaymentStatus = Literal["received", "failed", "refunded"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,12 +9,12 @@ from typing import Annotated, Any, Final, NotRequired, TypedDict
 
 import msgspec
 
-from streams.engine.partition_task import PartitionTask
-from streams.engine.table import encode_prefix
-from streams.envelope import Envelope, TimeText, format_timestamp
+from engine.declare.envelope import Envelope, TimeText, format_timestamp
+from engine.declare.table import encode_prefix
+from engine.partition.task import PartitionTask
+from engine.web.freshness import Hop, Path
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
-from streams.freshness import Hop, Path
 from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS
 from tables.customer_orders import CustomerOrder
 from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
@@ -34,10 +32,6 @@ StatusText = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["pending", 
 _decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
 _decode_rejected = msgspec.json.Decoder(OrderRejected).decode
 _CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
-
-
-class InvalidCursor(ValueError):
-    """The text is not a cursor of this list."""
 
 
 class ItemView(msgspec.Struct, frozen=True, gc=False):
@@ -169,19 +163,6 @@ def summary_view(row: Order | CustomerOrder) -> OrderSummaryView:
         _time(row.cancelled_at),
         row.version,
     )
-
-
-def encode_cursor(place: bytes) -> str:
-    """A place in a list as text for URLs."""
-    return base64.urlsafe_b64encode(place).rstrip(b"=").decode()
-
-
-def decode_cursor(cursor: str) -> bytes:
-    """The place in a list; raises InvalidCursor."""
-    try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCursor("not a cursor of this list") from error
 
 
 def _time(time: datetime | None) -> str | None:

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import msgspec
 
-from streams.engine.table import Table
+from engine.declare.table import Table
 from streams.events.money import EXACT_SUMS
 from tables.analytics import ZERO
 

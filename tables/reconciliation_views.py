@@ -9,14 +9,14 @@ from typing import Final, NamedTuple, TypedDict
 
 from aiohttp import web
 
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.web.answers import json_response
+from engine.web.freshness import FRESHNESS, Hop, catch_up, catch_up_with_now
+from engine.web.gathering import every_row, gather
 from streams.events.money import EXACT_SUMS, AmountText, plain_text
-from streams.freshness import FRESHNESS, Hop, catch_up, catch_up_with_now
-from streams.operation import Operation
-from streams.service import Service
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
-from streams.web import json_response
 from tables.analytics import ANALYTICS_TOTALS, NO_CURRENCY, ZERO, Figures
-from tables.gathering import every_row, gather
 from tables.inventory import STOCK
 from tables.inventory_views import INVENTORY_PATH
 from tables.reconciliation import (

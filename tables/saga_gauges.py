@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
-from streams.engine.partition_task import PartitionTask
-from streams.engine.timers import TIMERS
-from streams.service import Service
+from engine.declare.service import Service
+from engine.declare.timers import TIMERS
+from engine.partition.task import PartitionTask
 from tables.sagas import COMPENSATING, COMPENSATION_FAILED, FAILED_SAGAS, RUNNING, SAGAS
 
 ROWS_MAX: Final = 100

@@ -5,7 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from streams.engine.table import Table
+from engine.declare.table import Table
 from streams.events.orders import SagaStyle
 
 SagaState = Literal["running", "completed", "compensating", "compensated", "compensation_failed"]

@@ -6,16 +6,16 @@ from typing import Final, TypedDict
 
 from aiohttp import web
 
-from streams.freshness import FRESHNESS, catch_up
-from streams.operation import Operation, Parameter
-from streams.parameters import CURSOR, LIMIT
-from streams.service import Service
-from streams.times import format_ms
-from streams.web import invalid, json_response
-from tables.gathering import TableRow
+from engine.declare.operation import Operation, Parameter
+from engine.declare.service import Service
+from engine.declare.times import format_ms
+from engine.web.answers import invalid, json_response
+from engine.web.freshness import FRESHNESS, catch_up
+from engine.web.gathering import TableRow
+from engine.web.parameters import CURSOR, LIMIT
+from engine.web.routes.tables import rows_of
 from tables.queries import SAGA_PATH
 from tables.sagas import COMPENSATION_FAILED, FAILED_SAGAS
-from tables.table_views import rows_of
 
 service = Service("stuck-saga-views")
 

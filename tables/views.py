@@ -4,13 +4,12 @@ from typing import TypedDict
 
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.engine.rows import Rendering
-from streams.engine.waiters import Wanted
-from streams.freshness import by_key, wait_here
-from streams.operation import Operation
-from streams.service import Service
-from streams.web import (
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.partition.waiters import Wanted
+from engine.store.rows import Rendering
+from engine.web.answers import (
     ENGINE,
     TIMEOUT_S,
     Problem,
@@ -20,6 +19,7 @@ from streams.web import (
     json_answer,
     json_response,
 )
+from engine.web.freshness import by_key, wait_here
 from tables.orders import ORDERS, Order
 from tables.queries import (
     ORDER_PATH,

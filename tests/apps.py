@@ -14,17 +14,19 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
-from streams.app import OrdersApp, create_app
-from streams.engine.batch import Batch, Batches, Fetched
-from streams.engine.engine import Engine
-from streams.engine.handlers import RecordHandler
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.events.registry import EventRegistry
-from streams.service import Service
+from engine.declare.handlers import RecordHandler
+from engine.declare.registry import EventRegistry
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures.topics import DEAD_LETTERS
+from engine.faust.app import EngineApp
+from engine.log.ports import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
+from engine.partition.batch import Batch, Batches, Fetched
+from engine.partition.engine import Engine
+from streams.app import create_app
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, Topic
-from streams.transport.base import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
 from tests.kafka import unused_port
 
 V = TypeVar("V")
@@ -89,7 +91,7 @@ async def start(
     services: Iterable[Service] | None = None,
     registry: EventRegistry | None = None,
     probe: Callable[[str], None] | None = None,
-) -> OrdersApp:
+) -> EngineApp:
     """Start an application and wait until all of its partitions are restored."""
     app = create_app(settings, services=services, registry=registry)
     if settings.app_id.startswith(UNOWNED):
@@ -102,18 +104,18 @@ async def start(
     return app
 
 
-async def stop(app: OrdersApp) -> None:
+async def stop(app: EngineApp) -> None:
     """Stop an application as SIGTERM would."""
     await app.stop()
 
 
-async def stop_cut_off(app: OrdersApp) -> None:
+async def stop_cut_off(app: EngineApp) -> None:
     """Stop an application whose broker was away."""
     await app.stop()
     gc.collect()  # clients cut off leave cycles behind that warn when they are found; not in somebody else's test
 
 
-async def crash(app: OrdersApp) -> None:
+async def crash(app: EngineApp) -> None:
     """End an application without a last commit: what is open is lost, as if its process had died."""
     engine = app.engine
     for number in list(engine._keepers):
@@ -127,7 +129,7 @@ async def running(
     services: Iterable[Service] | None = None,
     registry: EventRegistry | None = None,
     probe: Callable[[str], None] | None = None,
-) -> AsyncIterator[OrdersApp]:
+) -> AsyncIterator[EngineApp]:
     """Run an application while the block lasts."""
     app = await start(settings, services, registry, probe)
     try:
@@ -136,7 +138,7 @@ async def running(
         await stop(app)
 
 
-async def publish(app: OrdersApp, topic: Topic, key: str, *values: bytes) -> list[Position]:
+async def publish(app: EngineApp, topic: Topic, key: str, *values: bytes) -> list[Position]:
     """Write records as any client would, each on the partition of its key."""
     raw = key.encode()
     return await app.engine.broker.publish(
@@ -144,21 +146,21 @@ async def publish(app: OrdersApp, topic: Topic, key: str, *values: bytes) -> lis
     )
 
 
-async def publish_keyed(app: OrdersApp, topic: Topic, *keyed: tuple[str, str]) -> None:
+async def publish_keyed(app: EngineApp, topic: Topic, *keyed: tuple[str, str]) -> None:
     """Write (key, value) pairs as one batch, all into the partition of the first key."""
     number = app.engine.partition_for(keyed[0][0].encode())
     records = [(key.encode(), value.encode(), ()) for key, value in keyed]
     await app.engine.broker.publish(topic.name, number, records)
 
 
-def keys_beside(app: OrdersApp, key: str, count: int) -> list[str]:
+def keys_beside(app: EngineApp, key: str, count: int) -> list[str]:
     """Return so many other keys of the partition of `key`."""
     partition_for = app.engine.partition_for
     number = partition_for(key.encode())
     return [other for other in map("beside-{}".format, range(500)) if partition_for(other.encode()) == number][:count]
 
 
-async def caught_up(app: OrdersApp, *agents: str) -> None:
+async def caught_up(app: EngineApp, *agents: str) -> None:
     """Wait until these agents (all, if none is named) have committed everything that is in their topics now."""
     engine = app.engine
     for agent in agents or tuple(engine.agents):
@@ -173,7 +175,7 @@ async def caught_up(app: OrdersApp, *agents: str) -> None:
             )
 
 
-async def at_rest(app: OrdersApp) -> None:
+async def at_rest(app: EngineApp) -> None:
     """Wait until everything that is in the topics now is committed, and nothing waits for another try."""
     ends: dict[tuple[str, int], int] = {}
     while True:
@@ -186,22 +188,22 @@ async def at_rest(app: OrdersApp) -> None:
         await asyncio.sleep(0.005)
 
 
-async def _ends(app: OrdersApp) -> dict[tuple[str, int], int]:
+async def _ends(app: EngineApp) -> dict[tuple[str, int], int]:
     engine = app.engine
     places = {(topic.name, number) for topic in engine.agents.values() for number in range(engine.settings.partitions)}
     return {place: await engine.broker.end_offset(*place) for place in places}
 
 
-def _tries_to_come(app: OrdersApp) -> bool:
+def _tries_to_come(app: EngineApp) -> bool:
     lanes = [lane for task in app.engine.tasks.values() for _, lane in task.lanes.index.items()]
     return any(lane.due_ms is not None for lane in lanes) or _is_open(app)
 
 
-def _is_open(app: OrdersApp) -> bool:
+def _is_open(app: EngineApp) -> bool:
     return any(task._commit_task is not None or task._has_work() for task in app.engine.tasks.values())
 
 
-def row(app: OrdersApp, table: Table[str, V], key: str) -> V | None:
+def row(app: EngineApp, table: Table[str, V], key: str) -> V | None:
     """The committed row of `key`."""
     return app.engine.task(app.engine.partition_for(key.encode())).read(table, key)
 
@@ -232,7 +234,7 @@ async def read_committed(broker: Broker, topic: str, partition: int, end: int | 
         await reader.close()
 
 
-async def read_topic(app: OrdersApp, topic: Topic) -> list[Record]:
+async def read_topic(app: EngineApp, topic: Topic) -> list[Record]:
     """Every record of a topic, partition after partition, once all transactions that are in it now have ended."""
     broker, records = app.engine.broker, []
     for number in range(app.engine.settings.partitions):
@@ -240,7 +242,7 @@ async def read_topic(app: OrdersApp, topic: Topic) -> list[Record]:
     return records
 
 
-async def dead_letters(app: OrdersApp, topic: Topic) -> list[Record]:
+async def dead_letters(app: EngineApp, topic: Topic) -> list[Record]:
     """The dead letters that came from `topic`."""
     origin = ("original_topic", topic.name.encode())
     return [record for record in await read_topic(app, DEAD_LETTERS) if origin in record.headers]
@@ -291,7 +293,7 @@ class Tally:
             raise HandlerFailed(value.decode())
         return "value"
 
-    async def check(self, app: OrdersApp, expected: Mapping[str, Sequence[str]]) -> None:
+    async def check(self, app: EngineApp, expected: Mapping[str, Sequence[str]]) -> None:
         """Check that state and output hold exactly these values for each key, each once and in order."""
         assert {key: row(app, self.table, key) for key in expected} == {
             key: Seen(tuple(values)) for key, values in expected.items()

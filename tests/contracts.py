@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from jsonschema import Draft7Validator, Draft202012Validator
 
-from streams.app import OrdersApp, create_app
-from streams.contracts.documents import Documents
+from engine.contracts.documents import Documents
+from engine.faust.app import EngineApp
+from streams.app import create_app
 from streams.settings import Settings
 
 DATA = Path(__file__).parent / "data"
@@ -20,12 +21,12 @@ SNAPSHOT = Path(__file__).resolve().parents[1] / "docs" / "contracts" / "events.
 
 
 @functools.cache
-def application() -> OrdersApp:
+def application() -> EngineApp:
     """The whole application, not started."""
     return create_app(Settings(_env_file=None, broker="memory://"))
 
 
-def documents(app: OrdersApp) -> tuple[dict[str, Any], dict[str, Any]]:
+def documents(app: EngineApp) -> tuple[dict[str, Any], dict[str, Any]]:
     """The documents of an application, as they are served: OpenAPI and AsyncAPI."""
     made = Documents(app.engine, tuple(app.services))
     return msgspec.json.decode(made.openapi.body), msgspec.json.decode(made.asyncapi.body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from streams.engine.store import Store, StoreDamaged
+from engine.store.store import Store, StoreDamaged
 
 STEP_BYTES = 1024
 

@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from streams.engine.batch import Batch, StaleBatch
-from streams.engine.partition_task import PartitionTask
+from engine.faust.embedded import report_damage
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.ports import Reader, Record, TransportError
+from engine.partition.batch import Batch, StaleBatch
+from engine.partition.task import PartitionTask
 from streams.settings import Settings
-from streams.transport.base import Reader, Record, TransportError
-from streams.transport.embedded import report_damage
-from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import HandFed, Tally, make_settings, wait_until
 
 HEALING_S = 10.0

@@ -19,13 +19,13 @@ from aiokafka.protocol.transaction import (
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 from aiokafka.structs import TopicPartition
 
-from streams.engine.engine import Engine
+from engine.log.kafka.connection import connection_options
+from engine.log.kafka.producer import KafkaTransactions
+from engine.log.kafka.transactions.coordinator import CoordinatorGuard
+from engine.log.kafka.transactions.transactions import TransactionState, transaction_client
+from engine.log.ports import OpenTransaction, Outgoing
+from engine.partition.engine import Engine
 from streams.settings import Settings
-from streams.transport.base import OpenTransaction, Outgoing
-from streams.transport.kafka_connection import connection_options
-from streams.transport.kafka_coordinator import CoordinatorGuard
-from streams.transport.kafka_producer import KafkaTransactions
-from streams.transport.kafka_transactions import TransactionState, transaction_client
 
 UNVERIFIED = {"transaction.partition.verification.enable": "false"}
 OnEnd = Callable[[], Awaitable[None]]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rocksdict import Rdict
 
-from streams.engine import store
-from streams.transport.base import Broker
+from engine.log.ports import Broker
+from engine.store import store
 
 ROCKSDB_CALLS = frozenset({"get", "write", "status", "close"})
 CLOSED_ALL_THE_SAME = frozenset({"rocksdb.close"})  # RocksDB lets go of its folder, whatever closing it has raised

@@ -18,11 +18,11 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 
-from streams.transport.base import Broker
-from streams.transport.embedded_broker import EmbeddedBroker
-from streams.transport.kafka_broker import KafkaBroker
-from streams.transport.log import Log
-from streams.transport.log_layout import encode, partition_key
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.embedded.layout import encode, partition_key
+from engine.log.embedded.log import Log
+from engine.log.kafka.broker import KafkaBroker
+from engine.log.ports import Broker
 from tests.apps import DEADLINE_S
 
 TO_THE_END: Final = -1

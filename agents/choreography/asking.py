@@ -2,9 +2,9 @@
 
 from datetime import datetime
 
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Message, Metadata, derived_id, new_envelope
-from streams.topics import Topic
+from engine.declare.envelope import Message, Metadata, derived_id, new_envelope
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
 from tables.orders import ORDERS, Order
 
 

@@ -5,15 +5,16 @@ from typing import Any
 from msgspec.structs import replace
 
 from agents.choreography.asking import choreographed
-from agents.domain.sagas import REPLIES, TIMED_OUT, Policy
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, new_envelope
+from domain.sagas import REPLIES, TIMED_OUT, Policy
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.times import later
+from engine.declare.unit_of_work import UnitOfWork
 from streams.events.inventory import StockReservationFailed
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed, PaymentReceived
-from streams.service import Service
-from streams.times import later
+from streams.settings import shop_settings
 from tables.choreography import DEADLINES, Deadline
 from tables.orders import PENDING, Order
 
@@ -28,7 +29,7 @@ def expect_answers(placed: Envelope[OrderPlaced], work: UnitOfWork) -> None:
     if placed.payload.saga != "choreography":
         return
     now_ms, order_id = work.now_ms, placed.payload.order_id
-    due_ms = now_ms + Policy.of(work.settings).step_timeout_ms
+    due_ms = now_ms + Policy.of(shop_settings(work.settings)).step_timeout_ms
     origin = Metadata(placed.metadata.correlation_id, placed.event_id, placed.metadata.user_id)
     work.put(DEADLINES, order_id, Deadline(origin, now_ms, due_ms, due_ms))
     work.schedule(TIMER, order_id, due_ms)
@@ -42,7 +43,7 @@ def decide(reply: Envelope[Any], work: UnitOfWork) -> None:
         return
     known = work.get(DEADLINES, order.order_id)
     assert known is not None, "a pending order has a deadline"
-    due_ms = work.now_ms + Policy.of(work.settings).step_timeout_ms
+    due_ms = work.now_ms + Policy.of(shop_settings(work.settings)).step_timeout_ms
     work.put(DEADLINES, order.order_id, replace(known, due_ms=due_ms))
     if isinstance(reply.payload, PaymentReceived):
         _say(order, ConfirmOrder(order.order_id), known, reply.event_id, work)

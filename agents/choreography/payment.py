@@ -3,15 +3,16 @@
 from msgspec.structs import replace
 
 from agents.choreography.asking import ask, choreographed
-from agents.domain.sagas import Policy, backoff_ms
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata
+from domain.sagas import Policy, backoff_ms
+from engine.declare.envelope import Envelope, Metadata
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
 from streams.events.inventory import StockReserved
 from streams.events.orders import OrderCancelled
 from streams.events.payments import ChargePayment, PaymentRefundFailed, RefundPayment
 from streams.events.sagas import ResumeSaga
-from streams.service import Service
+from streams.settings import shop_settings
 from streams.topics import PAYMENT_COMMANDS
 from tables.choreography import CHARGES, Charge
 from tables.orders import PENDING, Order
@@ -56,7 +57,7 @@ def try_again_later(failed: Envelope[PaymentRefundFailed], work: UnitOfWork) -> 
     if known is None or not known.is_refund_asked:
         return  # a repeated answer
     work.put(CHARGES, order_id, replace(known, refused=known.refused + 1, is_refund_asked=False))
-    policy = Policy.of(work.settings)
+    policy = Policy.of(shop_settings(work.settings))
     if known.refused < policy.retries:
         work.schedule(TIMER, order_id, work.now_ms + backoff_ms(policy, known.refused + 1))
 

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from agents.choreography.asking import ask, choreographed
-from agents.domain.sagas import Policy, backoff_ms
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata
+from domain.sagas import Policy, backoff_ms
+from engine.declare.envelope import Envelope, Metadata
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
 from streams.events.inventory import ReleaseStock, ReserveStock, StockReleased, StockReleaseFailed
 from streams.events.orders import OrderCancelled, OrderPlaced
 from streams.events.sagas import ResumeSaga
-from streams.service import Service
+from streams.settings import shop_settings
 from streams.topics import INVENTORY_COMMANDS
 from tables.choreography import RELEASES, Releases
 from tables.orders import Order
@@ -61,7 +62,7 @@ def try_again_later(failed: Envelope[StockReleaseFailed], work: UnitOfWork) -> N
     times = releases.refused.get(line, 0) + 1
     asked = tuple(other for other in releases.asked if other != line)
     work.put(RELEASES, order_id, replace(releases, refused={**releases.refused, line: times}, asked=asked))
-    policy = Policy.of(work.settings)
+    policy = Policy.of(shop_settings(work.settings))
     if times <= policy.retries:
         work.schedule(TIMER, order_id, work.now_ms + backoff_ms(policy, times), str(line).encode())
 
@@ -71,7 +72,7 @@ def try_again(timer: Timer, work: UnitOfWork) -> None:
     """Release a refused line again."""
     order, releases = choreographed(timer.key, work), work.get(RELEASES, timer.key)
     if order is not None and releases is not None:
-        retries = Policy.of(work.settings).retries
+        retries = Policy.of(shop_settings(work.settings)).retries
         lines = [line for line, times in releases.refused.items() if times <= retries and line not in releases.asked]
         _release(order, releases, lines, work)
 

@@ -4,9 +4,9 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from streams.envelope import Id, Message, Time
+from engine.declare.envelope import Id, Message, Time
+from engine.declare.registry import EventRegistry
 from streams.events.money import Money, is_plain
-from streams.events.registry import EventRegistry
 
 SagaStyle = Literal["orchestration", "choreography"]
 

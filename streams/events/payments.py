@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from streams.envelope import Id, Message
+from engine.declare.envelope import Id, Message
 from streams.events.money import Money, is_plain
 
 

@@ -8,11 +8,11 @@ import re
 import tempfile
 from pathlib import Path
 
-from streams.envelope import derived_id
-from streams.errors import Unavailable
+from engine.declare.envelope import derived_id
+from engine.declare.errors import Unavailable
+from engine.observe.tracing.current import calling
 from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery
-from streams.tracing.current import calling
 
 _PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,99}")
 _UNSAFE = re.compile(r"[^A-Za-z0-9._@+-]+")

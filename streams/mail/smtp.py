@@ -18,14 +18,14 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from streams.errors import Unavailable
+from engine.calls.time_limit import slot
+from engine.declare.errors import Unavailable
+from engine.observe.tracing.current import Attributes, annotate, calling
 from streams.mail.address import Mailbox
 from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery
 from streams.mail.server import MailServer
 from streams.mail.text import one_line
-from streams.time_limit import slot
-from streams.tracing.current import Attributes, annotate, calling
 
 CONNECTIONS_MAX: Final = 4
 QUIT_TIMEOUT_S: Final = 1.0

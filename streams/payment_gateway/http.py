@@ -8,12 +8,12 @@ from typing import Annotated, Any, Final, TypeVar
 import httpx
 import msgspec
 
-from streams.errors import Unavailable
+from engine.calls.time_limit import slot
+from engine.declare.errors import Unavailable
+from engine.observe.tracing.current import answered, calling
 from streams.events.money import Money
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings
-from streams.time_limit import slot
-from streams.tracing.current import answered, calling
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ class PaymentGateway(Protocol):
     """Takes money and gives it back.
 
     `key` is an idempotency key: the same call under the same key takes effect once and is answered the same, however
-    often it is made. Both raise `streams.errors.Unavailable` when there is no answer; nobody knows then whether the
-    call took effect, and it has to be made again under its key.
+    often it is made. Both raise `engine.declare.errors.Unavailable` when there is no answer; nobody knows then whether
+    the call took effect, and it has to be made again under its key.
     """
 
     async def charge(self, order_id: str, customer_id: str, amount: Money, key: str) -> Charged | Declined:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from streams.errors import Unavailable
+from engine.declare.errors import Unavailable
 from streams.events.money import Money
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-from streams.engine.table import AnyTable
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.table import AnyTable
+from engine.log.ports import Record
 from streams.events.inventory import StockAdded, StockShipped
 from streams.events.money import EXACT_SUMS
 from streams.events.orders import (
@@ -24,7 +25,6 @@ from streams.events.orders import (
     PlaceOrder,
 )
 from streams.events.payments import PaymentReceived, PaymentRefunded
-from streams.transport.base import Record
 from tables.analytics import (
     ANALYTICS_COUNTRIES,
     ANALYTICS_DAYS,

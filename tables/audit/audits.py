@@ -11,13 +11,13 @@ from typing import Final, Literal
 import msgspec
 from aiohttp import web
 
-from streams.engine.audits import AUDITS, CLEAN, DIFFERS, LAST, UNPROVEN, AuditOutcome, LastAudit
-from streams.engine.engine import Engine
-from streams.engine.failures import INFRASTRUCTURE_ERRORS
-from streams.engine.faults import Fault
-from streams.engine.partition_task import PartitionTask
-from streams.envelope import format_timestamp
-from streams.transport.base import TransportError
+from engine.declare.envelope import format_timestamp
+from engine.failures.classify import INFRASTRUCTURE_ERRORS
+from engine.health.audits import AUDITS, CLEAN, DIFFERS, LAST, UNPROVEN, AuditOutcome, LastAudit
+from engine.health.faults import Fault
+from engine.log.ports import TransportError
+from engine.partition.engine import Engine
+from engine.partition.task import PartitionTask
 from tables.audit.findings import Difference
 from tables.audit.run import AuditRun
 from tables.audit.times import time_of_ms

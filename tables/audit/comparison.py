@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import msgspec
 
-from streams.engine.snapshot import StoreSnapshot
-from streams.engine.table import AnyTable
+from engine.declare.table import AnyTable
+from engine.store.snapshot import StoreSnapshot
 from tables.analytics import Figures
 from tables.audit.findings import ROW_DIFFERS, ROW_MISSING, ROW_UNFOUNDED, ROW_UNREADABLE, Findings
 from tables.audit.folds import RowLedger

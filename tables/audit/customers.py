@@ -8,12 +8,12 @@ from typing import Any
 
 import msgspec
 
-from streams.engine.table import AnyTable
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.table import AnyTable
+from engine.log.ports import Record
 from streams.events.money import EXACT_SUMS, Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.topics import CUSTOMER_ORDER_EVENTS
-from streams.transport.base import Record
 from tables.audit.findings import EVENT_REPEATED, VERSION_GAP, Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from msgspec import UNSET
 
-from streams.engine.table import AnyTable
-from streams.envelope import Envelope, derived_id
-from streams.transport.base import Record
+from engine.declare.envelope import Envelope, derived_id
+from engine.declare.table import AnyTable
+from engine.log.ports import Record
 from tables.audit.findings import (
     EVENT_IMPOSSIBLE,
     EVENT_MISPLACED,

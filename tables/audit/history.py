@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from streams.engine.snapshot import StoreSnapshot
+from engine.store.snapshot import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_UNFOUNDED, Findings
 from tables.audit.orders import OrderFold

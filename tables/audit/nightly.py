@@ -9,10 +9,11 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Final
 from weakref import WeakSet
 
-from streams.engine.audits import AUDITS, LAST
-from streams.engine.engine import Engine
-from streams.engine.partition_task import PartitionTask
-from streams.engine.store import StoreError
+from engine.health.audits import AUDITS, LAST
+from engine.partition.engine import Engine
+from engine.partition.task import PartitionTask
+from engine.store.store import StoreError
+from streams.settings import shop_settings
 from tables.audit.audits import Audits, report_fault
 from tables.audit.times import time_of_ms
 
@@ -60,7 +61,7 @@ class NightlyAudits:
                 self._recalled.add(task)
                 if (last := task.read(AUDITS, LAST)) is not None:
                     report_fault(self._engine, task.number, last)
-        at = self._engine.settings.audit_at
+        at = shop_settings(self._engine.settings).audit_at
         if not at or (slot := last_slot(self._clock(), at)) <= self._began_at:
             return
         for task in tasks:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from streams.engine.cut import Cut, take_cut
-from streams.engine.engine import Engine
-from streams.engine.partition_task import PartitionTask
-from streams.engine.table import AnyTable, encode_prefix
+from engine.declare.table import AnyTable, encode_prefix
+from engine.partition.engine import Engine
+from engine.partition.task import PartitionTask
+from engine.positions.cut import Cut, take_cut
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.comparison import compare_row
 from tables.audit.findings import ROW_MISSING, ROW_UNFOUNDED, Findings

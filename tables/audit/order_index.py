@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from streams.engine.table import AnyTable
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.table import AnyTable
+from engine.log.ports import Record
 from streams.events.orders import OrderPlaced, OrderRejected, PlaceOrder
-from streams.transport.base import Record
 from tables.audit.folds import RowLedger
 from tables.audit.ledger import Entry, Ledger, Scratch
 from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder

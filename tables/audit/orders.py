@@ -10,9 +10,10 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
-from streams.engine.snapshot import StoreSnapshot
-from streams.engine.table import NUMBERED_KEY, AnyTable
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.table import NUMBERED_KEY, AnyTable
+from engine.log.ports import Record
+from engine.store.snapshot import StoreSnapshot
 from streams.events.money import EXACT_SUMS
 from streams.events.orders import (
     CancelOrder,
@@ -25,7 +26,6 @@ from streams.events.orders import (
     PlaceOrder,
 )
 from streams.topics import ORDER_EVENTS
-from streams.transport.base import Record
 from tables.audit.findings import ROW_DIFFERS, ROW_MISSING, Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from streams.engine.engine import Engine
-from streams.envelope import Envelope
-from streams.errors import RecordError
-from streams.transport.base import Record, TransportError
-from streams.transport.log_errors import LogError
+from engine.declare.envelope import Envelope
+from engine.declare.errors import RecordError
+from engine.log.embedded.errors import LogError
+from engine.log.ports import Record, TransportError
+from engine.partition.engine import Engine
 from tables.audit.findings import EVENT_UNREADABLE, Findings
 from tables.audit.pace import Pace
 from tables.audit.unsettled import NONE_UNSETTLED, Unsettled

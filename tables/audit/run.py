@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from streams.engine.cut import Cut, take_cut
-from streams.engine.engine import Engine
-from streams.engine.partition_task import PartitionTask
+from engine.partition.engine import Engine
+from engine.partition.task import PartitionTask
+from engine.positions.cut import Cut, take_cut
 from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.analytics import AnalyticsFold, OrderSumsFold, PaymentSumsFold, StockSumsFold
 from tables.audit.comparison import compare

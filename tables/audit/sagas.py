@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from streams.envelope import Envelope, derived_id
+from engine.declare.envelope import Envelope, derived_id
+from engine.log.ports import Record
 from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
-from streams.transport.base import Record
 from tables.audit.findings import ROW_DIFFERS, ROW_UNFOUNDED, SUM_DIFFERS, Findings
 from tables.audit.ledger import Ledger, Scratch
 from tables.audit.orders import OrderEntry, OrderFold

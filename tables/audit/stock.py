@@ -7,8 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from streams.engine.table import AnyTable
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.table import AnyTable
+from engine.log.ports import Record
 from streams.events.inventory import (
     InventoryRejected,
     StockAdded,
@@ -19,7 +20,6 @@ from streams.events.inventory import (
     StockShipped,
 )
 from streams.topics import INVENTORY_EVENTS
-from streams.transport.base import Record
 from tables.audit.findings import Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch

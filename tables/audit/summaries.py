@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from streams.engine.engine import Engine
-from streams.envelope import Envelope, derived_id
+from engine.declare.envelope import Envelope, derived_id
+from engine.log.ports import Record
+from engine.partition.engine import Engine
 from streams.topics import CUSTOMER_ORDER_EVENTS
-from streams.transport.base import Record
 from tables.audit.findings import EVENT_MISSING, EVENT_UNFOUNDED, Findings
 from tables.audit.orders import OrderFold
 from tables.audit.pace import Pace

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED
-from streams.engine.lanes import WAITING
-from streams.engine.snapshot import StoreSnapshot
-from streams.engine.table import encode_prefix
+from engine.declare.table import encode_prefix
+from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED
+from engine.failures.lanes import WAITING
+from engine.store.snapshot import StoreSnapshot
 from tables.audit.pace import Pace
 from tables.audit.walk import walk
 

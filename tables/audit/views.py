@@ -8,11 +8,11 @@ from typing import TypedDict
 
 from aiohttp import web
 
-from streams.engine.partition_task import PartitionTask
-from streams.operation import Operation
-from streams.routing import ROUTER, partition_of, task_here
-from streams.service import Service
-from streams.web import ENGINE, TIMEOUT_MAX_S, Problem, json_response, unavailable
+from engine.declare.operation import Operation
+from engine.declare.service import Service
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, TIMEOUT_MAX_S, Problem, json_response, unavailable
+from engine.web.routing import ROUTER, partition_of, task_here
 from tables.audit.audits import AUDITS_KEY, AuditReport, Audits
 from tables.audit.findings import Difference
 from tables.audit.nightly import NightlyAudits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from streams.engine.snapshot import StoreSnapshot
-from streams.engine.table import AnyTable
+from engine.declare.table import AnyTable
+from engine.store.snapshot import StoreSnapshot
 from tables.audit.pace import Pace
 
 ROWS_AT_ONCE: Final = 200

@@ -7,9 +7,9 @@ from typing import Final
 
 from aiohttp import web
 
-from streams.operation import Undocumented
-from streams.service import Service
-from streams.web import Problem
+from engine.declare.operation import Undocumented
+from engine.declare.service import Service
+from engine.web.answers import Problem
 from tables.page.files import INDEX, asset
 
 service = Service("page")

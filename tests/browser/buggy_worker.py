@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from agents import orders
+from engine.declare.envelope import Envelope
+from engine.declare.errors import NotRetryable
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.worker import run_in_loop, serve
+from engine.observe.logs import configure_logging
 from streams.app import create_app
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import NotRetryable
 from streams.events.orders import CancelOrder
-from streams.logs import configure_logging
 from streams.settings import load_settings
-from streams.worker import run_in_loop, serve
 
 BUG = "<img src=x onerror=alert('error')>"
 MENDED = "mended"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
+from engine.log.embedded.log import Log, NewRecord, RocksStorage
 from streams.topics import ORDER_COMMANDS
-from streams.transport.log import Log, NewRecord, RocksStorage
 from tests.browser.chromium import Complaints, visiting
 from tests.browser.shop import PRODUCT, open_shop
 from tests.kafka import unused_port as free_port

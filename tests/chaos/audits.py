@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from agents.cli.audit import audit_partitions, lines_of, status_of
-from agents.cli.client import WorkerClient
-from agents.cli.console import PlainSteps
+from cli.audit import audit_partitions, lines_of, status_of
+from engine.cli.client import WorkerClient
+from engine.cli.console import PlainSteps
 
 
 async def audit_problems(url: str) -> list[str]:

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from streams.engine.engine import PartitionNotHere
-from streams.engine.failures import INFRASTRUCTURE_ERRORS
+from engine.failures.classify import INFRASTRUCTURE_ERRORS
+from engine.partition.engine import PartitionNotHere
 from tests.apps import Seen, wait_until
 from tests.damage import flip
 from tests.feeding import HEALING_S, Fed, fed

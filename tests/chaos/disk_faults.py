@@ -28,7 +28,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from streams.transport.embedded_broker import EmbeddedBroker
+from engine.log.embedded.broker import EmbeddedBroker
 from tests import faulty_disk
 from tests.apps import wait_until
 from tests.chaos.disk_values import SAID

@@ -27,10 +27,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from streams.transport.base import TransportError
-from streams.transport.log_check import repair_log
-from streams.transport.log_errors import LogError
-from streams.transport.log_mark import mark_path, read_mark
+from engine.log.embedded.check import repair_log
+from engine.log.embedded.errors import LogError
+from engine.log.embedded.mark import mark_path, read_mark
+from engine.log.ports import TransportError
 from tests.chaos.disk import DAMAGES
 from tests.chaos.disk_values import SAID
 from tests.chaos.disk_worker import DiskWorker, StillDown, use_small_buffers

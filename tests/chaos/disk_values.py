@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from streams.engine.engine import PartitionNotHere
-from streams.engine.failures import INFRASTRUCTURE_ERRORS
-from streams.transport.base import Record, TransportError
-from streams.transport.log_errors import LogError
+from engine.failures.classify import INFRASTRUCTURE_ERRORS
+from engine.log.embedded.errors import LogError
+from engine.log.ports import Record, TransportError
+from engine.partition.engine import PartitionNotHere
 from tests.apps import Seen, read_committed
 from tests.feeding import Fed
 

@@ -13,14 +13,14 @@ from typing import Final
 
 import msgspec
 
-from streams.engine import store
-from streams.engine.batch import Batches
-from streams.engine.engine import Engine, PartitionNotHere
-from streams.engine.rebuild_loop import RebuildUnderWay
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.transport import log_opening
-from streams.transport.base import Record
+from engine.declare.table import Table
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.embedded import opening as log_opening
+from engine.log.ports import Record
+from engine.partition.batch import Batches
+from engine.partition.engine import Engine, PartitionNotHere
+from engine.rebuilds.loop import RebuildUnderWay
+from engine.store import store
 from tests.apps import Tally
 from tests.chaos.disk_values import SAID, Values
 from tests.feeding import Fed, fed_settings, living

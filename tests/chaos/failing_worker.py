@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents import customer_orders, inventory, notifications, orders, payments, sagas
+from engine.declare.envelope import Envelope
+from engine.declare.errors import NotRetryable
+from engine.declare.handlers import Handler, Handlers
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.worker import run_in_loop, serve
+from engine.log.ports import Record
+from engine.observe.logs import configure_logging
 from streams.app import create_app
-from streams.engine.handlers import Handler, Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import NotRetryable
-from streams.logs import configure_logging
 from streams.settings import load_settings
-from streams.transport.base import Record
-from streams.worker import run_in_loop, serve
 from tests.chaos.releases import BUGS, Releases
 from tests.chaos.spoiler import Spoiler
 

@@ -20,7 +20,7 @@ import aiohttp
 from tests.kafka import KafkaBroker, kill_when_we_die, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER: Sequence[str] = ("-m", "agents.cli", "worker")
+WORKER: Sequence[str] = ("-m", "cli", "worker")
 READY_TIMEOUT_S = 60.0
 LOOK_DEADLINE_S = 30.0
 STOP_TIMEOUT_S = 10.0  # promised: whoever sent SIGTERM may kill after it

@@ -11,10 +11,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+from engine.faust.worker import run_in_loop, serve
+from engine.observe.logs import configure_logging
 from streams.app import create_app
-from streams.logs import configure_logging
 from streams.settings import load_settings
-from streams.worker import run_in_loop, serve
 
 
 def killer(step: str, sent: signal.Signals, commit: int, armed: Path) -> Callable[[str], None]:

@@ -13,18 +13,20 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from streams.app import SERVICE_PACKAGES, create_app, discover
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Message, follow_up
+from engine.declare.envelope import Envelope, Message, follow_up
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import discover
+from engine.faust.worker import run_in_loop, serve
+from engine.observe.logs import configure_logging
+from engine.partition.batch import Batches
+from streams.app import SERVICE_PACKAGES, create_app
 from streams.events.orders import OrderItem, OrderPlaced
-from streams.logs import configure_logging
-from streams.service import Service
 from streams.settings import load_settings
-from streams.topics import ORDER_EVENTS, Topic
-from streams.worker import run_in_loop, serve
+from streams.topics import ORDER_EVENTS
 
 BEFORE, AFTER = "before", "after"
 LINE_ORDERED: Final = "line.ordered"

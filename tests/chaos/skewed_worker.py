@@ -11,7 +11,7 @@ def main() -> None:
     skew_s, now, now_ns = float(os.environ["SKEW_S"]), time.time, time.time_ns
     time.time = lambda: now() + skew_s
     time.time_ns = lambda: now_ns() + int(skew_s * 1e9)
-    from agents.cli import main as orders
+    from cli import main as orders
 
     orders(["worker"])
 

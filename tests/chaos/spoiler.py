@@ -9,9 +9,9 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
+from engine.log.ports import Record, TransportError
 from streams.topics import ORDER_COMMANDS
-from streams.transport.base import Record, TransportError
 from tests.chaos.orders import encode, new_id
 
 RECENT = 20
@@ -34,7 +34,7 @@ class Spoiler:
         """Take a command as a model."""
         self._recent.append(record)
 
-    async def spoil(self, app: OrdersApp) -> None:
+    async def spoil(self, app: EngineApp) -> None:
         """Write as long as it may."""
         rnd = self._random
         while self._goes_on():

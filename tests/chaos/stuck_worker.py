@@ -13,18 +13,19 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
-from streams.app import OrdersApp, create_app
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, encode_envelope, new_envelope
-from streams.logs import configure_logging
-from streams.service import Service
+from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.timers import Timer
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.faust.worker import run_in_loop, serve
+from engine.observe.logs import configure_logging
+from engine.partition.batch import Batches
+from streams.app import create_app
 from streams.settings import load_settings
-from streams.topics import Topic
-from streams.worker import run_in_loop, serve
 from tests.apps import Seen, keys_beside, publish_keyed
 from tests.integration.test_engine_outside import Ask
 from tests.unit.test_envelope import TEN_O_CLOCK
@@ -95,7 +96,7 @@ class Stubborn:
         work.put(self.table, KEY, Seen(("lost",)))
         never_return()
 
-    async def write(self, app: OrdersApp, words: tuple[str, ...]) -> None:
+    async def write(self, app: EngineApp, words: tuple[str, ...]) -> None:
         """Write the words as one batch."""
         bad = [word for word in words if word.startswith(("stuck", "prepare", "call"))]
         keys = dict(zip(bad, keys_beside(app, KEY, len(bad)), strict=True))  # what is behind them would wait

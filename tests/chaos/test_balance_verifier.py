@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from agents import orders as orders_service
-from streams.app import OrdersApp
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import NotRetryable
+from engine.declare.envelope import Envelope
+from engine.declare.errors import NotRetryable
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.log.embedded.broker import EmbeddedBroker
 from streams.events.orders import ConfirmOrder
 from streams.topics import ORDER_COMMANDS
-from streams.transport.embedded_broker import EmbeddedBroker
 from tables.orders import ORDERS
 from tests.apps import caught_up, make_settings, publish, row, running, wait_until
 from tests.chaos.failures import Discarded
@@ -112,7 +112,7 @@ class Scene:
         self.append(mark, key=self.command(name, step).encode())
 
 
-async def play(scene: Scene, app: OrdersApp) -> None:
+async def play(scene: Scene, app: EngineApp) -> None:
     """Send everything, then retry, discard and leave letters as the orders are named."""
     for order in scene.orders.values():
         await publish(app, ORDER_COMMANDS, order.order_id or "", *(order.command(step) for step in order.steps))
@@ -135,7 +135,7 @@ async def play(scene: Scene, app: OrdersApp) -> None:
     await caught_up(app)
 
 
-def is_cancelled(app: OrdersApp, order: Order) -> bool:
+def is_cancelled(app: EngineApp, order: Order) -> bool:
     found = row(app, ORDERS, order.order_id or "")
     return found is not None and found.status == "cancelled"
 

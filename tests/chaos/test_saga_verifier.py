@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
+from engine.log.embedded.broker import EmbeddedBroker
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, PAYMENT_COMMANDS
-from streams.transport.embedded_broker import EmbeddedBroker
 from tables.orders import ORDERS
 from tables.sagas import SAGAS
 from tests.apps import caught_up, make_settings, publish, read_topic, row, running, wait_until
@@ -136,19 +136,19 @@ async def record(style: str, folder: Path) -> Evidence:
     return evidence
 
 
-async def ask(app: OrdersApp, order: Order) -> None:
+async def ask(app: EngineApp, order: Order) -> None:
     """Send the last command of an order twice."""
     step, order_id = order.steps[-1], order.order_id or ""
     await publish(app, ORDER_COMMANDS, order_id, order.command(step), order.command(step))
     step.acknowledged = True
 
 
-def order_status(app: OrdersApp, order_id: str) -> str:
+def order_status(app: EngineApp, order_id: str) -> str:
     found = row(app, ORDERS, order_id)
     return "pending" if found is None else found.status
 
 
-def has_ended(app: OrdersApp, order_id: str) -> bool:
+def has_ended(app: EngineApp, order_id: str) -> bool:
     saga = row(app, SAGAS, order_id)
     return saga is not None and saga.ended_ms is not None and saga.state in ("completed", "compensated")
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from streams.engine.watchdog import EXIT_STUCK
+from engine.failures.topics import DEAD_LETTERS
+from engine.log.ports import Record
+from engine.watchdog.watchdog import EXIT_STUCK
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS
-from streams.transport.base import Record
 from tests.apps import DURABLE_TRANSPORTS, Seen, broker_url, caught_up, read_topic, row, running, unique
 from tests.chaos.faults import Worker
 from tests.chaos.stuck_worker import GO, KEY, RETURNED, WAITING, WORDS, Stubborn

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from engine.log.embedded.broker import EmbeddedBroker
 from streams.topics import ORDER_COMMANDS
-from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import caught_up, make_settings, publish, running
 from tests.chaos.orders import Order, random_order
 from tests.chaos.verifier import count_broken, find_problems

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from rocksdict import AccessType, Options, Rdict
 
-from streams.transport.log import Log, RocksStorage
+from engine.log.embedded.log import Log, RocksStorage
 from tests.chaos.orders import Order
 
 READ_TIMEOUT_S = 60.0

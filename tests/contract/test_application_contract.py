@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from streams.engine.batch import Batches
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
+from engine.declare.service import Service
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Outgoing, Record
+from engine.partition.batch import Batches
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Outgoing, Record
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from engine.declare.topic import DAY_MS, Topic
+from engine.log.partitioner import partition_for
+from engine.log.ports import Broker, Outgoing, PartitionsMismatch, ProducerFenced, TopicSpec, TransportError
 from streams.settings import Settings
-from streams.topics import DAY_MS, Topic
-from streams.transport.base import Broker, Outgoing, PartitionsMismatch, ProducerFenced, TopicSpec, TransportError
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     KAFKA,

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from agents.cli.run import SAMPLE_PRICE_DECIMALS
-from agents.domain.order_history import read_order_history
+from cli.run import SAMPLE_PRICE_DECIMALS
+from domain.order_history import read_order_history
 from streams.events.money import Money
 from streams.payment_gateway.port import Declined
 from streams.payment_gateway.simulator import SimulatedGateway

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from agents.cli.audit import audit_partitions
-from agents.cli.client import WorkerClient
-from agents.cli.console import Failure, PlainSteps
-from agents.cli.history import HistoryImport, batch_line
-from agents.cli.report import ImportReport, Outcome
-from agents.cli.run import SAMPLE_PRICE_DECIMALS
-from agents.cli.stocking import stock_line
-from agents.cli.sums import Reconciliation, reconcile
-from agents.cli.waiting import wait_for_sagas
-from agents.domain.order_history import OrderHistory, parse_order_history
+from cli.audit import audit_partitions
+from cli.history import HistoryImport, batch_line
+from cli.report import ImportReport, Outcome
+from cli.run import SAMPLE_PRICE_DECIMALS
+from cli.stocking import stock_line
+from cli.sums import Reconciliation, reconcile
+from domain.order_history import OrderHistory, parse_order_history
+from engine.cli.client import WorkerClient
+from engine.cli.console import Failure, PlainSteps
+from engine.cli.waiting import wait_for_sagas
 from tests.apps import make_settings, running
 from tests.payment_server import PaymentServer, payment_server
 

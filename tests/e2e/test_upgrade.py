@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from streams.engine.installation.mark import INSTALLATION_TOPIC
+from engine.installation.mark import INSTALLATION_TOPIC
 from tests.e2e.processes import REPOSITORY, Running, Site
 from tests.integration.web import order
 from tests.kafka import KafkaBroker, unused_port

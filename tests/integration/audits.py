@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import msgspec
 
-from streams.app import OrdersApp
-from streams.engine.table import Table
-from streams.topics import Topic
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
 from tests.apps import DEADLINE_S, wait_until
 
 Report = Mapping[str, Any]
@@ -30,7 +30,7 @@ async def audit(client: httpx.AsyncClient, partitions: int) -> list[Report]:
             await asyncio.sleep(0.02)
 
 
-async def differences(app: OrdersApp, client: httpx.AsyncClient) -> list[tuple[Any, ...]]:
+async def differences(app: EngineApp, client: httpx.AsyncClient) -> list[tuple[Any, ...]]:
     """The differences that an audit finds, each as kind, table, key, topic and offset."""
     reports = await audit(client, app.engine.settings.partitions)
     assert [report["error"] for report in reports] == [None] * len(reports), reports
@@ -42,7 +42,7 @@ async def differences(app: OrdersApp, client: httpx.AsyncClient) -> list[tuple[A
     ]
 
 
-async def damage(app: OrdersApp, table: Table[Any, Any], by: str, key: Any, row: Any) -> None:
+async def damage(app: EngineApp, table: Table[Any, Any], by: str, key: Any, row: Any) -> None:
     """Replace a row in the partition of the key `by` (None removes it), as a mistake would have."""
     task = app.engine.task(app.engine.partition_for(by.encode()))
     work = task.open_work()
@@ -52,14 +52,14 @@ async def damage(app: OrdersApp, table: Table[Any, Any], by: str, key: Any, row:
     await wait_until(lambda: task.read(table, key) == row, "the row is damaged")
 
 
-async def change(app: OrdersApp, table: Table[Any, Any], by: str, key: Any, **fields: Any) -> None:
+async def change(app: EngineApp, table: Table[Any, Any], by: str, key: Any, **fields: Any) -> None:
     """Change some fields of a row by hand."""
     row = app.engine.task(app.engine.partition_for(by.encode())).read(table, key)
     assert row is not None
     await damage(app, table, by, key, msgspec.structs.replace(row, **fields))
 
 
-async def forge(app: OrdersApp, topic: Topic, key: str, *values: bytes) -> Sequence[int]:
+async def forge(app: EngineApp, topic: Topic, key: str, *values: bytes) -> Sequence[int]:
     """Write events into a topic past its writer; their offsets."""
     number = app.engine.partition_for(key.encode())
     positions = await app.engine.broker.publish(topic.name, number, [(key.encode(), value, ()) for value in values])

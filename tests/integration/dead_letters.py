@@ -8,22 +8,14 @@ from typing import Any
 import httpx
 import msgspec
 
-from agents import dead_letters as managing
-from agents.gateway import dead_letters as commands
-from agents.gateway import letter_decisions
-from streams.app import OrdersApp
-from streams.service import Service
+from engine.declare.service import Service
+from engine.failures import service as managing
+from engine.faust.app import EngineApp
+from engine.web.dead_letters import bulk, decisions, gathering, gauges
+from engine.web.dead_letters import views as letter_views
+from engine.web.routes import health, tables, topics, waiting
 from streams.settings import Settings
-from tables import (
-    dead_letter_gathering,
-    dead_letter_gauges,
-    dead_letter_views,
-    health,
-    table_views,
-    topic_views,
-    views,
-    waiting_views,
-)
+from tables import views
 from tests.apps import Tally, at_rest, make_settings, publish
 from tests.integration.web import find
 
@@ -31,8 +23,7 @@ from tests.integration.web import find
 def services(tally: Tally) -> list[Service]:
     """The tally, and all that has to do with dead letters."""
     modules = (
-        managing, commands, letter_decisions, dead_letter_gathering, dead_letter_gauges, dead_letter_views, health,
-        table_views, topic_views, views, waiting_views,
+        managing, decisions, bulk, gathering, gauges, letter_views, health, tables, topics, views, waiting,
     )  # fmt: skip
     return [tally.service, *(module.service for module in modules)]
 
@@ -51,7 +42,7 @@ def value(event_id: str, amount: int = 1, kind: str = "tally.add", aggregate_id:
     })  # fmt: skip
 
 
-async def fail(app: OrdersApp, tally: Tally, key: str, *event_ids: str) -> None:
+async def fail(app: EngineApp, tally: Tally, key: str, *event_ids: str) -> None:
     """Make records that fail, or wait behind one that did, and wait until they do."""
     values = [value(event_id) for event_id in event_ids]
     tally.poison |= set(values)

@@ -15,12 +15,13 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from streams import freshness
-from streams.app import OrdersApp, create_app
-from streams.engine.assignor import NumberAssignor
-from streams.engine.waiters import Wanted
-from streams.freshness import Hop
-from tables import analytics_views, gathering
+from engine.faust.app import EngineApp
+from engine.faust.assignor import NumberAssignor
+from engine.partition.waiters import Wanted
+from engine.web import freshness, gathering
+from engine.web.freshness import Hop
+from streams.app import create_app
+from tables import analytics_views
 from tests.apps import TRANSPORTS, make_settings, running, stop, wait_until
 from tests.integration.web import (
     all_of,
@@ -40,7 +41,7 @@ PATHS = ("/analytics/summary", "/analytics/daily", "/analytics/products", "/anal
 
 
 @pytest_asyncio.fixture(params=["memory"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(make_settings(own_broker_url(request), tmp_path)) as app:
         yield app
@@ -181,7 +182,7 @@ async def test_many_small_amounts_make_an_exact_sum(
     assert picked(top, "placed_revenue") == [(str(each),) for each in sorted(sums, reverse=True)[:5]]
 
 
-async def test_late_events_are_counted_on_their_own_day_and_as_late(client: httpx.AsyncClient, app: OrdersApp) -> None:
+async def test_late_events_are_counted_on_their_own_day_and_as_late(client: httpx.AsyncClient, app: EngineApp) -> None:
     same = [f"o-{n}" for n in range(50) if app.engine.partition_for(f"o-{n}".encode()) == 0][:4]
     days = ["2010-12-05", "2010-12-07", "2010-12-05", "2010-12-06"]
     for order_id, day in zip(same, days, strict=True):
@@ -259,7 +260,7 @@ async def test_more_days_than_are_shown_are_refused(client: httpx.AsyncClient, m
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_figures_that_stay_behind_are_a_504(app: OrdersApp, client: httpx.AsyncClient, path: str) -> None:
+async def test_figures_that_stay_behind_are_a_504(app: EngineApp, client: httpx.AsyncClient, path: str) -> None:
     await hold_up(app)
     token = await place(client, order(order_id="o-1"))
     check_problem(await client.get(path, params={"after": token, "timeout": "50ms"}), 504)
@@ -269,7 +270,7 @@ async def test_figures_that_stay_behind_are_a_504(app: OrdersApp, client: httpx.
 
 
 async def test_a_view_of_all_partitions_waits_for_every_one_of_them(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[tuple[str, int]] = []
     wait_at = freshness.wait_at
@@ -308,12 +309,12 @@ async def test_no_answer_is_older_than_its_token_under_load(client: httpx.AsyncC
 # ---- several workers
 
 
-def assignor(app: OrdersApp) -> NumberAssignor:
+def assignor(app: EngineApp) -> NumberAssignor:
     """What a worker believes about who owns what."""
     return cast(NumberAssignor, app.assignor)
 
 
-async def own(app: OrdersApp, numbers: set[int]) -> None:
+async def own(app: EngineApp, numbers: set[int]) -> None:
     """Take partitions away as a rebalance does."""
     await app.engine.revoked()
     app.consumer_generation_id += 1
@@ -323,7 +324,7 @@ async def own(app: OrdersApp, numbers: set[int]) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_a_partition_that_cannot_be_read_is_no_silent_hole(
-    app: OrdersApp, client: httpx.AsyncClient, path: str
+    app: EngineApp, client: httpx.AsyncClient, path: str
 ) -> None:
     await find(client, path)
     await own(app, {0})
@@ -377,13 +378,13 @@ async def test_partitions_of_another_worker_are_added(
 async def test_two_workers_on_kafka_give_the_same_answers_also_when_one_takes_over(
     private_kafka_broker: KafkaBroker, tmp_path: Path
 ) -> None:
-    def new_worker(name: str) -> OrdersApp:
+    def new_worker(name: str) -> EngineApp:
         broker = f"kafka://{private_kafka_broker.bootstrap}"
         app = create_app(make_settings(broker, tmp_path / name, app_id="orders", partitions=4))
         app.finalize()
         return app
 
-    async def settled(*apps: OrdersApp) -> None:
+    async def settled(*apps: EngineApp) -> None:
         urls = {app.engine.settings.public_url for app in apps}
         await wait_until(
             lambda: (

@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
-from agents.cli.audit import audit as audit_command
-from streams.app import OrdersApp
-from streams.engine.audits import AUDITS, LAST
+from cli.audit import audit as audit_command
+from engine.faust.app import EngineApp
+from engine.health.audits import AUDITS, LAST
+from engine.log.embedded.maintenance import retain_partition
 from streams.topics import ORDER_EVENTS
-from streams.transport.log_maintenance import retain_partition
 from tables.audit.audits import Audits
 from tables.audit.nightly import NightlyAudits
 from tables.orders import ORDER_HISTORY, ORDERS
@@ -28,14 +28,14 @@ from tests.integration.web import check_problem, client_of, find, order, own_bro
 
 
 @pytest_asyncio.fixture(params=["embedded"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(make_settings(own_broker_url(request), tmp_path, partitions=2)) as app:
         yield app
 
 
 @pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: EngineApp) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client, once twenty orders are placed, some confirmed, cancelled, refused or shipped."""
     async with client_of(app) as client:
         lines = [json.dumps(order(f"c-{n % 4}", f"o-{n}", country="France")) for n in range(20)]
@@ -55,13 +55,13 @@ async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def events_of(app: OrdersApp, order_id: str) -> list[tuple[int, bytes]]:
+async def events_of(app: EngineApp, order_id: str) -> list[tuple[int, bytes]]:
     """Offsets and values of an order's events."""
     records = await read_topic(app, ORDER_EVENTS)
     return [(record.offset, record.value or b"") for record in records if record.key == order_id.encode()]
 
 
-async def test_nothing_is_found_where_all_is_well(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_nothing_is_found_where_all_is_well(app: EngineApp, client: httpx.AsyncClient) -> None:
     reports = await audit(client, 2)
     assert [report["state"] for report in reports] == ["clean", "clean"], reports
     assert sum(report["records"] for report in reports) >= 28
@@ -72,7 +72,7 @@ async def test_nothing_is_found_where_all_is_well(app: OrdersApp, client: httpx.
     check_problem(await client.get("/audit/partitions/7"), 404)
 
 
-async def test_a_row_changed_by_hand_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_row_changed_by_hand_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     await change(app, ORDERS, "o-0", "o-0", status="cancelled")
     ((offset, _), (last, _)) = await events_of(app, "o-0")
     assert await differences(app, client) == [("row_differs", "orders", "o-0", "order-events", last)]
@@ -83,7 +83,7 @@ async def test_a_row_changed_by_hand_is_found(app: OrdersApp, client: httpx.Asyn
 
 
 async def test_a_row_without_its_events_and_events_without_their_row_are_found(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     row = app.engine.task(app.engine.partition_for(b"o-4")).read(ORDERS, "o-4")
     assert row is not None
@@ -98,7 +98,7 @@ async def test_a_row_without_its_events_and_events_without_their_row_are_found(
     assert (await find(client, "/audit/orders/o-4"))["agrees"] is False
 
 
-async def test_a_missing_event_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_missing_event_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Rows as an event would have left them that the topic has lost."""
     ((offset, placed),) = await events_of(app, "o-5")
     await damage(app, ORDER_HISTORY, "o-5", ("o-5", 2), msgspec.Raw(placed))
@@ -110,14 +110,14 @@ async def test_a_missing_event_is_found(app: OrdersApp, client: httpx.AsyncClien
 
 
 @pytest.mark.parametrize("app", ["embedded", KAFKA], indirect=True)
-async def test_an_event_that_is_there_twice_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_an_event_that_is_there_twice_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     ((_, placed),) = await events_of(app, "o-6")
     (offset,) = await forge(app, ORDER_EVENTS, "o-6", placed)
     await at_rest(app)
     assert await differences(app, client) == [("event_repeated", None, None, "order-events", offset)]
 
 
-async def test_a_gap_in_the_versions_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_gap_in_the_versions_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     (_, (_, confirmed)) = await events_of(app, "o-0")
     later = json.loads(confirmed) | {"aggregateVersion": 4, "eventId": "another"}
     (offset,) = await forge(app, ORDER_EVENTS, "o-0", json.dumps(later).encode())
@@ -132,7 +132,7 @@ async def test_a_gap_in_the_versions_is_found(app: OrdersApp, client: httpx.Asyn
 
 
 async def test_an_id_that_does_not_follow_from_its_cause_and_a_wrong_history_are_found(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     ((_, placed),) = await events_of(app, "o-7")
     forged = json.loads(placed.replace(b"o-7", b"o-new"))
@@ -146,7 +146,7 @@ async def test_an_id_that_does_not_follow_from_its_cause_and_a_wrong_history_are
 
 
 @pytest.mark.parametrize("app", ["embedded", KAFKA], indirect=True)
-async def test_nothing_is_found_while_orders_come_in(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_nothing_is_found_while_orders_come_in(app: EngineApp, client: httpx.AsyncClient) -> None:
     over = asyncio.Event()
 
     async def load() -> int:
@@ -170,14 +170,14 @@ async def test_nothing_is_found_while_orders_come_in(app: OrdersApp, client: htt
     assert records == sorted(set(records)), "orders came in between the audits"
 
 
-async def command(app: OrdersApp, *arguments: str) -> Result:
+async def command(app: EngineApp, *arguments: str) -> Result:
     """Run `orders audit` beside the application."""
     given = [*arguments, "--url", app.engine.settings.public_url]
     return await asyncio.to_thread(CliRunner().invoke, audit_command, given)
 
 
 async def test_the_command_prints_a_line_for_each_difference_and_exits_with_1(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     clean = await command(app)
     assert (clean.exit_code, clean.stdout.splitlines()[-1][-9:]) == (0, "all agree"), clean.output
@@ -196,7 +196,7 @@ async def test_the_command_prints_a_line_for_each_difference_and_exits_with_1(
     assert (difference["topic"], difference["partition"], difference["offset"]) == ("order-events", number, last)
 
 
-async def test_the_command_exits_with_2_when_it_cannot_be_proven(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_the_command_exits_with_2_when_it_cannot_be_proven(app: EngineApp, client: httpx.AsyncClient) -> None:
     unknown = await command(app, "--order", "o-nowhere")
     assert (unknown.exit_code, "no order o-nowhere" in unknown.output) == (2, True)
     log, number = app.engine.broker.log, app.engine.partition_for(b"o-0")  # type: ignore[attr-defined]
@@ -212,7 +212,7 @@ async def test_the_command_exits_with_2_when_it_cannot_be_proven(app: OrdersApp,
     assert nobody.exit_code == 2
 
 
-async def test_differences_are_a_fault_until_an_audit_finds_none(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_differences_are_a_fault_until_an_audit_finds_none(app: EngineApp, client: httpx.AsyncClient) -> None:
     await change(app, ORDERS, "o-0", "o-0", item_count=7)
     await audit(client, 2)
     problem = check_problem(await client.get("/healthz"), 503)
@@ -224,7 +224,7 @@ async def test_differences_are_a_fault_until_an_audit_finds_none(app: OrdersApp,
 
 
 async def test_the_nightly_audit_finds_what_differs_and_the_doctor_tells_it(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     """With a clock that the test sets; what was found is known after a restart, too."""
     now = datetime(2026, 11, 30, 2, 59, tzinfo=UTC)

@@ -16,9 +16,9 @@ import pytest_asyncio
 from agents import analytics as analytics_service
 from agents import customers as customer_service
 from agents.analytics import TABLES as ANALYTICS
-from streams.app import OrdersApp
-from streams.engine.table import Table
-from streams.envelope import Metadata
+from engine.declare.envelope import Metadata
+from engine.declare.table import Table
+from engine.faust.app import EngineApp
 from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, PAYMENT_EVENTS
 from tables.analytics import ANALYTICS_DAYS, ANALYTICS_TOTALS
 from tables.choreography import DEADLINES, Deadline
@@ -46,7 +46,7 @@ def style() -> str:
 
 
 @pytest_asyncio.fixture(params=["embedded"])
-async def app(request: pytest.FixtureRequest, tmp_path: Path, style: str) -> AsyncIterator[OrdersApp]:
+async def app(request: pytest.FixtureRequest, tmp_path: Path, style: str) -> AsyncIterator[EngineApp]:
     """Run the whole application; some payments are declined."""
     settings = make_settings(
         own_broker_url(request), tmp_path, partitions=2, saga=style, payment_decline=0.2, retry_count=0
@@ -56,7 +56,7 @@ async def app(request: pytest.FixtureRequest, tmp_path: Path, style: str) -> Asy
 
 
 @pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: EngineApp) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as client:
         yield client
 
@@ -70,7 +70,7 @@ def basket(number: int) -> dict[str, Any]:
     return {"order_id": f"o-{number}", "customer_id": f"c-{number % 5}", "country": "France", "items": items}
 
 
-async def trade(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def trade(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Place orders of which some find no stock or no money; cancel some that are confirmed, and ship others."""
     for product, quantity in ((PLENTY, 1000), (SCARCE, 30)):
         assert (await client.put(f"/inventory/{product}", json={"quantity": quantity})).status_code == 202
@@ -85,7 +85,7 @@ async def trade(app: OrdersApp, client: httpx.AsyncClient) -> None:
     await settled(app)
 
 
-async def settled(app: OrdersApp) -> None:
+async def settled(app: EngineApp) -> None:
     """Wait until no saga is under way and nothing more follows."""
 
     def none_under_way() -> bool:
@@ -99,7 +99,7 @@ async def settled(app: OrdersApp) -> None:
 
 @pytest.mark.parametrize("style", STYLES)
 async def test_nothing_is_found_after_confirmed_declined_cancelled_and_shipped_orders(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     trading = asyncio.create_task(trade(app, client))
     while not trading.done():
@@ -114,7 +114,7 @@ async def test_nothing_is_found_after_confirmed_declined_cancelled_and_shipped_o
 
 
 @pytest.mark.parametrize("app", [KAFKA], indirect=True)
-async def test_nothing_is_found_on_kafka_while_sagas_run(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_nothing_is_found_on_kafka_while_sagas_run(app: EngineApp, client: httpx.AsyncClient) -> None:
     trading = asyncio.create_task(trade(app, client))
     while not trading.done():
         assert await differences(app, client) == []
@@ -122,7 +122,7 @@ async def test_nothing_is_found_on_kafka_while_sagas_run(app: OrdersApp, client:
     assert [report["state"] for report in await audit(client, 2)] == ["clean", "clean"]
 
 
-def rows_of(app: OrdersApp, table: Table[Any, Any]) -> list[tuple[str, Any, Any]]:
+def rows_of(app: EngineApp, table: Table[Any, Any]) -> list[tuple[str, Any, Any]]:
     """Rows of a table, each with a text whose partition they are in."""
     found = []
     for number, task in app.engine.tasks.items():
@@ -131,7 +131,7 @@ def rows_of(app: OrdersApp, table: Table[Any, Any]) -> list[tuple[str, Any, Any]
     return found
 
 
-async def test_every_table_is_held_against_its_events(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_every_table_is_held_against_its_events(app: EngineApp, client: httpx.AsyncClient) -> None:
     """A row that is gone, and one that has no event, in each table that is made of events alone."""
     await trade(app, client)
     tables = (STOCK, RESERVATIONS, PAYMENTS, SAGAS, CUSTOMER_ORDERS, CUSTOMERS, ORDERS_BY_TIME, ORDER_SUMS,
@@ -165,7 +165,7 @@ async def test_every_table_is_held_against_its_events(app: OrdersApp, client: ht
     ],
 )
 async def test_a_row_that_is_off_by_a_little_is_found(
-    app: OrdersApp,
+    app: EngineApp,
     client: httpx.AsyncClient,
     table: Table[Any, Any],
     is_row: Callable[[Any], bool],
@@ -185,7 +185,7 @@ def with_step(saga: Any, name: str, state: Any) -> tuple[StepRun, ...]:
     return (*saga.steps[:index], msgspec.structs.replace(saga.steps[index], state=state), *saga.steps[index + 1 :])
 
 
-async def test_a_wrong_count_of_sagas_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_wrong_count_of_sagas_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     await trade(app, client)
     await damage(app, SAGA_COUNTS, "o-0", "completed", SagaCount(77))
     found = await differences(app, client)
@@ -193,7 +193,7 @@ async def test_a_wrong_count_of_sagas_is_found(app: OrdersApp, client: httpx.Asy
 
 
 @pytest.mark.parametrize("style", ["choreography"])
-async def test_a_deadline_that_no_order_waits_for_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_deadline_that_no_order_waits_for_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     await trade(app, client)
     await damage(app, DEADLINES, "o-0", "o-0", Deadline(Metadata(), 0, 1 << 45, 1 << 45))
     found = await differences(app, client)
@@ -202,7 +202,7 @@ async def test_a_deadline_that_no_order_waits_for_is_found(app: OrdersApp, clien
     ]
 
 
-async def test_events_that_are_there_twice_are_found_in_every_topic(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_events_that_are_there_twice_are_found_in_every_topic(app: EngineApp, client: httpx.AsyncClient) -> None:
     await trade(app, client)
     forged = []
     for topic in (INVENTORY_EVENTS, PAYMENT_EVENTS, CUSTOMER_ORDER_EVENTS):
@@ -214,7 +214,7 @@ async def test_events_that_are_there_twice_are_found_in_every_topic(app: OrdersA
     assert sorted(found) == sorted(forged)
 
 
-async def test_stock_that_does_not_add_up_in_its_events_is_found(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_stock_that_does_not_add_up_in_its_events_is_found(app: EngineApp, client: httpx.AsyncClient) -> None:
     await trade(app, client)
     stock = app.engine.task(app.engine.partition_for(PLENTY.encode())).read(STOCK, PLENTY)
     assert stock is not None
@@ -228,7 +228,7 @@ async def test_stock_that_does_not_add_up_in_its_events_is_found(app: OrdersApp,
 
 
 async def test_dead_letters_make_no_difference_open_retried_or_discarded(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(customer: Any, order: Any) -> Any:
         raise ValueError("a mistake in a handler")

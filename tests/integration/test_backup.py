@@ -9,14 +9,14 @@ from typing import Any
 import httpx
 import pytest
 
+from engine.log.embedded.check import repair_log
+from engine.log.embedded.mark import mark_path
+from engine.log.partitioner import partition_for
+from engine.log.ports import TransportUnusable
+from engine.store.opening import changelog_fault
+from engine.store.store import Store
 from streams.app import create_app
-from streams.engine.opening import changelog_fault
-from streams.engine.store import Store
 from streams.settings import Settings
-from streams.transport.base import TransportUnusable
-from streams.transport.log_check import repair_log
-from streams.transport.log_mark import mark_path
-from streams.transport.partitioner import partition_for
 from tables.orders import ORDERS
 from tests.apps import at_rest, make_settings, running, wait_until
 from tests.integration.web import client_of, find, order, place

@@ -13,7 +13,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
 from streams.settings import Settings
 from tests.apps import DURABLE_TRANSPORTS, TRANSPORTS, crash, make_settings, running, start
 from tests.integration.web import all_of, check_problem, client_of, find, go_on, hold_up, order, own_broker_url, place
@@ -25,7 +25,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def app(settings: Settings) -> AsyncIterator[OrdersApp]:
+async def app(settings: Settings) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(settings) as app:
         yield app
@@ -69,7 +69,7 @@ async def test_a_customer_whom_nobody_knows_is_a_404(client: httpx.AsyncClient) 
 
 
 @pytest.mark.parametrize("settings", ["memory"], indirect=True)
-async def test_statistics_that_stay_behind_are_a_504(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_statistics_that_stay_behind_are_a_504(app: EngineApp, client: httpx.AsyncClient) -> None:
     await hold_up(app)
     token = await place(client, order("c-1", "o-1"))
     check_problem(await client.get("/customers/c-1", params={"after": token, "timeout": "50ms"}), 504)

@@ -9,14 +9,15 @@ import msgspec
 import pytest
 from rocksdict import Rdict
 
+from engine.log.embedded import damage as log_damage
+from engine.log.embedded import storage as log_storage
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.embedded.errors import LogDamaged
+from engine.log.embedded.layout import StoredTopic, row_key
+from engine.log.embedded.opening import open_database
 from streams.app import create_app
 from streams.settings import Settings
 from streams.topics import ORDER_EVENTS
-from streams.transport import log_damage, log_storage
-from streams.transport.embedded_broker import EmbeddedBroker
-from streams.transport.log_errors import LogDamaged
-from streams.transport.log_layout import StoredTopic, row_key
-from streams.transport.log_opening import open_database
 from tests.apps import at_rest, make_settings, running, wait_until
 from tests.damage import STEP_BYTES, flip
 from tests.integration.web import check_problem, client_of, find, order, place

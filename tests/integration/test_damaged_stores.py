@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp, create_app
-from streams.engine import damaged_store, scrub
-from streams.engine.damaged_store import move_aside, remove_old
-from streams.engine.positions import POSITIONS
+from engine.faust.app import EngineApp
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.positions.positions import POSITIONS
+from engine.store import damaged as damaged_store
+from engine.store import scrub
+from engine.store.damaged import move_aside, remove_old
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.embedded_broker import EmbeddedBroker
 from tables.orders import ORDERS
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -45,19 +47,19 @@ async def settings(tmp_path: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def app(settings: Settings) -> AsyncIterator[OrdersApp]:
+async def app(settings: Settings) -> AsyncIterator[EngineApp]:
     """Start the worker again with damage in the rows of its orders."""
     damage_rows(settings.data_dir / "stores" / "0", ORDERS.prefix, but_not=POSITIONS.prefix)
     async with running(settings) as app:
         yield app
 
 
-async def until_healed(app: OrdersApp) -> None:
+async def until_healed(app: EngineApp) -> None:
     await wait_until(lambda: app.engine.metrics.stores_rebuilt and app.engine.is_ready(), "the store is built anew")
 
 
 async def test_rows_that_cannot_be_read_are_never_a_shorter_list_and_come_back_by_themselves(
-    app: OrdersApp, caplog: pytest.LogCaptureFixture
+    app: EngineApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with client_of(app) as client:
         answer = await client.get("/tables/orders", params={"limit": 1000})
@@ -77,7 +79,7 @@ async def test_rows_that_cannot_be_read_are_never_a_shorter_list_and_come_back_b
     assert not [record for record in caplog.records if record.exc_info]
 
 
-async def test_damage_that_nobody_reads_is_found_by_the_scrub(app: OrdersApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_damage_that_nobody_reads_is_found_by_the_scrub(app: EngineApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrub, "FIRST_AFTER_S", 0.0)
     monkeypatch.setattr(scrub, "SHARE", 1.0)
     app.engine.tasks[0]._scrub.plan()

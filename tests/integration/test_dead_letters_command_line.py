@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
 from tests.apps import Tally, at_rest, running
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
@@ -22,7 +22,7 @@ from tests.integration.web import client_of
 class CommandLine:
     """`orders dead-letters` beside a worker in this process."""
 
-    def __init__(self, app: OrdersApp, tally: Tally, folder: Path) -> None:
+    def __init__(self, app: EngineApp, tally: Tally, folder: Path) -> None:
         self.app = app
         self.tally = tally
         self.folder = folder

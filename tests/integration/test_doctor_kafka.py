@@ -8,8 +8,8 @@ from pathlib import Path
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from streams.doctor import check_broker
-from streams.transport.base import Broker, TopicSpec
+from engine.health.doctor import check_broker
+from engine.log.ports import Broker, TopicSpec
 from tests.apps import connected, make_settings, read_committed, unique
 from tests.conftest import SharedKafka
 

@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, new_envelope
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.partitioner import partition_for
+from engine.log.ports import Outgoing, Record
+from engine.partition.batch import Batches
 from streams.events.money import Money
 from streams.events.orders import ConfirmOrder, OrderConfirmed, OrderItem, PlaceOrder, registry
-from streams.service import Service
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Outgoing, Record
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     HandlerFailed,

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from streams.app import OrdersApp
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures.topics import DEAD_LETTERS
+from engine.faust.app import EngineApp
+from engine.log.ports import Record
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS
-from streams.transport.base import Record
 from tests.apps import (
     TRANSPORTS,
     Seen,
@@ -80,7 +80,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return make_settings(broker_url(request), tmp_path, retry_count=0)
 
 
-def lives(app: OrdersApp) -> dict[int, int]:
+def lives(app: EngineApp) -> dict[int, int]:
     """The lives of all partitions; equal as long as none has begun anew."""
     return {number: id(task) for number, task in app.engine.tasks.items()}
 
@@ -94,7 +94,7 @@ def good(words: list[str]) -> tuple[str, ...]:
     return tuple(word for word in around(words) if word not in words)
 
 
-def apart(app: OrdersApp, words: list[str]) -> list[tuple[str, str]]:
+def apart(app: EngineApp, words: list[str]) -> list[tuple[str, str]]:
     """(key, word) of each word and the good ones around it, as one batch: bad ones have keys of their own, and wait."""
     keys = dict(zip(words, keys_beside(app, KEY, len(words)), strict=True))
     return [(keys.get(word, KEY), word) for word in around(words)]

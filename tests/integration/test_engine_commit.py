@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.engine.loop_share import RECORDS_MAX
-from streams.engine.partition_task import PartitionTask, TaskState
-from streams.engine.unit_of_work import UnitOfWork
-from streams.engine.waiters import PartitionLost
-from streams.service import Service
+from engine.declare.service import Service
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Outgoing, Record
+from engine.partition.loop_share import RECORDS_MAX
+from engine.partition.task import PartitionTask, TaskState
+from engine.partition.waiters import PartitionLost
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Outgoing, Record
 from tests.apps import (
     DURABLE_TRANSPORTS,
     Seen,

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from streams.engine.batch import Batches
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
-from streams.topics import Topic
-from streams.transport.base import Record
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
+from engine.partition.batch import Batches
 from tests.apps import caught_up, make_settings, publish, running, unique, wait_until
 
 WINDOW_S = 0.1

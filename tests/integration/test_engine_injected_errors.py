@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from streams.transport.base import TransportError
+from engine.log.ports import TransportError
 from tests.feeding import Fed, fed
 from tests.injection import Injection
 

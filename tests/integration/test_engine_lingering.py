@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.app import OrdersApp
-from streams.engine import lingering
-from streams.engine.batch import Batches
+from engine.faust.app import EngineApp
+from engine.partition import lingering
+from engine.partition.batch import Batches
 from tests.apps import (
     KAFKA,
     TRANSPORTS,
@@ -46,11 +46,11 @@ class Pair:
         async for batch in batches:
             await batch.process_later(self.slow.handle)
 
-    async def send(self, app: OrdersApp, key: str, *values: str) -> None:
+    async def send(self, app: EngineApp, key: str, *values: str) -> None:
         """Write values under a key."""
         await publish(app, self.prompt.source, key, *(value.encode() for value in values))
 
-    def seen(self, app: OrdersApp, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def seen(self, app: EngineApp, key: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What both have committed."""
         prompt, slow = row(app, self.prompt.table, key), row(app, self.slow.table, key)
         return (prompt or Seen()).values, (slow or Seen()).values
@@ -156,13 +156,13 @@ class Alone:
             await self.may_go_on.wait()
             await batch.process_later(self.tally.handle)
 
-    async def send(self, app: OrdersApp, value: str) -> None:
+    async def send(self, app: EngineApp, value: str) -> None:
         """Write a value, and wait until the transport has handed it on."""
         await publish(app, self.tally.source, "k", value.encode())
         task, topic = app.engine.task(app.engine.partition_for(b"k")), self.tally.source.name
         await wait_until(lambda: task.is_busy_with(topic) or value in self.seen(app), f"{value} is here")
 
-    def seen(self, app: OrdersApp) -> tuple[str, ...]:
+    def seen(self, app: EngineApp) -> tuple[str, ...]:
         """What is committed."""
         return (row(app, self.tally.table, "k") or Seen()).values
 

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from streams.app import OrdersApp
-from streams.engine.batch import Batches
-from streams.engine.loss_acceptance import accept_losses
-from streams.engine.positions import ACCEPTED_LOSSES, POSITIONS, position_key
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
+from engine.declare.service import Service
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.partitioner import partition_for
+from engine.log.ports import Record
+from engine.partition.batch import Batches
+from engine.positions.acceptance import accept_losses
+from engine.positions.positions import ACCEPTED_LOSSES, POSITIONS, position_key
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Record
-from streams.transport.embedded_broker import EmbeddedBroker
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     KAFKA,
@@ -87,15 +87,15 @@ def number_of_key(settings: Settings) -> int:
     return partition_for(KEY.encode(), settings.partitions)
 
 
-def partition(app: OrdersApp) -> int:
-    return number_of_key(app.engine.settings)
+def partition(app: EngineApp) -> int:
+    return partition_for(KEY.encode(), app.engine.settings.partitions)
 
 
-def details(app: OrdersApp) -> Sequence[str]:
+def details(app: EngineApp) -> Sequence[str]:
     return [fault.detail for fault in app.engine.faults.open()]
 
 
-def stored_id(app: OrdersApp, agent: str, topic: Topic) -> str:
+def stored_id(app: EngineApp, agent: str, topic: Topic) -> str:
     row = app.engine.task(partition(app)).read(POSITIONS, position_key(agent, topic.name))
     assert row is not None
     return row.topic_id
@@ -108,7 +108,7 @@ async def read_three(settings: Settings, two: Two) -> None:
         await caught_up(app)
 
 
-async def check_that_others_go_on(app: OrdersApp, two: Two) -> None:
+async def check_that_others_go_on(app: EngineApp, two: Two) -> None:
     await publish(app, two.elsewhere, KEY, b"on")
     await wait_until(lambda: two.got[OTHER][-1:] == ["on"], "the other agent goes on")
 
@@ -275,7 +275,7 @@ async def read_without_ids(settings: Settings, two: Two, monkeypatch: pytest.Mon
 
     with monkeypatch.context() as without:
         for kind in ("embedded_broker.EmbeddedBroker", "kafka_broker.KafkaBroker"):
-            without.setattr(f"streams.transport.{kind}.topic_ids", no_ids)
+            without.setattr(f"engine.log.{kind}.topic_ids", no_ids)
         await read_three(settings, two)
 
 

@@ -10,9 +10,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaConnectionError
 
-from streams.app import OrdersApp, create_app
+from engine.faust.app import EngineApp
+from engine.log.ports import TopicSpec, TransportError
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.base import TopicSpec, TransportError
 from tests.apps import (
     DURABLE_TRANSPORTS,
     Tally,
@@ -66,13 +67,13 @@ async def test_a_worker_waits_for_a_broker_that_is_away_at_its_start_and_gets_ov
         await stop_cut_off(app)
 
 
-async def _write(app: OrdersApp, tally: Tally, written: int) -> int:
+async def _write(app: EngineApp, tally: Tally, written: int) -> int:
     for key in KEYS:
         await _until_taken(app, tally, key, f"{written}")
     return written + 1
 
 
-async def _until_taken(app: OrdersApp, tally: Tally, key: str, value: str) -> None:
+async def _until_taken(app: EngineApp, tally: Tally, key: str, value: str) -> None:
     """Write a record as a patient client does; one that was refused may have been written nevertheless."""
     deadline = asyncio.get_running_loop().time() + OUTAGE_DEADLINE_S
     while True:
@@ -84,7 +85,7 @@ async def _until_taken(app: OrdersApp, tally: Tally, key: str, value: str) -> No
             await asyncio.sleep(0.1)
 
 
-async def _lose_and_find(broker: KafkaBroker, app: OrdersApp, kill: bool) -> None:
+async def _lose_and_find(broker: KafkaBroker, app: EngineApp, kill: bool) -> None:
     """Take the broker away for a while, in order or by force, and bring it back.
 
     While one that was killed is away, what is committed can be read: no partition starts anew before a broker answers.
@@ -95,7 +96,7 @@ async def _lose_and_find(broker: KafkaBroker, app: OrdersApp, kill: bool) -> Non
     await asyncio.to_thread(broker.start)
 
 
-async def _everything_counts_once(app: OrdersApp, tally: Tally, written: int) -> None:
+async def _everything_counts_once(app: EngineApp, tally: Tally, written: int) -> None:
     """Check that every record of the log counts once, and that all that was written is there."""
     engine = app.engine
     ends = {n: await engine.broker.end_offset(tally.source.name, n) for n in range(engine.settings.partitions)}

@@ -14,17 +14,18 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.app import OrdersApp
-from streams.engine.batch import Batches
-from streams.engine.circuit import OUTCOMES_MIN, Circuit, CircuitState
-from streams.engine.handlers import Handlers
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
-from streams.errors import Unavailable
-from streams.service import Service
-from streams.topics import Topic
-from tables import health, topic_views
+from engine.calls.circuit import OUTCOMES_MIN, Circuit, CircuitState
+from engine.declare.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
+from engine.declare.errors import Unavailable
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.partition.batch import Batches
+from engine.web.routes import health
+from engine.web.routes import topics as topic_views
 from tests.apps import (
     KAFKA,
     TRANSPORTS,
@@ -152,15 +153,15 @@ class Asking:
         known = work.get(self.others, message.aggregate_id) or Seen()
         work.put(self.others, message.aggregate_id, Seen((*known.values, message.payload.word)))
 
-    async def send(self, app: OrdersApp, key: str, *words: str) -> None:
+    async def send(self, app: EngineApp, key: str, *words: str) -> None:
         """Write a record for each word under `key`, with one request."""
         await self.send_keyed(app, *((key, word) for word in words))
 
-    async def send_keyed(self, app: OrdersApp, *keyed: tuple[str, str]) -> None:
+    async def send_keyed(self, app: EngineApp, *keyed: tuple[str, str]) -> None:
         """Write a record for each (key, word), with one request, all into the partition of the first key."""
         await publish_keyed(app, self.source, *((key, ask(key, word)) for key, word in keyed))
 
-    def answers(self, app: OrdersApp, key: str) -> tuple[str, ...]:
+    def answers(self, app: EngineApp, key: str) -> tuple[str, ...]:
         """The committed answers of a key."""
         return (row(app, self.table, key) or Seen()).values
 
@@ -175,14 +176,14 @@ def durable(request: pytest.FixtureRequest) -> str:
     return broker_url(request)
 
 
-def by_hand(app: OrdersApp, agent: str) -> tuple[Circuit, HandTimers]:
+def by_hand(app: EngineApp, agent: str) -> tuple[Circuit, HandTimers]:
     """Give an agent, before its first call, a circuit whose pauses end when the test says so."""
     timers = HandTimers()
     circuit = app.engine.circuits[agent] = Circuit(agent, 1.0, 30.0, timers.call_later, timers.clock)
     return circuit, timers
 
 
-def keys_of(app: OrdersApp, number: int, count: int) -> list[str]:
+def keys_of(app: EngineApp, number: int, count: int) -> list[str]:
     """Return so many keys of one partition."""
     return [key for key in map("k{}".format, range(500)) if app.engine.partition_for(key.encode()) == number][:count]
 
@@ -358,7 +359,7 @@ async def test_during_an_outage_calls_pause_visibly_are_probed_and_go_on_in_orde
     agent, outside, services = asking.agent, asking.outside, [asking.service, health.service, topic_views.service]
     keys = [f"k{number}" for number in range(40)]
     async with running(make_settings(broker, tmp_path), services) as app, client_of(app) as client:
-        caplog.set_level(logging.INFO, "streams.engine.circuit")
+        caplog.set_level(logging.INFO, "engine.calls.circuit")
         _, timers = by_hand(app, agent)
         await asking.send(app, "first", "a")
         await wait_until(lambda: asking.answers(app, "first") == ("A",), "the first answer is there")
@@ -398,7 +399,7 @@ async def test_during_an_outage_calls_pause_visibly_are_probed_and_go_on_in_orde
         assert await dead_letters(app, asking.source) == []
         assert (await find(client, "/readyz"))["paused"] == []
         assert await figures(client, agent) == {"ok": 81.0, "failed": made + 2.0, "open": 0.0}
-        ours = [record for record in caplog.records if record.name == "streams.engine.circuit"]
+        ours = [record for record in caplog.records if record.name == "engine.calls.circuit"]
         said = [(record.levelno, record.getMessage().split(",")[0]) for record in ours]
         assert said == [
             (logging.WARNING, f"calls of {agent} are paused"),
@@ -469,7 +470,7 @@ async def test_errors_that_nobody_expected_make_no_storm_of_dead_letters(broker:
 
 @pytest.mark.parametrize("end", [crash, stop])
 async def test_a_restart_while_calls_are_paused_loses_nothing(
-    durable: str, tmp_path: Path, end: Callable[[OrdersApp], Awaitable[None]]
+    durable: str, tmp_path: Path, end: Callable[[EngineApp], Awaitable[None]]
 ) -> None:
     asking = Asking()
     settings = make_settings(durable, tmp_path)

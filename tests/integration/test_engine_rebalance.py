@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from streams.app import OrdersApp
-from streams.engine.batch import Batch, StaleBatch
-from streams.engine.partition_task import TaskState
-from streams.engine.store import Store
+from engine.faust.app import EngineApp
+from engine.log.ports import Outgoing, ProducerFenced
+from engine.partition.batch import Batch, StaleBatch
+from engine.partition.task import TaskState
+from engine.store.store import Store
 from streams.settings import Settings
-from streams.transport.base import Outgoing, ProducerFenced
 from tests.apps import (
     DURABLE_TRANSPORTS,
     KAFKA,
@@ -209,9 +209,9 @@ async def _values(owner_settings: Settings, tally: Tally) -> list[str]:
 
 
 @asynccontextmanager
-async def two_workers(first: Settings, tmp_path: Path, *services: list[Tally]) -> AsyncIterator[list[OrdersApp]]:
+async def two_workers(first: Settings, tmp_path: Path, *services: list[Tally]) -> AsyncIterator[list[EngineApp]]:
     """Run workers of one group, each with services of its own, until the block ends; the list may be changed."""
-    apps: list[OrdersApp] = []
+    apps: list[EngineApp] = []
     try:
         for index, tallies in enumerate(services):
             apps.append(await start(worker(first, tmp_path, index), [tally.service for tally in tallies]))
@@ -226,7 +226,7 @@ def worker(first: Settings, tmp_path: Path, index: int) -> Settings:
     return first.model_copy(update={"data_dir": tmp_path / f"worker-{index}", "web_port": port})
 
 
-def shared_out(apps: list[OrdersApp]) -> bool:
+def shared_out(apps: list[EngineApp]) -> bool:
     """Whether every partition number is restored on exactly one worker, and each worker has some."""
     numbers = [app.engine.numbers for app in apps]
     return (
@@ -236,14 +236,14 @@ def shared_out(apps: list[OrdersApp]) -> bool:
     )
 
 
-def owned_topics(app: OrdersApp) -> dict[int, set[str]]:
+def owned_topics(app: EngineApp) -> dict[int, set[str]]:
     owned: dict[int, set[str]] = {}
     for tp in app.consumer.assignment():
         owned.setdefault(tp.partition, set()).add(tp.topic)
     return owned
 
 
-def rows_of(apps: list[OrdersApp], tally: Tally, keys: list[str]) -> dict[str, Seen | None]:
+def rows_of(apps: list[EngineApp], tally: Tally, keys: list[str]) -> dict[str, Seen | None]:
     """The row of each key where its partition is."""
     found: dict[str, Seen | None] = {}
     for key in keys:
@@ -260,7 +260,7 @@ async def test_partitions_move_between_workers_while_records_flow_and_each_count
     tally, keys = Tally(), [f"key-{number}" for number in range(12)]
     rounds = 0
 
-    async def flow(apps: list[OrdersApp]) -> None:
+    async def flow(apps: list[EngineApp]) -> None:
         nonlocal rounds
         while True:
             for key in keys:

@@ -17,24 +17,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from streams.app import OrdersApp
-from streams.engine import rebuild_run
-from streams.engine.batch import Batches
-from streams.engine.comparison import Comparison
-from streams.engine.dead_letters import DEAD_LETTERS, DeadLetter
-from streams.engine.engine import PartitionNotHere
-from streams.engine.failures import InfrastructureError
-from streams.engine.handlers import Handlers
-from streams.engine.loss_acceptance import accept_losses
-from streams.engine.rebuild_loop import RebuildUnderWay
-from streams.engine.rebuilds import CANCELLED, DONE, FAILED, REBUILT_ROWS, Rebuild
-from streams.engine.replay import give_up, try_again
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures.classify import InfrastructureError
+from engine.failures.dead_letters import DEAD_LETTERS, DeadLetter
+from engine.failures.replay import give_up, try_again
+from engine.faust.app import EngineApp
+from engine.log.ports import Reader, Record
+from engine.partition.batch import Batches
+from engine.partition.engine import PartitionNotHere
+from engine.positions.acceptance import accept_losses
+from engine.rebuilds import run as rebuild_run
+from engine.rebuilds.comparison import Comparison
+from engine.rebuilds.loop import RebuildUnderWay
+from engine.rebuilds.rows import CANCELLED, DONE, FAILED, REBUILT_ROWS, Rebuild
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Reader, Record
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,
@@ -103,7 +103,7 @@ class Projected:
             raise HandlerFailed(value.decode())
         return "value"
 
-    async def send(self, app: OrdersApp, *keyed: tuple[str, str]) -> None:
+    async def send(self, app: EngineApp, *keyed: tuple[str, str]) -> None:
         """Write records, each into the partition of its key, and remember them."""
         for key, value in keyed:
             self.sent.setdefault(key, []).append(value)
@@ -113,11 +113,11 @@ class Projected:
         for records in by_number.values():
             await publish_keyed(app, self.source, *records)
 
-    async def send_many(self, app: OrdersApp, count: int, keys: Sequence[str] = KEYS) -> None:
+    async def send_many(self, app: EngineApp, count: int, keys: Sequence[str] = KEYS) -> None:
         """Write so many records of some keys."""
         await self.send(app, *((keys[number % len(keys)], f"v{number % 7}") for number in range(count)))
 
-    def check(self, app: OrdersApp) -> None:
+    def check(self, app: EngineApp) -> None:
         """Check that the rows are a fold of what was sent, made independently."""
         counts: dict[tuple[int, str], int] = {}
         for key, values in self.sent.items():
@@ -139,13 +139,13 @@ def own_settings(tmp_path: Path) -> Settings:
     return make_settings("memory://", tmp_path, partitions=1)
 
 
-async def begin(app: OrdersApp, id: str = "r1", check: bool = False) -> None:
+async def begin(app: EngineApp, id: str = "r1", check: bool = False) -> None:
     projection = app.engine.projections[AGENT]
     for task in app.engine.tasks.values():
         await task.rebuilds.begin(projection, id, check, int(time.time() * 1000))
 
 
-async def begin_in_spite_of_failures(app: OrdersApp, id: str = "r1") -> None:
+async def begin_in_spite_of_failures(app: EngineApp, id: str = "r1") -> None:
     """Begin a rebuild as a client does that asks again after a 503."""
     projection = app.engine.projections[AGENT]
     for number in range(app.engine.settings.partitions):
@@ -158,13 +158,13 @@ async def begin_in_spite_of_failures(app: OrdersApp, id: str = "r1") -> None:
                 await asyncio.sleep(0.02)
 
 
-def found(app: OrdersApp, number: int) -> Rebuild | None:
+def found(app: EngineApp, number: int) -> Rebuild | None:
     task = app.engine.tasks.get(number)
     progress = task.rebuilds.progress(app.engine.projections[AGENT]) if task is not None else None
     return progress.rebuild if progress is not None else None
 
 
-async def ended(app: OrdersApp, id: str = "r1", state: str = DONE) -> list[Rebuild]:
+async def ended(app: EngineApp, id: str = "r1", state: str = DONE) -> list[Rebuild]:
     """Wait until a rebuild has ended in all partitions, and return it from each."""
     numbers = range(app.engine.settings.partitions)
 
@@ -184,7 +184,7 @@ def differences(rebuilds: Sequence[Rebuild]) -> tuple[int, int, int]:
     return tuple(sum(getattr(rebuild, name) for rebuild in rebuilds) for name in ("added", "changed", "removed"))
 
 
-async def damage(app: OrdersApp, rows: Mapping[tuple[Table[Any, Any], str], Any], by: str | None = None) -> None:
+async def damage(app: EngineApp, rows: Mapping[tuple[Table[Any, Any], str], Any], by: str | None = None) -> None:
     """Replace rows in the partition of their key (or of `by`), as a mistake would have."""
     for (table, key), new in rows.items():
         task = app.engine.task(app.engine.partition_for((by or key).encode()))
@@ -407,14 +407,14 @@ async def test_a_cancelled_rebuild_leaves_everything_as_it_was(own_settings: Set
 # ---- records that the running projection has not handled
 
 
-async def letters_of(app: OrdersApp, count: int) -> list[int]:
+async def letters_of(app: EngineApp, count: int) -> list[int]:
     task = app.engine.task(0)
     await wait_until(lambda: len(list(task.scan(DEAD_LETTERS))) == count, f"there are {count} dead letters")
     await at_rest(app)
     return [number for number, _ in sorted(task.scan(DEAD_LETTERS), key=lambda found: found[1].offset)]
 
 
-async def decide(app: OrdersApp, number: int, change: Callable[[UnitOfWork, DeadLetter], None]) -> None:
+async def decide(app: EngineApp, number: int, change: Callable[[UnitOfWork, DeadLetter], None]) -> None:
     """Do to a dead letter what its service does when somebody asks for it."""
     task = app.engine.task(0)
     letter, work = task.read(DEAD_LETTERS, number), task.open_work()
@@ -561,7 +561,7 @@ async def test_a_topic_that_has_lost_its_beginning_is_refused(own_settings: Sett
         assert rebuild.error == f"{projected.source.name}/0 begins at 1: its oldest records are gone"
 
 
-async def failure_in(app: OrdersApp, number: int, id: str) -> str:
+async def failure_in(app: EngineApp, number: int, id: str) -> str:
     """Begin a rebuild that fails in one partition; why it does."""
     await begin(app, id)
 

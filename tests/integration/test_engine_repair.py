@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from streams.app import OrdersApp, create_app
-from streams.engine.opening import changelog_fault
-from streams.engine.partition_task import TaskState
-from streams.engine.positions import POSITIONS
-from streams.engine.repairs import FROM_CHANGELOG, FROM_EVENTS, FROM_STORE, REPAIRS, Repair, Source
-from streams.engine.table import AnyTable
+from engine.declare.table import AnyTable
+from engine.faust.app import EngineApp
+from engine.log.embedded.mark import mark_path
+from engine.log.ports import Outgoing, TransactionalProducer, TransportError
+from engine.partition.task import TaskState
+from engine.positions.positions import POSITIONS
+from engine.store.opening import changelog_fault
+from engine.store.repair_rows import FROM_CHANGELOG, FROM_EVENTS, FROM_STORE, REPAIRS, Repair, Source
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.base import Outgoing, TransactionalProducer, TransportError
-from streams.transport.log_mark import mark_path
 from tables.customers import CUSTOMERS
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -74,7 +75,7 @@ async def shorten(settings: Settings, topics: Iterable[str]) -> None:
 
 
 @asynccontextmanager
-async def started(settings: Settings, services: Collection[Any] | None = None) -> AsyncIterator[OrdersApp]:
+async def started(settings: Settings, services: Collection[Any] | None = None) -> AsyncIterator[EngineApp]:
     """Run an application whose partitions may be refused, once each has started or is refused."""
     app = create_app(settings, services=services)
     app.finalize()
@@ -94,7 +95,7 @@ async def started(settings: Settings, services: Collection[Any] | None = None) -
         await app.stop()
 
 
-async def repaired(app: OrdersApp, source: Source, reason: str = "a test", accept_loss: bool = False) -> list[Repair]:
+async def repaired(app: EngineApp, source: Source, reason: str = "a test", accept_loss: bool = False) -> list[Repair]:
     """Repair every partition, and wait for the outcome."""
     asked = [
         Repair(number, source, "somebody", reason, accept_loss) for number in range(app.engine.settings.partitions)
@@ -298,7 +299,7 @@ async def test_without_a_store_and_without_positions_no_repair_makes_agents_proc
 # ---- over HTTP and from the command line
 
 
-async def command(app: OrdersApp, folder: Path, *arguments: str, status: int = 0) -> str:
+async def command(app: EngineApp, folder: Path, *arguments: str, status: int = 0) -> str:
     """What `orders` prints."""
     done = await asyncio.to_thread(
         subprocess.run,

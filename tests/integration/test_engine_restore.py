@@ -12,17 +12,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.app import OrdersApp, create_app
-from streams.engine.installation.mark import INSTALLATION_TOPIC
-from streams.engine.opening import changelog_fault
-from streams.engine.partition_task import TaskState
-from streams.engine.positions import POSITIONS
-from streams.engine.store import Store
-from streams.engine.unit_of_work import UnitOfWork
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.installation.mark import INSTALLATION_TOPIC
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.partitioner import partition_for
+from engine.log.ports import Reader, Record
+from engine.partition.task import TaskState
+from engine.positions.positions import POSITIONS
+from engine.store.opening import changelog_fault
+from engine.store.store import Store
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.base import Reader, Record
-from streams.transport.embedded_broker import EmbeddedBroker
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     HandFed,
@@ -79,7 +80,7 @@ async def shorten(settings: Settings, topic: str, numbers: Iterable[int]) -> Non
 
 
 @asynccontextmanager
-async def refusing(settings: Settings, tally: Tally, numbers: Iterable[int]) -> AsyncIterator[OrdersApp]:
+async def refusing(settings: Settings, tally: Tally, numbers: Iterable[int]) -> AsyncIterator[EngineApp]:
     """Run an application of which these partitions do not start; all others do."""
     app = create_app(settings, services=[tally.service])
     app.finalize()

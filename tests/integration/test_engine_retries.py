@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 
-from agents import dead_letters as service_of_letters
-from streams.app import OrdersApp
-from streams.engine.batch import Batch, Batches
-from streams.engine.dead_letters import DEAD_LETTERS, DISCARDED, OPEN, RESOLVED, RETRYING, letter_id
-from streams.engine.lanes import WAITING
-from streams.engine.unit_of_work import UnitOfWork
-from streams.errors import NotRetryable, UndecodableRecord
-from streams.events.dead_letters import RetryDeadLetter
-from streams.settings import Settings, TopicRetries
-from streams.topics import DEAD_LETTER_COMMANDS
-from streams.transport.base import Record
+from engine.declare.errors import NotRetryable, UndecodableRecord
+from engine.declare.settings import TopicRetries
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures import service as service_of_letters
+from engine.failures.dead_letters import DEAD_LETTERS, DISCARDED, OPEN, RESOLVED, RETRYING, letter_id
+from engine.failures.decisions import RetryDeadLetter
+from engine.failures.lanes import WAITING
+from engine.failures.topics import DEAD_LETTER_COMMANDS
+from engine.faust.app import EngineApp
+from engine.log.ports import Record
+from engine.partition.batch import Batch, Batches
+from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,
@@ -92,7 +93,7 @@ def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     return make_settings(broker_url(request), tmp_path)
 
 
-async def send(app: OrdersApp, moody: Moody, *keyed: tuple[str, str]) -> None:
+async def send(app: EngineApp, moody: Moody, *keyed: tuple[str, str]) -> None:
     """Write (key, value) pairs into one partition, whatever their keys."""
     await publish_keyed(app, moody.source, *keyed)
 

@@ -13,18 +13,19 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from agents import dead_letters as managing
-from streams.app import OrdersApp
-from streams.doctor import check_faults, check_stalled
-from streams.engine.batch import Batch
-from streams.engine.circuit import OUTCOMES_MIN
-from streams.engine.faults import Fault
-from streams.engine.standstill import StandstillWatch, without_room
-from streams.envelope import Metadata, encode_envelope, new_envelope
-from streams.events.dead_letters import RetryDeadLetter
-from streams.topics import DEAD_LETTER_COMMANDS, Topic
-from streams.transport.base import Outgoing
-from tables import health
+from engine.calls.circuit import OUTCOMES_MIN
+from engine.declare.envelope import Metadata, encode_envelope, new_envelope
+from engine.declare.topic import Topic
+from engine.failures import service as managing
+from engine.failures.decisions import RetryDeadLetter
+from engine.failures.topics import DEAD_LETTER_COMMANDS
+from engine.faust.app import EngineApp
+from engine.health.doctor import check_faults, check_stalled
+from engine.health.faults import Fault
+from engine.health.standstill import StandstillWatch, without_room
+from engine.log.ports import Outgoing
+from engine.partition.batch import Batch
+from engine.web.routes import health
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,
@@ -54,7 +55,7 @@ def own_broker(request: pytest.FixtureRequest) -> str:
     return own_broker_url(request)
 
 
-async def send_each(app: OrdersApp, topic: Topic, *keyed: tuple[str, str]) -> None:
+async def send_each(app: EngineApp, topic: Topic, *keyed: tuple[str, str]) -> None:
     """Write records with a request for each, so that they come in several fetches."""
     for key, word in keyed:
         await publish(app, topic, key, ask(key, word).encode())
@@ -144,7 +145,7 @@ async def test_a_letter_that_is_tried_again_is_called_for_when_no_other_call_of_
 # ---- what stands still shows
 
 
-def standstills(app: OrdersApp) -> list[Fault]:
+def standstills(app: EngineApp) -> list[Fault]:
     return [fault for fault in app.engine.faults.open() if fault.kind == "standstill"]
 
 
@@ -275,7 +276,7 @@ def unknown_version(letter_id: str) -> bytes:
     return known.replace(b'"version":1', b'"version":9')
 
 
-async def decide_wrongly(app: OrdersApp, number: int, letter_id: str, count: int) -> None:
+async def decide_wrongly(app: EngineApp, number: int, letter_id: str, count: int) -> None:
     """Write decisions that nobody can read, with a request for each."""
     for _ in range(count):
         record: Outgoing = letter_id.encode(), unknown_version(letter_id), ()

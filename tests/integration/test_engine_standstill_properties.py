@@ -19,15 +19,15 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from agents import dead_letters as managing
-from streams.app import OrdersApp
-from streams.engine.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED, OPEN, DeadLetter
-from streams.engine.standstill import without_room
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import Unavailable
+from engine.declare.envelope import Envelope
+from engine.declare.errors import Unavailable
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures import service as managing
+from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED, OPEN, DeadLetter
+from engine.failures.topics import DEAD_LETTER_COMMANDS
+from engine.faust.app import EngineApp
+from engine.health.standstill import without_room
 from streams.settings import Settings
-from streams.topics import DEAD_LETTER_COMMANDS
 from tests.apps import Seen, make_settings, publish, row, running, wait_until
 from tests.integration.test_engine_outside import Ask, Asking, Outside, Refused, ask
 from tests.integration.test_engine_standstill import decide_wrongly
@@ -157,7 +157,7 @@ class Run:
             await wait_until(lambda: not behind(app), "everything is handled")
             self._check_order(app)
 
-    async def _publish(self, app: OrdersApp, step: Publish) -> None:
+    async def _publish(self, app: EngineApp, step: Publish) -> None:
         word = f"{step.kind}-{len(self.words)}"
         self.words.append((step.key, word))
         value = ask(step.key, word)
@@ -165,7 +165,7 @@ class Run:
             value = value.replace('"version":1', '"version":9')
         await publish(app, self.shop.source, step.key, value.encode())
 
-    async def _decide(self, app: OrdersApp, step: Decide) -> None:
+    async def _decide(self, app: EngineApp, step: Decide) -> None:
         letters = list(open_letters(app).items())
         if not letters:
             await asyncio.sleep(0.005)
@@ -182,7 +182,7 @@ class Run:
         else:
             await retry(app, letter_id)
 
-    def _check_order(self, app: OrdersApp) -> None:
+    def _check_order(self, app: EngineApp) -> None:
         """What took effect under each key: every record once and in order, as edited, without those given up."""
         task = app.engine.task(0)
         assert next(task.scan(DEAD_LETTERS), None) is None
@@ -203,7 +203,7 @@ class Run:
                 assert [word.lower() for word in found] == expected[key], (agent, key)
 
 
-def behind(app: OrdersApp) -> set[tuple[str, str]]:
+def behind(app: EngineApp) -> set[tuple[str, str]]:
     """Agents that have not reached the end of their topic."""
     ends = app.engine.broker.log.end_offset  # type: ignore[attr-defined]
     task = app.engine.task(0)
@@ -214,7 +214,7 @@ def behind(app: OrdersApp) -> set[tuple[str, str]]:
     }
 
 
-def is_quiet(app: OrdersApp) -> bool:
+def is_quiet(app: EngineApp) -> bool:
     """Whether nothing goes on by itself any more: what is not handled waits in a parked lane, or for room."""
     task = app.engine.task(0)
     if task.is_committing or task._has_work() or behind(app) != set(without_room(task)):
@@ -223,7 +223,7 @@ def is_quiet(app: OrdersApp) -> bool:
     return all(lane.parked is not None for lane in lanes) and not any(map(task.lanes.has_turns, app.engine.agents))
 
 
-def check_visible(app: OrdersApp) -> None:
+def check_visible(app: EngineApp) -> None:
     """Whoever stands still does so behind open letters, which a person can see and decide about."""
     task = app.engine.task(0)
     letters = dict(task.scan(DEAD_LETTERS))

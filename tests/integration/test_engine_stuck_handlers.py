@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from streams.engine.stuck import StuckRecords
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.engine.watchdog import watching
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures.topics import DEAD_LETTERS
+from engine.log.partitioner import partition_for
+from engine.log.ports import Record, TopicSpec
+from engine.watchdog.stuck import StuckRecords
+from engine.watchdog.watchdog import watching
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS
-from streams.transport.base import Record, TopicSpec
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,

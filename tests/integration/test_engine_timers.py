@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 
-from agents import dead_letters as service_of_letters
-from streams.engine.batch import Batches
-from streams.engine.partition_task import TaskState
-from streams.engine.table import Table
-from streams.engine.timers import TIMERS, Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
+from engine.declare.service import Service
+from engine.declare.table import Table
+from engine.declare.timers import TIMERS, Timer
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures import service as service_of_letters
+from engine.failures.topics import DEAD_LETTERS
+from engine.log.ports import Outgoing, Record
+from engine.partition.batch import Batches
+from engine.partition.task import TaskState
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS, Topic
-from streams.transport.base import Outgoing, Record
 from tests.apps import (
     DURABLE_TRANSPORTS,
     HandlerFailed,

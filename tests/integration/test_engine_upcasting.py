@@ -8,19 +8,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents.domain.orders import evolve, replay
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.table import NUMBERED_KEY, Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import UnknownEventVersion
+from domain.orders import evolve, replay
+from engine.declare.envelope import Envelope
+from engine.declare.errors import UnknownEventVersion
+from engine.declare.handlers import Handlers
+from engine.declare.registry import EventRegistry
+from engine.declare.service import Service
+from engine.declare.table import NUMBERED_KEY, Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Outgoing
+from engine.partition.batch import Batches
 from streams.events.orders import registry
-from streams.events.registry import EventRegistry
-from streams.service import Service
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Outgoing
 from tables.orders import Order
 from tests.apps import (
     DURABLE_TRANSPORTS,

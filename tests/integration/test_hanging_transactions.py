@@ -12,11 +12,12 @@ from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaConnectionError
 from aiokafka.protocol.transaction import InitProducerIdRequest
 
-from streams.app import OrdersApp, create_app
-from streams.doctor import check_transactions
-from streams.engine.hanging import HangingWatch
+from engine.faust.app import EngineApp
+from engine.health.doctor import check_transactions
+from engine.log.ports import TopicSpec, TransportError
+from engine.positions.hanging import HangingWatch
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.base import TopicSpec, TransportError
 from tests.apps import (
     Seen,
     Tally,
@@ -60,11 +61,11 @@ async def beside(settings: Settings) -> AsyncIterator[tuple[str, int]]:
         yield name, 0
 
 
-def number_of(app: OrdersApp) -> int:
+def number_of(app: EngineApp) -> int:
     return app.engine.partition_for(KEY.encode())
 
 
-async def committed_without_markers(settings: Settings, tally: Tally, beside: tuple[str, int]) -> OrdersApp:
+async def committed_without_markers(settings: Settings, tally: Tally, beside: tuple[str, int]) -> EngineApp:
     """Run an application whose second record is committed everywhere but in the log's markers; its store has it."""
     app = await start(settings, [tally.service])
     await publish(app, tally.source, KEY, b"a")

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from agents import dead_letters as service_of_letters
 from agents import inventory
-from streams.app import OrdersApp
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, encode_envelope, new_envelope
-from streams.errors import NotRetryable
+from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
+from engine.declare.errors import NotRetryable
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures import service as service_of_letters
+from engine.faust.app import EngineApp
 from streams.events.inventory import AddStock
 from streams.settings import Settings
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
@@ -77,16 +77,16 @@ def add(product_id: str, command: str, quantity: int = 5) -> bytes:
     )
 
 
-def on_hand(app: OrdersApp, product_id: str) -> int:
+def on_hand(app: EngineApp, product_id: str) -> int:
     stock = row(app, STOCK, product_id)
     return stock.on_hand if stock is not None else 0
 
 
-async def events(app: OrdersApp, product_id: str) -> int:
+async def events(app: EngineApp, product_id: str) -> int:
     return len([record for record in await read_topic(app, INVENTORY_EVENTS) if record.key == product_id.encode()])
 
 
-async def letter_of(app: OrdersApp, product_id: str) -> str:
+async def letter_of(app: EngineApp, product_id: str) -> str:
     """The open letter of a product, once all is done that can be."""
     await at_rest(app)
     (found,) = [text for text, letter in open_letters(app).items() if letter.key == product_id.encode()]

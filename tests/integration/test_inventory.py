@@ -15,14 +15,15 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from agents.domain.inventory import ON_HAND_MAX, StockCommand
-from streams.app import OrdersApp
-from streams.envelope import Envelope, Metadata, new_envelope
+from domain.inventory import ON_HAND_MAX, StockCommand
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.registry import EventRegistry
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
+from engine.log.ports import Record
 from streams.events.inventory import INVENTORY_TYPES, AddStock, ReleaseStock, ReserveStock, ShipStock
-from streams.events.registry import EventRegistry
 from streams.settings import Settings
-from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES, Topic
-from streams.transport.base import Record
+from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,
@@ -48,13 +49,13 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def app(settings: Settings) -> AsyncIterator[OrdersApp]:
+async def app(settings: Settings) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(settings) as app:
         yield app
 
 
-def products_everywhere(app: OrdersApp) -> list[str]:
+def products_everywhere(app: EngineApp) -> list[str]:
     """Return new products, one in each partition."""
     found: dict[int, str] = {}
     while len(found) < app.engine.settings.partitions:
@@ -63,7 +64,7 @@ def products_everywhere(app: OrdersApp) -> list[str]:
     return list(found.values())
 
 
-def neighbours(app: OrdersApp) -> tuple[str, str]:
+def neighbours(app: EngineApp) -> tuple[str, str]:
     """Return two new products in one partition."""
     first = other = unique("p")
     while other == first or app.engine.partition_for(other.encode()) != app.engine.partition_for(first.encode()):
@@ -71,13 +72,13 @@ def neighbours(app: OrdersApp) -> tuple[str, str]:
     return first, other
 
 
-async def ask(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
+async def ask(app: EngineApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
     """Publish commands, each under a new id unless ids are given, and wait until they are handled."""
     await send(app, *commands, ids=ids)
     await caught_up(app, "decide-stock")
 
 
-async def send(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
+async def send(app: EngineApp, *commands: StockCommand, ids: Sequence[str] = ()) -> None:
     """Publish commands, each under a new id unless ids are given."""
     for number, payload in enumerate(commands):
         command = new_envelope(
@@ -90,7 +91,7 @@ async def send(app: OrdersApp, *commands: StockCommand, ids: Sequence[str] = ())
         await publish(app, INVENTORY_COMMANDS, payload.product_id, REGISTRY.encode(command))
 
 
-async def records_of(app: OrdersApp, topic: Topic, *keys: str) -> list[Record]:
+async def records_of(app: EngineApp, topic: Topic, *keys: str) -> list[Record]:
     """Return the records of these keys, each key's in order: on a shared broker there are others."""
     return [record for record in await read_topic(app, topic) if (record.key or b"").decode() in keys]
 
@@ -114,7 +115,7 @@ async def stock_of(client: httpx.AsyncClient, product_id: str, **query: str) -> 
 # ---- orders
 
 
-async def test_lines_in_every_partition_are_decided_once_and_answered_where_their_order_is(app: OrdersApp) -> None:
+async def test_lines_in_every_partition_are_decided_once_and_answered_where_their_order_is(app: EngineApp) -> None:
     products, order_id = products_everywhere(app), unique("o")
     reserves = [ReserveStock(product_id, order_id, 2, line) for line, product_id in enumerate(products, start=1)]
     ids = [str(uuid.uuid4()) for _ in reserves]
@@ -151,7 +152,7 @@ async def test_lines_in_every_partition_are_decided_once_and_answered_where_thei
     }
 
 
-async def test_a_line_that_is_given_back_can_be_had_by_another_order(app: OrdersApp) -> None:
+async def test_a_line_that_is_given_back_can_be_had_by_another_order(app: EngineApp) -> None:
     product_id, first, second, third = unique("p"), unique("o"), unique("o"), unique("o")
     async with client_of(app) as client:
         await ask(app, AddStock(product_id, 3), ReserveStock(product_id, first, 3))
@@ -184,7 +185,7 @@ async def test_a_line_that_is_given_back_can_be_had_by_another_order(app: Orders
     }
 
 
-async def test_shipping_an_order_takes_each_of_its_lines_off_the_shelf(app: OrdersApp) -> None:
+async def test_shipping_an_order_takes_each_of_its_lines_off_the_shelf(app: EngineApp) -> None:
     products, order_id = products_everywhere(app), unique("o")
     lines = [*products, products[0]]  # one product twice
     price = {"amount": "1.50", "currency": "USD"}
@@ -225,7 +226,7 @@ async def test_what_was_decided_outlives_a_restart(settings: Settings) -> None:
             assert len(await records_of(app, INVENTORY_EVENTS, product_id)) == 3
 
 
-async def test_a_command_that_cannot_be_read_is_a_dead_letter_and_the_next_one_goes_on(app: OrdersApp) -> None:
+async def test_a_command_that_cannot_be_read_is_a_dead_letter_and_the_next_one_goes_on(app: EngineApp) -> None:
     product_id = unique("p")
     command = new_envelope(
         AddStock(product_id, 5),
@@ -246,7 +247,7 @@ async def test_a_command_that_cannot_be_read_is_a_dead_letter_and_the_next_one_g
 # ---- HTTP
 
 
-async def test_what_is_put_on_the_shelf_can_be_read_with_its_token(app: OrdersApp) -> None:
+async def test_what_is_put_on_the_shelf_can_be_read_with_its_token(app: EngineApp) -> None:
     product_id = unique("p")
     async with client_of(app) as client:
         check_problem(await client.get(f"/inventory/{product_id}"), 404)
@@ -266,7 +267,7 @@ async def test_what_is_put_on_the_shelf_can_be_read_with_its_token(app: OrdersAp
         assert await stock_of(client, product_id, after=token) == (0, 0, 0)
 
 
-async def test_the_same_key_or_command_id_is_the_same_command(app: OrdersApp) -> None:
+async def test_the_same_key_or_command_id_is_the_same_command(app: EngineApp) -> None:
     product_id, other = neighbours(app)
     async with client_of(app) as client:
         for quantity in (5, 7):
@@ -292,7 +293,7 @@ async def test_the_same_key_or_command_id_is_the_same_command(app: OrdersApp) ->
     assert events[1].timestamp == datetime(2010, 12, 31, 23, tzinfo=UTC)
 
 
-async def test_less_than_is_reserved_is_refused_and_changes_nothing(app: OrdersApp) -> None:
+async def test_less_than_is_reserved_is_refused_and_changes_nothing(app: EngineApp) -> None:
     product_id = unique("p")
     await ask(app, AddStock(product_id, 5), ReserveStock(product_id, unique("o"), 3))
     async with client_of(app) as client:
@@ -305,7 +306,7 @@ async def test_less_than_is_reserved_is_refused_and_changes_nothing(app: OrdersA
 
 
 async def test_a_stocktake_that_is_waited_for_is_answered_with_the_stock_or_with_why_it_was_refused(
-    app: OrdersApp,
+    app: EngineApp,
 ) -> None:
     product_id, order_id = unique("p"), unique("o")
     await ask(app, AddStock(product_id, 5), ReserveStock(product_id, order_id, 3))
@@ -328,7 +329,7 @@ async def test_a_stocktake_that_is_waited_for_is_answered_with_the_stock_or_with
         check_problem(await stocktake(2, "too few"), 409)
 
 
-async def test_a_command_id_that_another_product_has_used_is_refused(app: OrdersApp) -> None:
+async def test_a_command_id_that_another_product_has_used_is_refused(app: EngineApp) -> None:
     product_id, other = neighbours(app)
     body = {"quantity": 5, "command_id": unique("command")}
     async with client_of(app) as client:
@@ -346,7 +347,7 @@ async def test_a_stocktake_that_takes_longer_than_it_is_waited_for_is_on_its_way
         assert await stock_of(client, "p", after=early.json()["token"]) == (1, 0, 1)
 
 
-async def test_a_product_of_which_only_commands_were_refused_is_unknown(app: OrdersApp) -> None:
+async def test_a_product_of_which_only_commands_were_refused_is_unknown(app: EngineApp) -> None:
     product_id = unique("p")
     await ask(app, AddStock(product_id, 0), ReserveStock(product_id, unique("o"), 1))
     async with client_of(app) as client:
@@ -373,7 +374,7 @@ async def test_a_product_of_which_only_commands_were_refused_is_unknown(app: Ord
     ],
 )
 async def test_a_quantity_that_is_no_whole_number_from_0_on_is_refused(
-    app: OrdersApp, body: str, fields: list[str]
+    app: EngineApp, body: str, fields: list[str]
 ) -> None:
     async with client_of(app) as client:
         problem = check_problem(await client.put("/inventory/p", content=body), 422)
@@ -385,7 +386,7 @@ async def test_a_quantity_that_is_no_whole_number_from_0_on_is_refused(
         assert await read_topic(app, INVENTORY_COMMANDS) == []
 
 
-async def test_each_line_of_a_batch_is_a_product_or_a_problem_of_its_own(app: OrdersApp) -> None:
+async def test_each_line_of_a_batch_is_a_product_or_a_problem_of_its_own(app: EngineApp) -> None:
     products = [unique("p") for _ in range(9)]
     lines = [json.dumps({"product_id": product_id, "quantity": n}) for n, product_id in enumerate(products)]
     lines[3:3] = ["", "{", json.dumps({"quantity": 1}), json.dumps({"product_id": "x" * 129, "quantity": -1})]
@@ -402,7 +403,7 @@ async def test_each_line_of_a_batch_is_a_product_or_a_problem_of_its_own(app: Or
             assert await stock_of(client, product_id, after=batch["token"]) == (n, 0, n)
 
 
-async def test_a_line_of_a_batch_takes_effect_once_under_its_key_or_command_id(app: OrdersApp) -> None:
+async def test_a_line_of_a_batch_takes_effect_once_under_its_key_or_command_id(app: EngineApp) -> None:
     product_id, other = neighbours(app)
     async with client_of(app) as client:
         for quantity in (5, 7):
@@ -426,7 +427,7 @@ async def test_a_line_of_a_batch_takes_effect_once_under_its_key_or_command_id(a
     assert (event.timestamp, event.metadata.causation_id) == (datetime(2010, 12, 1, 8, tzinfo=UTC), command_id)
 
 
-async def test_a_product_may_be_called_batch(app: OrdersApp) -> None:
+async def test_a_product_may_be_called_batch(app: EngineApp) -> None:
     async with client_of(app) as client:
         token = (await client.put("/inventory/batch", json={"quantity": 5})).json()["token"]
         assert await stock_of(client, "batch", after=token) == (5, 0, 5)

@@ -15,13 +15,15 @@ from aiokafka.errors import NodeNotReadyError
 from aiokafka.protocol.fetch import FetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
-from streams.engine import partition_task
+from engine.log.kafka import clients as kafka_clients
+from engine.log.kafka import member as kafka_member
+from engine.log.kafka import producer as kafka_producer
+from engine.log.kafka.connection import connection_options
+from engine.log.kafka.producer import KafkaTransactions
+from engine.log.kafka.reader import KafkaReader
+from engine.log.ports import TopicSpec, TransportError
+from engine.partition import task as partition_task
 from streams.settings import Settings
-from streams.transport import kafka_clients, kafka_member, kafka_producer
-from streams.transport.base import TopicSpec, TransportError
-from streams.transport.kafka_connection import connection_options
-from streams.transport.kafka_producer import KafkaTransactions
-from streams.transport.kafka_reader import KafkaReader
 from tests.apps import Seen, Tally, caught_up, connected, make_settings, publish, row, running, unique, wait_until
 from tests.conftest import SharedKafka, start_broker
 from tests.kafka import Extras, KafkaBroker, unused_port

@@ -12,15 +12,18 @@ from pathlib import Path
 import pytest
 from aiokafka import AIOKafkaConsumer
 
-from streams.app import OrdersApp, create_app
-from streams.engine import broker_watch
-from streams.engine.broker_watch import BrokerWatch
-from streams.engine.faults import Faults
-from streams.settings import Settings
-from streams.topics import ORDER_COMMANDS
-from streams.transport import kafka_broker as kafka_broker_module
-from streams.transport import kafka_clients, kafka_member, kafka_producer
-from streams.transport.base import (
+from engine.faust.app import EngineApp
+from engine.faust.kafka import KafkaConsumer
+from engine.health import broker_watch
+from engine.health.broker_watch import BrokerWatch
+from engine.health.faults import Faults
+from engine.log.kafka import broker as kafka_broker_module
+from engine.log.kafka import clients as kafka_clients
+from engine.log.kafka import member as kafka_member
+from engine.log.kafka import producer as kafka_producer
+from engine.log.kafka.broker import KafkaBroker
+from engine.log.kafka.publisher import KafkaPublisher
+from engine.log.ports import (
     Broker,
     Outgoing,
     RecordsRefused,
@@ -28,9 +31,9 @@ from streams.transport.base import (
     TopicSpec,
     TransportError,
 )
-from streams.transport.kafka import KafkaConsumer
-from streams.transport.kafka_broker import KafkaBroker
-from streams.transport.kafka_publisher import KafkaPublisher
+from streams.app import create_app
+from streams.settings import Settings
+from streams.topics import ORDER_COMMANDS
 from tests.apps import (
     DEADLINE_S,
     Tally,
@@ -401,7 +404,7 @@ async def test_a_consumer_of_the_group_that_has_ended_is_replaced_and_nothing_co
         await tally.check(app, {"key": ["1", "2", "3"]})
 
 
-def _member(app: OrdersApp) -> AIOKafkaConsumer:
+def _member(app: EngineApp) -> AIOKafkaConsumer:
     consumer = app.consumer
     assert isinstance(consumer, KafkaConsumer)
     return consumer.client

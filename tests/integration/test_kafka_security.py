@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.settings import Settings, SettingsError, load_settings
-from streams.transport.base import TopicSpec, TransportError, TransportUnusable
+from engine.declare.settings import SettingsError
+from engine.log.ports import TopicSpec, TransportError, TransportUnusable
+from streams.settings import Settings, load_settings
 from tests.apps import connected, make_settings, read_committed, unique
 from tests.guarded_kafka import MECHANISMS, PASSWORD, GuardedKafka
 

@@ -12,20 +12,21 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from streams.app import SERVICE_PACKAGES, OrdersApp, discover
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import NotRetryable
-from streams.event_stream import FRAMES_MAX
+from engine.declare.envelope import Envelope
+from engine.declare.errors import NotRetryable
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp, discover
+from engine.faust.web_server import WebServer
+from engine.partition.batch import Batches
+from engine.web.event_stream import FRAMES_MAX
+from engine.web.live import hub as hubs
+from engine.web.live.changes import ITEMS_MAX
+from engine.web.live.hub import LIVE, LiveHub
+from streams.app import SERVICE_PACKAGES
 from streams.events.orders import OrderPlaced
-from streams.service import Service
 from streams.topics import ORDER_EVENTS
-from streams.web_server import WebServer
-from tables.live import hub as hubs
-from tables.live.changes import ITEMS_MAX
-from tables.live.hub import LIVE, LiveHub
 from tests.apps import DEADLINE_S, crash, make_settings, running, unique, wait_until
 from tests.integration.test_web_routing import new_worker, settled, three_workers
 from tests.integration.web import check_unavailable, client_of, find, order, place
@@ -87,12 +88,12 @@ async def listening(client: httpx.AsyncClient, path: str = "/live") -> AsyncIter
             await task
 
 
-def hub_of(app: OrdersApp) -> LiveHub:
+def hub_of(app: EngineApp) -> LiveHub:
     """The hub of a worker."""
     return cast(WebServer, app.web).web_app[LIVE]
 
 
-async def is_at_rest(app: OrdersApp) -> None:
+async def is_at_rest(app: EngineApp) -> None:
     """Wait until nothing is left of those who listened."""
     hub = hub_of(app)
     await wait_until(lambda: not hub.everywhere and not hub.here, "all streams are gone")
@@ -103,7 +104,7 @@ async def is_at_rest(app: OrdersApp) -> None:
 
 
 async def test_orders_are_told_as_they_are_committed_and_only_to_those_who_listen(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     assert not app.engine.commit_listeners._listeners
     await place(client, order("c-before", "before"))
@@ -121,7 +122,7 @@ async def test_orders_are_told_as_they_are_committed_and_only_to_those_who_liste
 
 
 async def test_figures_come_every_second_and_are_those_of_the_rows(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hubs, "FIGURES_S", 0.05)
     async with listening(client) as stream:
@@ -136,7 +137,7 @@ async def test_figures_come_every_second_and_are_those_of_the_rows(
 
 
 async def test_many_changes_are_told_in_few_events_that_say_what_they_leave_out(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     count = 8 * ITEMS_MAX
     lines = "\n".join(json.dumps(order(order_id=f"many-{n}")) for n in range(count))
@@ -185,7 +186,7 @@ async def test_dead_letters_and_sagas_are_told_too(tmp_path: Path) -> None:
 
 
 async def test_a_client_that_does_not_read_loses_what_waits_and_is_told_so(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     hub = hub_of(app)
     with hub.subscribed(hub.everywhere) as slow:
@@ -198,7 +199,7 @@ async def test_a_client_that_does_not_read_loses_what_waits_and_is_told_so(
 
 
 async def test_streams_are_limited_and_a_client_that_leaves_makes_room(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hubs, "FIGURES_S", 0.05)
     monkeypatch.setattr(hub_of(app).everywhere, "_limit", 1)
@@ -221,14 +222,14 @@ async def test_streams_end_when_the_worker_stops(tmp_path: Path) -> None:
         check_nothing_is_left(app)
 
 
-def check_nothing_is_left(app: OrdersApp) -> None:
+def check_nothing_is_left(app: EngineApp) -> None:
     assert not app.engine.commit_listeners._listeners
     assert not hub_of(app).everywhere
     assert not hub_of(app).here
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("live")]
 
 
-async def test_a_listener_that_fails_does_no_harm_to_commits(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_listener_that_fails_does_no_harm_to_commits(app: EngineApp, client: httpx.AsyncClient) -> None:
     def fail(number: int, changed: object) -> None:
         raise RuntimeError("a listener failed")
 
@@ -239,7 +240,7 @@ async def test_a_listener_that_fails_does_no_harm_to_commits(app: OrdersApp, cli
 
 
 async def test_figures_follow_a_partition_that_begins_anew(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hubs, "FIGURES_S", 0.05)
     async with listening(client) as stream:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.transport import log_opening
+from engine.log.embedded import opening as log_opening
 from tests.apps import at_rest, make_settings, running, start
 from tests.integration.web import client_of, find, order, place
 

@@ -11,16 +11,17 @@ from typing import Any
 import pytest
 
 from agents import notifications, sagas
-from streams.app import OrdersApp, create_app
-from streams.engine.batch import Batches
-from streams.engine.handlers import Handlers
-from streams.engine.quiet import Quiet
-from streams.engine.timers import Timer
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.observe.logs import OWN_PACKAGES, log_handler
+from engine.observe.quiet import Quiet
+from engine.partition.batch import Batches
+from streams.app import create_app
 from streams.events.orders import OrderPlaced
-from streams.logs import OWN_PACKAGES, log_handler
-from streams.service import Service
 from streams.settings import Settings
 from streams.topics import ORDER_COMMANDS, ORDER_EVENTS
 from tests.apps import at_rest, caught_up, make_settings, publish, running, wait_until
@@ -122,7 +123,7 @@ def command(order_id: str, event_type: str = "order.place", **payload: Any) -> b
     return json.dumps(value).encode()
 
 
-async def fail_in_every_way(app: OrdersApp) -> None:
+async def fail_in_every_way(app: EngineApp) -> None:
     """Give the application what it cannot process."""
     place = ORDER_COMMANDS
     await publish(app, place, "o-1", f'{{"to": "{ADDRESS}", '.encode())

@@ -11,14 +11,14 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
 from streams.topics import ORDER_COMMANDS
 from tests.apps import at_rest, caught_up, make_settings, publish, running, wait_until
 from tests.integration.web import order, place
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     async with running(make_settings("embedded://", tmp_path, saga="orchestration", payment_latency=30.0)) as app:
         yield app
 
@@ -37,7 +37,7 @@ def value(found: dict[str, Metric], family: str, suffix: str = "", **labels: str
     return sample.value
 
 
-async def test_series_are_there_before_anything_has_happened(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_series_are_there_before_anything_has_happened(app: EngineApp, client: httpx.AsyncClient) -> None:
     found = await families(client)
     for status in ("ok", "retry", "dead_letter"):
         assert value(found, "events_processed", "_total", type="order.place", status=status) == 0
@@ -49,7 +49,7 @@ async def test_series_are_there_before_anything_has_happened(app: OrdersApp, cli
     assert value(found, "process_resident_memory_bytes") > 0
 
 
-async def test_types_from_outside_make_no_series(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_types_from_outside_make_no_series(app: EngineApp, client: httpx.AsyncClient) -> None:
     before = {tuple(sample.labels.values()) for sample in (await families(client))["events_processed"].samples}
     values = [b'{"eventId":"e-%d","eventType":"invented.%d"}' % (number, number) for number in range(20)]
     await publish(app, ORDER_COMMANDS, "o-1", *values)
@@ -60,7 +60,7 @@ async def test_types_from_outside_make_no_series(app: OrdersApp, client: httpx.A
     assert "invented" not in (await client.get("/metrics")).text
 
 
-async def test_commits_are_counted_with_their_records(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_commits_are_counted_with_their_records(app: EngineApp, client: httpx.AsyncClient) -> None:
     await place(client, order())
     await caught_up(app, "decide-orders")
     found = await families(client)
@@ -68,7 +68,7 @@ async def test_commits_are_counted_with_their_records(app: OrdersApp, client: ht
     assert value(found, "commit_records", "_sum") == value(found, "committed_records", "_total") > 0
 
 
-async def test_a_blocked_event_loop_is_seen(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_blocked_event_loop_is_seen(app: EngineApp, client: httpx.AsyncClient) -> None:
     time.sleep(0.3)  # what is meant to be seen
     found = await families(client)
     late = value(found, "event_loop_delay_seconds", "_count") - value(
@@ -77,7 +77,7 @@ async def test_a_blocked_event_loop_is_seen(app: OrdersApp, client: httpx.AsyncC
     assert late >= 1
 
 
-async def test_a_saga_that_waits_grows_old(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_saga_that_waits_grows_old(app: EngineApp, client: httpx.AsyncClient) -> None:
     await client.put("/inventory/SKU-1", json={"quantity": 10})
     await place(client, order())
     await wait_until(lambda: app.engine.circuits, "the payment is asked for")

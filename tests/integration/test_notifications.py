@@ -14,8 +14,9 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
-from streams.envelope import Message, Metadata, encode_envelope, new_envelope
+from engine.declare.envelope import Message, Metadata, encode_envelope, new_envelope
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
 from streams.events.money import Money
 from streams.events.notifications import NotificationKind, SendNotification
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderItem, PlaceOrder
@@ -23,7 +24,7 @@ from streams.events.payments import PaymentFailed
 from streams.mail.address import parse_sender
 from streams.mail.message import message_id
 from streams.settings import Settings
-from streams.topics import NOTIFICATION_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS, PAYMENT_EVENTS, Topic
+from streams.topics import NOTIFICATION_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS, PAYMENT_EVENTS
 from tables.notifications import NOTIFICATIONS, Notification, NotificationKey
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -63,13 +64,13 @@ def settings(request: pytest.FixtureRequest, server: MailServer, tmp_path: Path)
 
 
 @pytest_asyncio.fixture
-async def app(settings: Settings) -> AsyncIterator[OrdersApp]:
+async def app(settings: Settings) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(settings) as app:
         yield app
 
 
-async def send(app: OrdersApp, topic: Topic, key: str, *payloads: Message, times: int = 1) -> None:
+async def send(app: EngineApp, topic: Topic, key: str, *payloads: Message, times: int = 1) -> None:
     """Publish messages about the aggregate `key`, each as often as wanted under one id."""
     for payload in payloads:
         message = new_envelope(
@@ -82,7 +83,7 @@ async def send(app: OrdersApp, topic: Topic, key: str, *payloads: Message, times
         await publish(app, topic, key, *[encode_envelope(message)] * times)
 
 
-async def place_order(app: OrdersApp, email: str | None, order_id: str = "") -> str:
+async def place_order(app: EngineApp, email: str | None, order_id: str = "") -> str:
     """Place an order and return its id."""
     order_id = order_id or unique("o")
     await send(app, ORDER_COMMANDS, order_id, PlaceOrder(order_id, "c-1", ITEMS, email=email))
@@ -90,12 +91,12 @@ async def place_order(app: OrdersApp, email: str | None, order_id: str = "") -> 
     return order_id
 
 
-async def settled(app: OrdersApp) -> None:
+async def settled(app: EngineApp) -> None:
     """Wait until whatever follows from what was published has been done."""
     await caught_up(app, *AGENTS)
 
 
-def notification(app: OrdersApp, order_id: str, kind: NotificationKind = "order_placed") -> Notification | None:
+def notification(app: EngineApp, order_id: str, kind: NotificationKind = "order_placed") -> Notification | None:
     """The committed row of a mail."""
     task = app.engine.task(app.engine.partition_for(order_id.encode()))
     return task.read(NOTIFICATIONS, NotificationKey(order_id, kind))
@@ -116,7 +117,7 @@ def received_by(server: MailServer, address: str) -> Counter[str]:
 
 @pytest.mark.parametrize("settings", TRANSPORTS, indirect=True)
 async def test_each_mail_of_an_order_is_sent_once_however_often_events_are_redelivered(
-    app: OrdersApp, server: MailServer
+    app: EngineApp, server: MailServer
 ) -> None:
     email = f"{unique('ada')}@example.com"
     confirmed, cancelled = await place_order(app, email), await place_order(app, email)
@@ -156,7 +157,7 @@ async def test_a_customer_is_told_when_the_saga_cancels_an_order_and_why(tmp_pat
     assert "Reason: we no longer have one of the products" in cancelled.get_content()
 
 
-async def test_two_commands_for_one_mail_send_it_once(app: OrdersApp, server: MailServer) -> None:
+async def test_two_commands_for_one_mail_send_it_once(app: EngineApp, server: MailServer) -> None:
     order_id = unique("o")
     await send(app, NOTIFICATION_COMMANDS, order_id, *[command(order_id)] * 3)
     await send(app, NOTIFICATION_COMMANDS, order_id, command(order_id, kind="payment_failed"))
@@ -203,7 +204,7 @@ async def test_mail_that_waits_is_sent_after_a_restart(tmp_path: Path, server: M
         assert received_by(server, "ada@example.com") == {id_of(order_id, "order_placed"): 1}
 
 
-async def test_a_server_that_asks_to_come_back_later_gets_the_mail_later(app: OrdersApp, server: MailServer) -> None:
+async def test_a_server_that_asks_to_come_back_later_gets_the_mail_later(app: EngineApp, server: MailServer) -> None:
     server.replies["RCPT"] = ["450 4.2.1 later", "450 4.2.1 later"]
     order_id = await place_order(app, "ada@example.com")
     await settled(app)
@@ -214,7 +215,7 @@ async def test_a_server_that_asks_to_come_back_later_gets_the_mail_later(app: Or
     assert (row.state, row.detail) == ("sent", None)
 
 
-async def test_a_refused_mail_is_kept_as_undeliverable_and_not_tried_again(app: OrdersApp, server: MailServer) -> None:
+async def test_a_refused_mail_is_kept_as_undeliverable_and_not_tried_again(app: EngineApp, server: MailServer) -> None:
     server.refused["gone@example.com"] = "550 5.1.1 <gone@example.com> moved away"
     order_id = await place_order(app, "gone@example.com")
     await place_order(app, "ada@example.com")
@@ -236,7 +237,7 @@ async def test_a_refused_mail_is_kept_as_undeliverable_and_not_tried_again(app: 
 
 @pytest.mark.parametrize("email", ["nobody", "ada@example.com\r\nBcc: eve@example.com", "ada@example.com, eve@e.com"])
 async def test_what_is_no_address_is_undeliverable_and_nothing_is_sent(
-    app: OrdersApp, server: MailServer, email: str
+    app: EngineApp, server: MailServer, email: str
 ) -> None:
     order_id = await place_order(app, email)
     await settled(app)
@@ -248,7 +249,7 @@ async def test_what_is_no_address_is_undeliverable_and_nothing_is_sent(
     assert server.asked == []
 
 
-async def test_without_an_address_nothing_is_asked_for(app: OrdersApp, server: MailServer) -> None:
+async def test_without_an_address_nothing_is_asked_for(app: EngineApp, server: MailServer) -> None:
     order_id = await place_order(app, None)
     await send(app, ORDER_COMMANDS, order_id, CancelOrder(order_id))
     await settled(app)
@@ -256,7 +257,7 @@ async def test_without_an_address_nothing_is_asked_for(app: OrdersApp, server: M
     assert server.connections == 0
 
 
-async def test_one_stubborn_mailbox_does_not_hold_up_others(app: OrdersApp, server: MailServer) -> None:
+async def test_one_stubborn_mailbox_does_not_hold_up_others(app: EngineApp, server: MailServer) -> None:
     server.refused["full@example.com"] = "452 4.2.2 mailbox full"
     await place_order(app, "full@example.com")
     await place_order(app, "ada@example.com")
@@ -336,7 +337,7 @@ async def test_stopping_with_mail_under_way_loses_nothing(tmp_path: Path, server
 # ---- records that are none
 
 
-async def test_a_command_under_another_key_sends_nothing(app: OrdersApp, server: MailServer) -> None:
+async def test_a_command_under_another_key_sends_nothing(app: EngineApp, server: MailServer) -> None:
     order_id = unique("o")
     message = new_envelope(
         command(order_id),
@@ -370,7 +371,7 @@ async def test_without_a_mail_server_mail_goes_into_the_data_folder(settings: Se
 
 
 @pytest_asyncio.fixture
-async def client(app: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: EngineApp) -> AsyncIterator[httpx.AsyncClient]:
     """Give an HTTP client of the application."""
     async with client_of(app) as client:
         yield client

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, Phase, given, note
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from agents import dead_letters as service_of_letters
-from streams.app import OrdersApp
-from streams.engine.batch import Batches
-from streams.engine.unit_of_work import UnitOfWork
-from streams.transport.base import Record
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures import service as service_of_letters
+from engine.faust.app import EngineApp
+from engine.log.ports import Record
+from engine.partition.batch import Batches
 from tests.apps import HandlerFailed, Tally, at_rest, crash, make_settings, publish, start, stop, wait_until
 from tests.letters import closed_letters, discard, open_letters, retry, waiting
 
@@ -111,7 +111,7 @@ class Run:
         )
         self.failing = Failing(lingers)
         self.sent: dict[str, list[str]] = {key: [] for key in KEYS}
-        self.app: OrdersApp | None = None
+        self.app: EngineApp | None = None
 
     async def go(self, steps: Sequence[Step]) -> None:
         """Take all steps, then let everything that is left be mended and retried, and compare."""
@@ -127,7 +127,7 @@ class Run:
             await stop(self._app)
 
     @property
-    def _app(self) -> OrdersApp:
+    def _app(self) -> EngineApp:
         assert self.app is not None
         return self.app
 

@@ -11,18 +11,19 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from streams.app import OrdersApp, create_app
-from streams.engine.installation import ownership as ownership_module
-from streams.engine.installation.adopting import Adoption
-from streams.engine.installation.folder import FILE, Remembered
-from streams.engine.installation.mark import INSTALLATION_TOPIC, RELEASE, Mark, NotTheOwner, Release
-from streams.engine.installation.ownership import Ownership
-from streams.engine.installation.unmarked import unmarked_applications
-from streams.engine.positions import POSITIONS
-from streams.service import Service
+from engine.declare.service import Service
+from engine.faust.app import EngineApp
+from engine.installation import ownership as ownership_module
+from engine.installation.adopting import Adoption
+from engine.installation.folder import FILE, Remembered
+from engine.installation.mark import INSTALLATION_TOPIC, RELEASE, Mark, NotTheOwner, Release
+from engine.installation.ownership import Ownership
+from engine.installation.unmarked import unmarked_applications
+from engine.log.partitioner import partition_for
+from engine.log.ports import Broker
+from engine.positions.positions import POSITIONS
+from streams.app import create_app
 from streams.settings import Settings
-from streams.transport.base import Broker
-from streams.transport.partitioner import partition_for
 from tests.apps import (
     DURABLE_TRANSPORTS,
     KAFKA,
@@ -101,7 +102,7 @@ async def forget_mark(settings: Settings) -> None:
     (settings.data_dir / "stores" / FILE).unlink()
 
 
-async def process(app: OrdersApp, tally: Tally, *values: bytes) -> None:
+async def process(app: EngineApp, tally: Tally, *values: bytes) -> None:
     """Write values, and wait until they are processed."""
     await publish(app, tally.source, "key", *values)
     await caught_up(app, Tally.AGENT)
@@ -412,7 +413,7 @@ async def test_another_application_may_adopt_topics_only_when_it_would_process_n
 
 
 async def test_the_doctor_names_the_owner_and_who_would_be_refused(settings: Settings, tally: Tally) -> None:
-    from streams.doctor import check_ownership
+    from engine.health.doctor import check_ownership
 
     other = as_application(settings, unique("other"))
     async with connected(settings) as broker, ownership_of(settings, broker, [tally.service]) as ownership:

@@ -12,22 +12,16 @@ import pytest
 import pytest_asyncio
 
 from agents import orders, payments
-from streams.app import OrdersApp
-from streams.envelope import Message, Metadata, encode_envelope, new_envelope
+from engine.declare.envelope import Message, Metadata, encode_envelope, new_envelope
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
+from engine.log.ports import Position
+from engine.web.tokens import encode_token
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderItem, PlaceOrder
 from streams.events.payments import ChargePayment, RefundPayment
 from streams.settings import Settings
-from streams.tokens import encode_token
-from streams.topics import (
-    INTEGRATION_EVENTS,
-    ORDER_COMMANDS,
-    PAYMENT_COMMANDS,
-    PAYMENT_EVENTS,
-    SAGA_REPLIES,
-    Topic,
-)
-from streams.transport.base import Position
+from streams.topics import INTEGRATION_EVENTS, ORDER_COMMANDS, PAYMENT_COMMANDS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.orders import ORDERS
 from tables.payments import FAILED, PAYMENTS, RECEIVED, REFUNDED
 from tests.apps import (
@@ -77,7 +71,7 @@ def charge(order_id: str, amount: Money = AMOUNT) -> ChargePayment:
     return ChargePayment(order_id, "customer-1", amount)
 
 
-async def send(app: OrdersApp, topic: Topic, *payloads: Message, event_id: str | None = None) -> list[Position]:
+async def send(app: EngineApp, topic: Topic, *payloads: Message, event_id: str | None = None) -> list[Position]:
     """Write commands as any client would, each under an id of its own unless one is given."""
     positions = []
     for payload in payloads:
@@ -98,18 +92,18 @@ def new_orders(count: int) -> list[str]:
     return [unique("order") for _ in range(count)]
 
 
-def statuses(app: OrdersApp, order_ids: Sequence[str]) -> list[str | None]:
+def statuses(app: EngineApp, order_ids: Sequence[str]) -> list[str | None]:
     found = [row(app, PAYMENTS, order_id) for order_id in order_ids]
     found = [row(app, PAYMENTS, order_id) for order_id in order_ids]
     return [None if payment is None else payment.status for payment in found]
 
 
-async def values(app: OrdersApp, topic: Topic, order_id: str) -> list[bytes]:
+async def values(app: EngineApp, topic: Topic, order_id: str) -> list[bytes]:
     """What was written to a topic under an order's id, as bytes."""
     return [record.value or b"" for record in await read_topic(app, topic) if record.key == order_id.encode()]
 
 
-async def told(app: OrdersApp, topic: Topic, order_id: str) -> list[tuple[str, int | None]]:
+async def told(app: EngineApp, topic: Topic, order_id: str) -> list[tuple[str, int | None]]:
     """Type and aggregate version of what was written to a topic under an order's id."""
     events = [json.loads(value) for value in await values(app, topic, order_id)]
     return [(event["eventType"], event.get("aggregateVersion")) for event in events]
@@ -243,7 +237,7 @@ async def test_a_gateway_that_is_set_up_wrongly_loses_no_payment(settings: Setti
         assert statuses(app, [order_id]) == [RECEIVED]
 
 
-async def _letters_of(app: OrdersApp, order_ids: Sequence[str]) -> list[str]:
+async def _letters_of(app: EngineApp, order_ids: Sequence[str]) -> list[str]:
     """The types of errors of these orders' dead letters."""
     keys = {order_id.encode() for order_id in order_ids}
     letters = [record for record in await dead_letters(app, PAYMENT_COMMANDS) if record.key in keys]

@@ -14,15 +14,16 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
-from streams.envelope import Metadata, encode_envelope, new_envelope
+from engine.declare.envelope import Metadata, encode_envelope, new_envelope
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
 from streams.events.inventory import ReserveStock
 from streams.events.money import Money
 from streams.events.payments import ChargePayment
 from streams.payment_gateway.port import Declined
 from streams.payment_gateway.simulator import SimulatedGateway
 from streams.settings import Settings
-from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, Topic
+from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS
 from tests.apps import DEADLINE_S, TRANSPORTS, caught_up, make_settings, publish, running
 from tests.integration.test_web_routing import three_workers
 from tests.integration.web import all_of, check_problem, client_of, find, go_on, hold_up, order, own_broker_url, place
@@ -40,7 +41,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 
 
 @pytest_asyncio.fixture
-async def app(settings: Settings) -> AsyncIterator[OrdersApp]:
+async def app(settings: Settings) -> AsyncIterator[EngineApp]:
     """Run the whole application."""
     async with running(settings) as app:
         yield app
@@ -76,7 +77,7 @@ def failing(found: Mapping[str, Any]) -> list[tuple[str, str | None, str]]:
     return [(check["check"], check["currency"], check["difference"]) for check in found["checks"] if not check["holds"]]
 
 
-async def ask(app: OrdersApp, topic: Topic, payload: ReserveStock | ChargePayment) -> None:
+async def ask(app: EngineApp, topic: Topic, payload: ReserveStock | ChargePayment) -> None:
     """Publish a command that no order has asked for, as any program can."""
     key = payload.product_id if isinstance(payload, ReserveStock) else payload.order_id
     command = new_envelope(
@@ -86,7 +87,7 @@ async def ask(app: OrdersApp, topic: Topic, payload: ReserveStock | ChargePaymen
 
 
 @pytest.mark.parametrize("settings", TRANSPORTS, indirect=True)
-async def test_confirmed_declined_cancelled_and_shipped_orders_add_up(settings: Settings, app: OrdersApp) -> None:
+async def test_confirmed_declined_cancelled_and_shipped_orders_add_up(settings: Settings, app: EngineApp) -> None:
     paid, (declined,) = await order_ids(settings, False, 5), await order_ids(settings, True, 1)
     async with client_of(app) as client:
         await client.put("/inventory/A", json={"quantity": 20})
@@ -158,7 +159,7 @@ async def test_orders_without_a_saga_are_not_expected_to_be_paid_for(tmp_path: P
     assert (found["orders"][0]["confirmed"], found["orders"][0]["held_pieces"]) == ("3.00", 0)
 
 
-async def test_money_and_pieces_that_no_order_has_asked_for_are_found(app: OrdersApp, settings: Settings) -> None:
+async def test_money_and_pieces_that_no_order_has_asked_for_are_found(app: EngineApp, settings: Settings) -> None:
     (paid,) = await order_ids(settings, False, 1)
     async with client_of(app) as client:
         await client.put("/inventory/A", json={"quantity": 3})
@@ -173,7 +174,7 @@ async def test_money_and_pieces_that_no_order_has_asked_for_are_found(app: Order
     ]
 
 
-async def test_it_is_never_older_than_the_token_of_stock_or_of_an_order(app: OrdersApp) -> None:
+async def test_it_is_never_older_than_the_token_of_stock_or_of_an_order(app: EngineApp) -> None:
     async with client_of(app) as client:
         for number in range(1, 21):
             body = {"quantity": number}
@@ -186,7 +187,7 @@ async def test_it_is_never_older_than_the_token_of_stock_or_of_an_order(app: Ord
             assert orders["placed_count"] == number
 
 
-async def test_sums_that_stay_behind_are_a_504(app: OrdersApp) -> None:
+async def test_sums_that_stay_behind_are_a_504(app: EngineApp) -> None:
     async with client_of(app) as client:
         await client.put("/inventory/A", json={"quantity": 3})
         await find(client, PATH, timeout="30s")

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from agents.inventory import service as inventory
-from streams.app import SERVICE_PACKAGES, OrdersApp, discover
+from engine.faust.app import EngineApp, discover
+from streams.app import SERVICE_PACKAGES
 from tables.payments import PAYMENTS
 from tables.sagas import SAGAS, Saga
 from tests.apps import KAFKA, caught_up, make_settings, row, running, stop, wait_until
@@ -51,13 +52,13 @@ async def place_all(client: httpx.AsyncClient) -> str:
     return token
 
 
-def count(app: OrdersApp, state: str) -> int:
+def count(app: EngineApp, state: str) -> int:
     """How many of the orders have their saga in a state."""
     sagas: list[Saga | None] = [row(app, SAGAS, order_id) for order_id in ORDERS]
     return sum(saga is not None and saga.state == state for saga in sagas)
 
 
-async def all_completed(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def all_completed(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Wait for the end; orders, payments and stock agree."""
     await wait_until(lambda: count(app, "completed") == COUNT, "every saga is completed")
     await caught_up(app)

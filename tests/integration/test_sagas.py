@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.gateway import bodies
-from streams.app import OrdersApp
-from streams.engine import handlers
+from agents.http import bodies
+from engine.declare import handlers
+from engine.faust.app import EngineApp
 from streams.settings import Settings
 from tables.orders import ORDERS, Order
 from tables.sagas import SAGAS, Saga
@@ -72,7 +72,7 @@ async def place_at(client: httpx.AsyncClient, occurred_at: str | None, order_id:
     assert answer.status_code == 202
 
 
-async def ended(app: OrdersApp, state: str, order_id: str = ORDER) -> None:
+async def ended(app: EngineApp, state: str, order_id: str = ORDER) -> None:
     """Wait until the saga of an order is in a state."""
 
     def is_there() -> bool:

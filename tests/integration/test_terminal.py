@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner
 
-from agents.cli import main
-from streams.app import OrdersApp
+from cli import main
+from engine.faust.app import EngineApp
 from streams.topics import ORDER_COMMANDS
 from tests.apps import at_rest, make_settings, publish, running
 
@@ -24,13 +24,13 @@ Command = Callable[..., str]
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     async with running(make_settings("memory://", tmp_path, partitions=1)) as app:
         yield app
     logging.disable(logging.NOTSET)  # commands let only themselves speak
 
 
-async def shown(app: OrdersApp, *arguments: str) -> str:
+async def shown(app: EngineApp, *arguments: str) -> str:
     """What a command prints, on both streams."""
     url = app.engine.settings.public_url
     done = await asyncio.to_thread(CliRunner().invoke, main, [*arguments, "--url", url])
@@ -38,7 +38,7 @@ async def shown(app: OrdersApp, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-async def test_hostile_records_are_shown_and_not_obeyed(app: OrdersApp, as_json: bool) -> None:
+async def test_hostile_records_are_shown_and_not_obeyed(app: EngineApp, as_json: bool) -> None:
     value = b'{"eventId": "1", "eventType": "' + HOSTILE.encode("unicode_escape").replace(b"\\x", b"\\u00") + b'"}'
     await publish(app, ORDER_COMMANDS, HOSTILE, value, HOSTILE.encode())
     await at_rest(app)

@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp, create_app
-from streams.engine.batch import Batches
-from streams.engine.timers import Timer
-from streams.engine.tracing import Untraced
-from streams.engine.unit_of_work import UnitOfWork
-from streams.service import Service
-from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS, Topic
-from streams.transport.base import Headers, Record
+from engine.declare.service import Service
+from engine.declare.timers import Timer
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.log.ports import Headers, Record
+from engine.partition.batch import Batches
+from engine.partition.tracing import Untraced
+from streams.app import create_app
+from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS
 from tests.apps import (
     HandlerFailed,
     Tally,
@@ -83,7 +85,7 @@ def trace_of(record: Record) -> str | None:
     return found[0].split("-")[1] if found else None
 
 
-async def give(app: OrdersApp, topic: Topic, key: str, value: bytes, *headers: Headers) -> None:
+async def give(app: EngineApp, topic: Topic, key: str, value: bytes, *headers: Headers) -> None:
     """Write the same record once for each set of headers, all in one batch."""
     records = [(key.encode(), value, of_record) for of_record in headers]
     await app.engine.broker.publish(topic.name, app.engine.partition_for(key.encode()), records)
@@ -338,7 +340,7 @@ async def test_what_is_not_sampled_is_not_exported_and_goes_on_not_sampled(
 # ---- several workers
 
 
-def key_at(app: OrdersApp, prefix: str) -> str:
+def key_at(app: EngineApp, prefix: str) -> str:
     """A key whose partition this worker owns."""
     keys = map(f"{prefix}-{{}}".format, range(100))
     return next(key for key in keys if app.engine.partition_for(key.encode()) in app.engine.numbers)
@@ -394,7 +396,7 @@ async def test_a_trace_goes_on_across_workers(
 async def test_without_the_variables_nothing_is_imported_bound_or_sent() -> None:
     program = """
 import asyncio, pathlib, sys, tempfile
-from streams.engine.unit_of_work import UnitOfWork
+from engine.declare.unit_of_work import UnitOfWork
 from tests.apps import at_rest, make_settings, read_topic, running
 from tests.integration.web import client_of, order
 
@@ -409,7 +411,7 @@ async def main():
             for record in await read_topic(app, topic):
                 print(topic.name, *(name for name, _ in record.headers if name.startswith("trace")))
         bound = app.engine._bound.values()
-        assert bound and all(handle.__module__ == "streams.engine.handlers" for handle in bound)
+        assert bound and all(handle.__module__ == "engine.declare.handlers" for handle in bound)
         assert all(app.engine.tracing.handler(handle, "a", "t") is handle for handle in bound)
         assert {type(task.current_work) for task in app.engine.tasks.values()} == {UnitOfWork}
     print("imported", *(name for name in sys.modules if name.startswith("opentelemetry")))

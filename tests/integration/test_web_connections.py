@@ -13,11 +13,11 @@ import httpx
 import msgspec
 import pytest
 
-from streams.app import OrdersApp
-from streams.connections import Connection, Patience
-from streams.engine import waiters
-from streams.web import BODY_BYTES_MAX
-from streams.web_server import WebServer, within_open_files
+from engine.faust.app import EngineApp
+from engine.faust.web_server import WebServer, within_open_files
+from engine.partition import waiters
+from engine.web.answers import BODY_BYTES_MAX
+from engine.web.connections import Connection, Patience
 from tests.apps import make_settings, running, unique, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, hold_up, order, place
 
@@ -65,7 +65,7 @@ class Raw:
 
 
 @asynccontextmanager
-async def raw(app: OrdersApp) -> AsyncIterator[Raw]:
+async def raw(app: EngineApp) -> AsyncIterator[Raw]:
     """Connect."""
     client = Raw(*await asyncio.open_connection("127.0.0.1", app.engine.settings.web_port))
     try:
@@ -79,7 +79,7 @@ def head(line: str, *headers: str) -> bytes:
 
 
 @asynccontextmanager
-async def impatient(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> AsyncIterator[OrdersApp]:
+async def impatient(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: object) -> AsyncIterator[EngineApp]:
     """Run an application whose web server waits for nobody."""
     monkeypatch.setattr(WebServer, "patience", IMPATIENT)
     async with running(make_settings("memory://", folder, **changes)) as app:
@@ -161,7 +161,7 @@ async def test_who_does_not_read_the_answers_is_cut_off(tmp_path: Path, monkeypa
             sending.cancel()
 
 
-def open_connections(app: OrdersApp) -> Mapping[Connection, asyncio.Transport]:
+def open_connections(app: EngineApp) -> Mapping[Connection, asyncio.Transport]:
     server = app.web
     assert isinstance(server, WebServer)
     assert server._connections is not None

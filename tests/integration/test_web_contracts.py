@@ -11,9 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from streams.app import OrdersApp
-from streams.topics import DEAD_LETTERS, INTEGRATION_EVENTS, ORDER_COMMANDS
-from streams.transport.base import Record
+from engine.failures.topics import DEAD_LETTERS
+from engine.faust.app import EngineApp
+from engine.log.ports import Record
+from streams.topics import INTEGRATION_EVENTS, ORDER_COMMANDS
 from tests.apps import at_rest, make_settings, publish, read_topic, running
 from tests.contracts import check_message, documents
 from tests.integration.web import find, order
@@ -22,13 +23,13 @@ BROKEN = (b"this is no JSON", b'{"neither": "is this an envelope"}')
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     settings = make_settings("memory://", tmp_path, saga="orchestration", retry_count=0, saga_retries=0)
     async with running(settings) as app:
         yield app
 
 
-async def working_day(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def working_day(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Let orders go through their sagas, be cancelled, refused, run out of stock, and fail for good."""
     token = (await client.put("/inventory/SKU-1", json={"quantity": 10})).json()["token"]
     await find(client, "/inventory/SKU-1", after=token)
@@ -63,7 +64,7 @@ def name_of(topic: str, record: Record) -> str:
     return str(value["event_type" if topic == INTEGRATION_EVENTS.name else "eventType"])
 
 
-async def test_every_record_is_as_the_contract_says(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_every_record_is_as_the_contract_says(app: EngineApp, client: httpx.AsyncClient) -> None:
     await working_day(app, client)
     _, asyncapi = documents(app)
     seen: set[str] = set()
@@ -94,7 +95,7 @@ async def test_a_contract_is_served_once(client: httpx.AsyncClient, path: str) -
     assert (other.status_code, other.content) == (200, answer.content)
 
 
-async def test_the_served_contracts_are_those_of_this_application(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_the_served_contracts_are_those_of_this_application(app: EngineApp, client: httpx.AsyncClient) -> None:
     openapi, asyncapi = documents(app)
     assert (await client.get("/openapi.json")).json() == openapi
     assert (await client.get("/asyncapi.json")).json() == asyncapi

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
-from streams.topics import DEAD_LETTER_COMMANDS
-from tables import dead_letter_queries
+from engine.failures.topics import DEAD_LETTER_COMMANDS
+from engine.faust.app import EngineApp
+from engine.web.dead_letters import queries as dead_letter_queries
 from tests.apps import KAFKA, Seen, Tally, at_rest, publish, read_topic, row, running
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
 from tests.integration.test_web_routing import PARTITIONS, three_workers
@@ -28,14 +28,14 @@ def tally() -> Tally:
 
 
 @pytest_asyncio.fixture(params=["memory", "embedded", KAFKA])
-async def failing(request: pytest.FixtureRequest, tally: Tally, tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def failing(request: pytest.FixtureRequest, tally: Tally, tmp_path: Path) -> AsyncIterator[EngineApp]:
     """An application whose handler fails on demand, at once for good."""
     async with running(failing_settings(own_broker_url(request), tmp_path), services(tally)) as app:
         yield app
 
 
 @pytest_asyncio.fixture
-async def client(failing: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+async def client(failing: EngineApp) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(failing) as client:
         yield client
 
@@ -67,7 +67,7 @@ def actions(letter: Any) -> list[str]:
     return [action["action"] for action in letter["actions"]]
 
 
-def seen(app: OrdersApp, tally: Tally, key: str) -> list[str]:
+def seen(app: EngineApp, tally: Tally, key: str) -> list[str]:
     """Event ids that took effect under the key, in their order."""
     found: Seen | None = row(app, tally.table, key)
     return [msgspec.json.decode(text)["eventId"] for text in (found.values if found is not None else ())]
@@ -77,7 +77,7 @@ def seen(app: OrdersApp, tally: Tally, key: str) -> list[str]:
 
 
 async def test_a_retry_that_works_resolves_the_letter_and_lets_go_what_waits(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1", "e-2", "e-3")
     tally.poison.clear()
@@ -94,7 +94,7 @@ async def test_a_retry_that_works_resolves_the_letter_and_lets_go_what_waits(
     assert (await find(client, "/aggregates/waiting"))["items"] == []
 
 
-async def test_a_double_click_is_one_retry(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_a_double_click_is_one_retry(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     await fail(failing, tally, "k", "e-1")
     id = (await letter(client))["id"]
     first, second = await asyncio.gather(retry(client, id), retry(client, id))
@@ -107,7 +107,7 @@ async def test_a_double_click_is_one_retry(failing: OrdersApp, client: httpx.Asy
 
 
 async def test_a_retry_after_one_that_worked_changes_nothing(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1")
     tally.poison.clear()
@@ -134,7 +134,7 @@ async def test_one_that_is_being_tried_is_left_alone_and_not_edited(tally: Tally
 
 
 async def test_a_read_with_the_token_waits_for_the_command(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1")
     id = (await letter(client))["id"]
@@ -148,7 +148,7 @@ async def test_a_read_with_the_token_waits_for_the_command(
 
 
 async def test_another_payload_is_another_command_that_the_original_caused(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1", "e-2")
     tally.poison.discard(value("e-2"))
@@ -169,7 +169,7 @@ async def test_another_payload_is_another_command_that_the_original_caused(
 
 
 async def test_a_whole_record_can_be_given_where_the_original_is_none(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     tally.poison.add(b"no envelope")
     await publish(failing, tally.source, "k", b"no envelope")
@@ -255,7 +255,7 @@ async def test_decisions_need_the_token(tally: Tally, tmp_path: Path) -> None:
 
 
 async def test_of_two_edits_at_once_one_is_tried_and_the_other_one_is_told_so_and_written_down(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1")
     id = (await letter(client))["id"]
@@ -299,7 +299,7 @@ async def test_of_a_discard_and_a_retry_at_once_the_later_one_is_told_what_came_
         await check_discard_before_retry(app, client, tally)
 
 
-async def check_discard_before_retry(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def check_discard_before_retry(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     await fail(failing, tally, "k", "e-1")
     id = (await letter(client))["id"]
     await hold_up(failing)
@@ -339,7 +339,7 @@ async def test_a_decision_that_takes_longer_than_it_is_waited_for_is_on_its_way(
 
 
 async def test_a_discarded_letter_lets_go_what_waits_behind_it_in_order(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1", "e-2", "e-3", "e-4")
     tally.poison.clear()
@@ -358,7 +358,7 @@ async def test_a_discarded_letter_lets_go_what_waits_behind_it_in_order(
 
 
 async def test_what_was_processed_cannot_be_discarded(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     await fail(failing, tally, "k", "e-1")
     tally.poison.clear()
@@ -383,7 +383,7 @@ async def test_a_discard_needs_a_reason(tally: Tally, tmp_path: Path, body: Any)
 
 
 async def test_many_are_retried_by_filter_oldest_first_and_spaced(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     for n in range(6):
         await fail(failing, tally, f"k-{n}", f"e-{n}")
@@ -411,7 +411,7 @@ async def test_many_are_retried_by_filter_oldest_first_and_spaced(
     assert {letter["key"] for letter in await letters(client)} == {"k-5", "other"}
 
 
-async def test_many_are_discarded_by_filter(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_many_are_discarded_by_filter(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     for n in range(3):
         await fail(failing, tally, f"k-{n}", f"e-{n}", f"w-{n}")
     tally.poison.clear()
@@ -429,7 +429,7 @@ async def test_many_are_discarded_by_filter(failing: OrdersApp, client: httpx.As
 
 
 async def test_decisions_about_many_that_are_waited_for_say_which_were_carried_out_and_why_not(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     for n in range(4):
         await fail(failing, tally, f"k-{n}", f"e-{n}")

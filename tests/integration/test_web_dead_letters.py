@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
+from engine.web.dead_letters import queries as dead_letter_queries
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS
-from tables import dead_letter_queries
 from tests.apps import Tally, at_rest, publish, running, wait_until
 from tests.integration.dead_letters import fail, failing_settings, letters, services, value
 from tests.integration.web import check_problem, check_unavailable, client_of, find, hold_up, order, place
@@ -26,7 +26,7 @@ def tally() -> Tally:
 
 
 @pytest_asyncio.fixture(params=["memory", "embedded"])
-async def failing(request: pytest.FixtureRequest, tally: Tally, tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def failing(request: pytest.FixtureRequest, tally: Tally, tmp_path: Path) -> AsyncIterator[EngineApp]:
     """An application whose handler fails on demand, at once for good."""
     settings = failing_settings(f"{request.param}://", tmp_path, partitions=3)
     async with running(settings, services(tally)) as app:
@@ -34,13 +34,13 @@ async def failing(request: pytest.FixtureRequest, tally: Tally, tmp_path: Path) 
 
 
 @pytest_asyncio.fixture
-async def client(failing: OrdersApp) -> AsyncIterator[httpx.AsyncClient]:
+async def client(failing: EngineApp) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(failing) as client:
         yield client
 
 
 async def test_a_letter_in_a_list_says_what_failed_where_and_why(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     assert await find(client, "/dead-letters") == {"items": [], "next_cursor": None}
     await fail(failing, tally, "k", "e-1", "e-2", "e-3")
@@ -58,7 +58,7 @@ async def test_a_letter_in_a_list_says_what_failed_where_and_why(
 
 
 async def test_pages_hold_every_letter_once_newest_first(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally, monkeypatch: pytest.MonkeyPatch
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dead_letter_queries, "SLICE_S", 0.0)  # a break behind every letter,
     monkeypatch.setattr(dead_letter_queries, "SCAN_S", 0.0)  # and as many answers
@@ -77,7 +77,7 @@ async def test_pages_hold_every_letter_once_newest_first(
         assert seen == whole
 
 
-async def test_filters_all_have_to_hold(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_filters_all_have_to_hold(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     for n in range(3):
         await fail(failing, tally, f"k-{n}", f"e-{n}")
     fingerprint = (await letters(client))[0]["fingerprint"]
@@ -115,7 +115,7 @@ async def test_what_cannot_be_used_is_a_problem_with_its_field(client: httpx.Asy
     assert [error["field"] for error in problem["errors"]] == [path.partition("?")[2].partition("=")[0]]
 
 
-async def test_what_failed_alike_is_one_group(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_what_failed_alike_is_one_group(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     for n in range(4):
         await fail(failing, tally, f"k-{n}", f"e-{n}", f"behind-{n}")
     await publish(failing, tally.source, "other", b"no JSON")
@@ -134,7 +134,7 @@ async def test_what_failed_alike_is_one_group(failing: OrdersApp, client: httpx.
     assert (await find(client, "/dead-letters/groups", limit=1))["items"] == [first]
 
 
-async def test_one_letter_is_shown_in_full(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_one_letter_is_shown_in_full(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     await fail(failing, tally, "k", "e-1", *(f"w-{n}" for n in range(25)))
     (listed,) = await letters(client)
     letter = await find(client, f"/dead-letters/{listed['id']}")
@@ -151,7 +151,7 @@ async def test_one_letter_is_shown_in_full(failing: OrdersApp, client: httpx.Asy
 
 
 async def test_a_value_that_is_not_json_is_shown_as_bytes(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     tally.poison.add(b"\xff\x00")
     await publish(failing, tally.source, "k", b"\xff\x00")
@@ -162,7 +162,7 @@ async def test_a_value_that_is_not_json_is_shown_as_bytes(
 
 
 async def test_aggregates_that_stand_still_are_listed_with_the_reason(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     for n in range(7):
         await fail(failing, tally, f"k-{n}", f"e-{n}", f"w-{n}")
@@ -206,7 +206,7 @@ async def test_workers_are_told_what_they_cannot_ask(client: httpx.AsyncClient, 
 
 @pytest.mark.parametrize("path", ["/dead-letters", "/dead-letters/groups", "/aggregates/waiting"])
 async def test_a_partition_that_cannot_be_read_is_not_left_out(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally, path: str
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally, path: str
 ) -> None:
     await fail(failing, tally, "k", "e-1")
     await hold_up(failing)
@@ -228,7 +228,7 @@ async def figures(client: httpx.AsyncClient) -> dict[str, dict[tuple[str, ...], 
 
 
 async def test_figures_follow_what_fails_waits_and_is_decided(
-    failing: OrdersApp, client: httpx.AsyncClient, tally: Tally
+    failing: EngineApp, client: httpx.AsyncClient, tally: Tally
 ) -> None:
     before = await figures(client)
     assert (before["dead_letters"], before["dead_letter_oldest_seconds"]) == ({}, {(): 0.0})
@@ -250,7 +250,7 @@ async def test_figures_follow_what_fails_waits_and_is_decided(
     assert found["aggregates_waiting"] == {("parked",): 0.0, ("retrying",): 0.0}
 
 
-async def test_the_doctor_names_open_letters(failing: OrdersApp, client: httpx.AsyncClient, tally: Tally) -> None:
+async def test_the_doctor_names_open_letters(failing: EngineApp, client: httpx.AsyncClient, tally: Tally) -> None:
     for n in range(3):
         await fail(failing, tally, f"k-{n}", f"e-{n}")
     checks = {check["check"]: check for check in await find(client, "/doctor")}
@@ -278,7 +278,7 @@ async def test_the_doctor_names_topics_that_stand_still(tally: Tally, tmp_path: 
 # ---- the whole application
 
 
-async def test_a_letter_of_an_order_shows_what_happened_before(app: OrdersApp) -> None:
+async def test_a_letter_of_an_order_shows_what_happened_before(app: EngineApp) -> None:
     async with client_of(app) as client:
         token = await place(client, order(order_id="o-1", email="a@example.com"))
         await find(client, "/orders/o-1", after=token)
@@ -291,7 +291,7 @@ async def test_a_letter_of_an_order_shows_what_happened_before(app: OrdersApp) -
         assert "a@example.com" not in str(letter)
 
 
-async def test_a_letter_of_a_product_shows_its_newest_events(app: OrdersApp) -> None:
+async def test_a_letter_of_a_product_shows_its_newest_events(app: EngineApp) -> None:
     async with client_of(app) as client:
         for n in range(12):
             await client.put("/inventory/SKU-1", json={"quantity": n + 1})

@@ -13,10 +13,11 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from streams.app import SERVICE_PACKAGES, OrdersApp, discover
-from streams.service import Service
-from streams.tokens import encode_token
-from streams.transport.base import Position
+from engine.declare.service import Service
+from engine.faust.app import EngineApp, discover
+from engine.log.ports import Position
+from engine.web.tokens import encode_token
+from streams.app import SERVICE_PACKAGES
 from tests.apps import make_settings, running, wait_until
 from tests.integration.web import all_of, check_problem, client_of, order, place
 
@@ -54,7 +55,7 @@ FRESH = sorted(path for path in ALL if path not in EXCEPTIONS and not path.start
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application in memory."""
     async with running(make_settings("memory://", tmp_path)) as app:
         yield app
@@ -65,13 +66,13 @@ def filled(path: str) -> str:
     return re.sub(r"{(\w+)}", lambda found: KEYS[found[1]], path)
 
 
-def beyond(app: OrdersApp) -> str:
+def beyond(app: EngineApp) -> str:
     """A token that no agent of any topic will reach."""
     numbers = range(app.engine.settings.partitions)
     return encode_token(Position(topic, number, 1_000_000) for topic in app.engine.topics for number in numbers)
 
 
-def waiting(app: OrdersApp) -> int:
+def waiting(app: EngineApp) -> int:
     """How many requests wait."""
     tasks = app.engine.tasks.values()
     left = sum(len(entries) for task in tasks for entries in task.waiters._waiting.values())
@@ -87,7 +88,7 @@ def test_what_is_excepted_has_a_reason_and_no_other_way() -> None:
 
 @pytest.mark.parametrize("path", FRESH)
 async def test_a_view_waits_for_its_token_says_how_far_it_is_behind_and_leaves_nothing_behind(
-    app: OrdersApp, client: httpx.AsyncClient, path: str
+    app: EngineApp, client: httpx.AsyncClient, path: str
 ) -> None:
     query = {"after": beyond(app), "timeout": "20ms", **QUERIES.get(path, {})}
     problem = check_problem(await client.get(filled(path), params=query), 504)
@@ -107,7 +108,7 @@ async def test_a_view_waits_for_its_token_says_how_far_it_is_behind_and_leaves_n
 
 @pytest.mark.parametrize("path", FRESH)
 async def test_a_view_whose_client_goes_away_waits_no_longer(
-    app: OrdersApp, client: httpx.AsyncClient, path: str
+    app: EngineApp, client: httpx.AsyncClient, path: str
 ) -> None:
     query = {"after": beyond(app), "timeout": "30s", **QUERIES.get(path, {})}
     asked = asyncio.create_task(client.get(filled(path), params=query))
@@ -116,7 +117,7 @@ async def test_a_view_whose_client_goes_away_waits_no_longer(
     await wait_until(lambda: not waiting(app), "nobody waits", 5)
 
 
-async def test_every_view_is_as_new_as_the_token_of_a_write(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_every_view_is_as_new_as_the_token_of_a_write(app: EngineApp, client: httpx.AsyncClient) -> None:
     stocked = (await client.put("/inventory/SKU-1", json={"quantity": 7})).json()["token"]
     headers = {"X-Correlation-Id": KEYS["correlation_id"]}
     token = all_of(stocked, await place(client, order("c-1", "o-1", email="a@example.com"), **headers))
@@ -152,7 +153,7 @@ async def test_a_change_goes_on_although_its_client_goes_away(tmp_path: Path) ->
         await asyncio.wait_for(done.wait(), 5)
 
 
-def _connections(app: OrdersApp) -> int:
+def _connections(app: EngineApp) -> int:
     """How many clients are connected to the worker."""
     server = cast(Any, app.web)._runner.server
     return len(server.connections)

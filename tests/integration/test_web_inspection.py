@@ -12,18 +12,19 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
-from streams.app import OrdersApp
-from streams.engine.batch import Batches
-from streams.engine.faults import Fault
-from streams.service import Service
-from streams.topics import ORDER_COMMANDS, Topic
-from tables import health
+from engine.declare.service import Service
+from engine.declare.topic import Topic
+from engine.faust.app import EngineApp
+from engine.health.faults import Fault
+from engine.partition.batch import Batches
+from engine.web.routes import health
+from streams.topics import ORDER_COMMANDS
 from tests.apps import caught_up, make_settings, publish, running, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, find, go_on, hold_up, order, place
 
 
 @pytest_asyncio.fixture
-async def thirty_orders(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def thirty_orders(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Place thirty orders of one customer and wait until all views have them."""
     lines = [json.dumps(order("c-1", f"o-{n:02}", email="a@example.com")) for n in range(30)]
     token = (await client.post("/orders/batch", content="\n".join(lines))).json()["token"]
@@ -132,7 +133,7 @@ async def test_without_an_offset_the_newest_records_come(client: httpx.AsyncClie
     assert last["key"] == "o-4"
 
 
-async def test_a_record_that_is_not_json_is_shown_byte_for_byte(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_record_that_is_not_json_is_shown_byte_for_byte(app: EngineApp, client: httpx.AsyncClient) -> None:
     await publish(app, ORDER_COMMANDS, "o-1", b"\xffnot json")
     await wait_until(lambda: app.engine.metrics.dead_letters == 1, "it is a dead letter")
     query = {"after": await place(client, order(order_id="o-1"))}
@@ -151,7 +152,7 @@ async def test_the_doctor_finds_a_healthy_system_healthy(client: httpx.AsyncClie
     assert [check for check in checks if not check["ok"]] == []
 
 
-async def test_the_doctor_says_what_to_do(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_the_doctor_says_what_to_do(app: EngineApp, client: httpx.AsyncClient) -> None:
     await hold_up(app)
     await app.engine.broker.stop()
     checks = {check["check"]: check for check in await find(client, "/doctor")}
@@ -164,7 +165,7 @@ async def test_the_doctor_says_what_to_do(app: OrdersApp, client: httpx.AsyncCli
 # ---- health
 
 
-async def test_a_worker_is_ready_when_its_partitions_are(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_worker_is_ready_when_its_partitions_are(app: EngineApp, client: httpx.AsyncClient) -> None:
     assert (await find(client, "/readyz"))["partitions"] == [0, 1]
     await hold_up(app)
     check_unavailable(await client.get("/readyz"))
@@ -173,13 +174,13 @@ async def test_a_worker_is_ready_when_its_partitions_are(app: OrdersApp, client:
     await find(client, "/readyz")
 
 
-async def test_a_worker_that_cannot_go_on_by_itself_is_not_healthy(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_worker_that_cannot_go_on_by_itself_is_not_healthy(app: EngineApp, client: httpx.AsyncClient) -> None:
     app.engine.fatal = "the data folder cannot be written"
     assert check_problem(await client.get("/healthz"), 503)["detail"] == "the data folder cannot be written"
 
 
 async def test_a_fault_is_named_by_health_doctor_and_metrics_until_it_is_over(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     fault = Fault("lost records", "order-commands/1: 5 records are gone", "accept their loss", partition=1)
     app.engine.faults.report(("lost", 1), fault)
@@ -211,7 +212,7 @@ async def test_a_fault_is_named_by_health_doctor_and_metrics_until_it_is_over(
 
 
 @pytest.mark.usefixtures("thirty_orders")
-async def test_metrics_are_prometheus_text_with_lag_and_partitions(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_metrics_are_prometheus_text_with_lag_and_partitions(app: EngineApp, client: httpx.AsyncClient) -> None:
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     families = {family.name: family for family in text_string_to_metric_families(answer.text)}

@@ -9,14 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from agents.gateway import losses as loss_commands
-from streams.app import OrdersApp
-from streams.engine.positions import ACCEPTED_LOSSES
+from engine.faust.app import EngineApp
+from engine.log.ports import Position
+from engine.positions.positions import ACCEPTED_LOSSES
+from engine.web.routes import health
+from engine.web.routes import losses as loss_commands
+from engine.web.routes import tables as table_views
+from engine.web.routes import topics as topic_views
+from engine.web.tokens import decode_token, encode_token
 from streams.settings import Settings
-from streams.tokens import decode_token, encode_token
 from streams.topics import ORDER_COMMANDS
-from streams.transport.base import Position
-from tables import health, table_views, topic_views
 from tests.apps import DURABLE_TRANSPORTS, connected, make_settings, running, wait_until
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.test_engine_losses import KEY, READER, Two, details, numbers, texts
@@ -36,7 +38,7 @@ def durable_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings
     return make_settings(own_broker_url(request), tmp_path)
 
 
-async def command_line(app: OrdersApp, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+async def command_line(app: EngineApp, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """What `orders` prints beside a worker in this process."""
     site = Site(folder, app.engine.settings.web_port)
     return await asyncio.to_thread(site.run, *arguments, command=ORDERS)

@@ -12,9 +12,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from streams.app import SERVICE_PACKAGES, OrdersApp, discover
-from streams.tokens import encode_token
-from streams.transport.base import Position
+from engine.faust.app import EngineApp, discover
+from engine.log.ports import Position
+from engine.web.tokens import encode_token
+from streams.app import SERVICE_PACKAGES
 from tables import order_lists
 from tests.apps import caught_up, make_settings, running
 from tests.integration.web import (
@@ -31,7 +32,7 @@ from tests.integration.web import (
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application in memory: what is tested here is the same on every log."""
     async with running(make_settings("memory://", tmp_path)) as app:
         yield app
@@ -189,7 +190,7 @@ async def test_what_cannot_be_used_is_named(client: httpx.AsyncClient, path: str
 
 
 async def test_a_partition_that_moves_makes_the_list_unavailable_and_never_shorter(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     token = await history(client)
     assert len((await find(client, "/orders", after=token, limit=100))["items"]) == 40
@@ -199,7 +200,7 @@ async def test_a_partition_that_moves_makes_the_list_unavailable_and_never_short
     check_unavailable(await client.get("/orders"))
 
 
-async def test_a_list_that_is_behind_is_a_504_with_the_lag(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_list_that_is_behind_is_a_504_with_the_lag(app: EngineApp, client: httpx.AsyncClient) -> None:
     future = encode_token([Position("order-commands", 0, 10_000)])
     problem = check_problem(await client.get("/orders", params={"after": future, "timeout": "20ms"}), 504)
     assert problem["lag_records"] == 10_001

@@ -14,8 +14,9 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from streams.app import OrdersApp, create_app
-from streams.service import Service
+from engine.declare.service import Service
+from engine.faust.app import EngineApp
+from streams.app import create_app
 from tests.apps import make_settings, running
 from tests.integration.web import (
     check_problem,
@@ -31,7 +32,7 @@ from tests.integration.web import (
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application, in memory: most of what is tested here is the same on every log."""
     async with running(make_settings("memory://", tmp_path)) as app:
         yield app
@@ -79,7 +80,7 @@ async def test_waiting_for_the_read_model_answers_201_with_the_order(client: htt
     assert answer.json() == await find(client, "/orders/o-1")
 
 
-async def test_waiting_in_vain_answers_202(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_waiting_in_vain_answers_202(app: EngineApp, client: httpx.AsyncClient) -> None:
     await hold_up(app)
     answer = await client.post("/orders?wait=20ms", json=order(order_id="o-1"))
     assert answer.status_code == 202
@@ -204,7 +205,7 @@ async def test_an_order_id_given_with_a_key_is_kept(client: httpx.AsyncClient) -
 
 
 async def test_a_key_whose_first_request_is_not_settled_in_time_can_be_tried_again(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     await hold_up(app)
     check_unavailable(await client.post("/orders", json=order("c-1"), headers={"Idempotency-Key": "k"}))
@@ -426,7 +427,7 @@ async def test_an_unexpected_error_is_logged_and_its_trace_is_not_shown(
     assert "a secret" in caplog.text
 
 
-async def test_a_log_that_cannot_be_written_is_unavailable(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_log_that_cannot_be_written_is_unavailable(app: EngineApp, client: httpx.AsyncClient) -> None:
     await app.engine.broker.stop()
     problem = check_unavailable(await client.post("/orders", json=order()))
     assert "Idempotency-Key" in problem["detail"]

@@ -15,12 +15,12 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from agents.analytics import TABLES as ANALYTICS
-from agents.cli.rebuild import rebuild as rebuild_command
-from agents.cli.rebuild import text_of
-from streams.app import OrdersApp
-from streams.engine import rebuild_run
-from streams.engine.table import Table
-from streams.engine.timers import TIMERS
+from engine.cli.rebuild import rebuild as rebuild_command
+from engine.cli.rebuild import text_of
+from engine.declare.table import Table
+from engine.declare.timers import TIMERS
+from engine.faust.app import EngineApp
+from engine.rebuilds import run as rebuild_run
 from streams.topics import ORDER_EVENTS
 from tables.analytics import ANALYTICS_TOTALS, Figures
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
@@ -43,7 +43,7 @@ PROJECTIONS = {
 
 
 @pytest_asyncio.fixture
-async def forty_orders(client: httpx.AsyncClient, app: OrdersApp) -> None:
+async def forty_orders(client: httpx.AsyncClient, app: EngineApp) -> None:
     """Place forty orders of four customers; confirm some, cancel some."""
     await place_many(client, 40)
     await at_rest(app)
@@ -79,7 +79,7 @@ async def over(client: httpx.AsyncClient, table: str, id: str) -> Mapping[str, A
             await asyncio.sleep(0.02)
 
 
-async def replace(app: OrdersApp, table: Table[Any, Any], by: str, key: Any, new: Any) -> None:
+async def replace(app: EngineApp, table: Table[Any, Any], by: str, key: Any, new: Any) -> None:
     """Replace a row in the partition of the key `by`, as a mistake would have."""
     task = app.engine.task(app.engine.partition_for(by.encode()))
     work = task.open_work()
@@ -89,13 +89,13 @@ async def replace(app: OrdersApp, table: Table[Any, Any], by: str, key: Any, new
     await wait_until(lambda: task.read(table, key) == new, "the row is damaged")
 
 
-async def ends(app: OrdersApp) -> dict[tuple[str, int], int]:
+async def ends(app: EngineApp) -> dict[tuple[str, int], int]:
     """Where every topic ends, without changelogs."""
     broker, numbers = app.engine.broker, range(app.engine.settings.partitions)
     return {(name, number): await broker.end_offset(name, number) for name in app.engine.topics for number in numbers}
 
 
-async def ends_at_rest(app: OrdersApp) -> dict[tuple[str, int], int]:
+async def ends_at_rest(app: EngineApp) -> dict[tuple[str, int], int]:
     """Where every topic ends once nothing leads to anything else any more."""
     before: dict[tuple[str, int], int] = {}
     while (now := await ends(app)) != before:
@@ -106,7 +106,7 @@ async def ends_at_rest(app: OrdersApp) -> dict[tuple[str, int], int]:
 
 @pytest.mark.usefixtures("forty_orders")
 async def test_every_projection_is_rebuilt_without_a_difference_and_without_an_effect(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     before = await ends_at_rest(app)
     mails = sorted(app.engine.settings.data_dir.rglob("mail/**/*"))
@@ -127,7 +127,7 @@ async def test_every_projection_is_rebuilt_without_a_difference_and_without_an_e
 
 
 @pytest.mark.usefixtures("forty_orders")
-async def test_damage_is_shown_by_a_check_and_mended_by_a_rebuild(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_damage_is_shown_by_a_check_and_mended_by_a_rebuild(app: EngineApp, client: httpx.AsyncClient) -> None:
     wanted = await find(client, "/customers/c-0"), await find(client, "/analytics/summary")
     await replace(app, CUSTOMERS, "c-0", "c-0", Customer("c-0", order_count=77))
     await replace(app, CUSTOMERS, "c-9", "c-9", Customer("c-9", order_count=1))
@@ -149,7 +149,7 @@ async def test_damage_is_shown_by_a_check_and_mended_by_a_rebuild(app: OrdersApp
     assert (await find(client, "/customers/c-0"), await find(client, "/analytics/summary")) == wanted
 
 
-async def test_tables_that_decisions_rest_on_are_refused(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_tables_that_decisions_rest_on_are_refused(app: EngineApp, client: httpx.AsyncClient) -> None:
     tables = app.engine.tables.keys() - PROJECTIONS
     assert {
         "orders",
@@ -297,12 +297,12 @@ async def test_a_rebuild_survives_partitions_that_move_and_readers_do_not_notice
         assert len({text for of, text in seen if of == path}) == 1, path
 
 
-def is_on_its_way(app: OrdersApp) -> bool:
+def is_on_its_way(app: EngineApp) -> bool:
     return any(0 < progress.done < progress.total for task in app.engine.tasks.values()
                for _, progress in task.rebuilds.all_progress())  # fmt: skip
 
 
-async def everything_is_projected(apps: list[OrdersApp]) -> None:
+async def everything_is_projected(apps: list[EngineApp]) -> None:
     """Wait until no agent of any worker is behind."""
     for app in apps:
         for number, task in app.engine.tasks.items():
@@ -327,7 +327,7 @@ async def a_time(client: httpx.AsyncClient) -> Any:
 class CommandLine:
     """`orders rebuild` beside a worker in this process."""
 
-    def __init__(self, app: OrdersApp, folder: Path) -> None:
+    def __init__(self, app: EngineApp, folder: Path) -> None:
         self.app = app
         self._folder = folder
         self._site = Site(folder, app.engine.settings.web_port)

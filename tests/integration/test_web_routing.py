@@ -15,13 +15,14 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from agents.gateway import publish
-from streams.app import OrdersApp, create_app
-from streams.engine.assignor import NumberAssignor
-from streams.routing import FORWARDED
-from streams.service import Service
-from streams.tokens import encode_token
-from streams.transport.base import Position
+from engine.declare.service import Service
+from engine.faust.app import EngineApp
+from engine.faust.assignor import NumberAssignor
+from engine.log.ports import Position
+from engine.web import publish
+from engine.web.routing import FORWARDED
+from engine.web.tokens import encode_token
+from streams.app import create_app
 from tests.apps import make_settings, running, stop, stop_cut_off, wait_until
 from tests.chaos.faults import Worker
 from tests.integration.web import check_problem, check_unavailable, client_of, find, order, place, too_expensive, writes
@@ -34,7 +35,7 @@ MARGIN_S = 10.0  # for heartbeats, the rebalance and restoring, on a busy machin
 
 def new_worker(
     broker: KafkaBroker, folder: Path, services: Sequence[Service] | None = None, **changes: Any
-) -> OrdersApp:
+) -> EngineApp:
     """Make a worker with a data folder of its own, as on another machine; of all services unless some are given."""
     settings = make_settings(
         f"kafka://{broker.bootstrap}",
@@ -49,12 +50,12 @@ def new_worker(
     return app
 
 
-def assignor(app: OrdersApp) -> NumberAssignor:
+def assignor(app: EngineApp) -> NumberAssignor:
     """What a worker believes about who owns what."""
     return cast(NumberAssignor, app.assignor)
 
 
-async def settled(apps: Sequence[OrdersApp]) -> None:
+async def settled(apps: Sequence[EngineApp]) -> None:
     """Wait until every partition is restored at exactly one of these workers, and all know it."""
 
     def is_settled() -> bool:
@@ -70,7 +71,7 @@ async def settled(apps: Sequence[OrdersApp]) -> None:
 @asynccontextmanager
 async def three_workers(
     broker: KafkaBroker, folder: Path, services: Sequence[Service] | None = None, **changes: Any
-) -> AsyncIterator[tuple[list[OrdersApp], list[httpx.AsyncClient]]]:
+) -> AsyncIterator[tuple[list[EngineApp], list[httpx.AsyncClient]]]:
     """Run three workers, and give them with a client of each."""
     apps = [new_worker(broker, folder / str(index), services, **changes) for index in range(3)]
     async with AsyncExitStack() as stack:
@@ -169,7 +170,7 @@ async def check_lists(clients: Sequence[httpx.AsyncClient]) -> None:
 
 
 async def check_that_nobody_waits_for_clients_that_are_gone(
-    apps: Sequence[OrdersApp], clients: Sequence[httpx.AsyncClient]
+    apps: Sequence[EngineApp], clients: Sequence[httpx.AsyncClient]
 ) -> None:
     """A client that goes away takes along what waits for its sake, at the owner too."""
 
@@ -273,7 +274,7 @@ async def test_a_worker_that_is_killed_is_noticed_within_the_session_timeout(
         assert len((await find(clients[0], "/orders", after=token, timeout="30s", limit=1000))["items"]) == 120
 
 
-def _share(apps: Sequence[OrdersApp], url: str) -> bool:
+def _share(apps: Sequence[EngineApp], url: str) -> bool:
     """Whether these workers believe that they share the partitions with another one."""
     everyone = {url, *(app.engine.settings.public_url for app in apps)}
     return all(set(assignor(app).external_topic_distribution) == everyone for app in apps)
@@ -355,7 +356,7 @@ async def test_two_workers_that_take_each_other_for_the_owner_do_not_ask_for_eve
         check_unavailable(await client.get(f"/orders/{key}", headers={FORWARDED: "1"}))
 
 
-async def _own(app: OrdersApp, numbers: set[int]) -> None:
+async def _own(app: EngineApp, numbers: set[int]) -> None:
     """Take partitions away as a rebalance does."""
     await app.engine.revoked()
     app.consumer_generation_id += 1

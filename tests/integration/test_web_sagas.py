@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from streams.app import OrdersApp
-from streams.envelope import Metadata, encode_envelope, new_envelope
+from engine.declare.envelope import Metadata, encode_envelope, new_envelope
+from engine.faust.app import EngineApp
 from streams.events.inventory import ShipStock
 from streams.topics import INVENTORY_COMMANDS
 from tables.sagas import SAGAS, Saga
@@ -19,12 +19,12 @@ from tests.unit.test_envelope import TEN_O_CLOCK
 
 
 @pytest.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     async with running(make_settings("memory://", tmp_path, saga="orchestration", saga_retries=0)) as app:
         yield app
 
 
-async def confirmed(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def confirmed(app: EngineApp, client: httpx.AsyncClient) -> None:
     """Take order o-1 through its saga."""
     token = (await client.put("/inventory/SKU-1", json={"quantity": 10})).json()["token"]
     assert (await client.get("/inventory/SKU-1", params={"after": token})).json()["available"] == 10
@@ -32,7 +32,7 @@ async def confirmed(app: OrdersApp, client: httpx.AsyncClient) -> None:
     await reached(app, "completed")
 
 
-async def reached(app: OrdersApp, state: str) -> None:
+async def reached(app: EngineApp, state: str) -> None:
     """Wait until the saga of o-1 stands there."""
 
     def stands() -> bool:
@@ -56,7 +56,7 @@ async def test_there_is_no_saga_without_an_order(client: httpx.AsyncClient) -> N
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-async def test_a_stuck_saga_is_seen_listed_counted_and_resumed(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_stuck_saga_is_seen_listed_counted_and_resumed(app: EngineApp, client: httpx.AsyncClient) -> None:
     await confirmed(app, client)
     ship = new_envelope(
         ShipStock("SKU-1", "o-1"),
@@ -93,7 +93,7 @@ async def test_a_stuck_saga_is_seen_listed_counted_and_resumed(app: OrdersApp, c
     assert resumed["steps"][1]["compensation"]["asked_at"] > tried
 
 
-async def test_an_ended_saga_counts_no_more(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_an_ended_saga_counts_no_more(app: EngineApp, client: httpx.AsyncClient) -> None:
     await confirmed(app, client)
     figures = [line for line in (await client.get("/metrics")).text.splitlines() if line.startswith("saga_active{")]
     assert figures == [

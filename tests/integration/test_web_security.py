@@ -12,11 +12,11 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from streams.app import OrdersApp
-from streams.doctor import examine
-from streams.routing import ROUTER
+from engine.faust.app import EngineApp
+from engine.faust.web_server import WebServer
+from engine.health.doctor import examine
+from engine.web.routing import ROUTER
 from streams.topics import ORDER_COMMANDS
-from streams.web_server import WebServer
 from tests.apps import caught_up, make_settings, publish, running, unique
 from tests.integration.web import check_problem, check_unavailable, client_of, order
 
@@ -41,7 +41,7 @@ HOSTILE_IDS = (
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     async with running(make_settings("memory://", tmp_path, partitions=2)) as app:
         yield app
 
@@ -132,7 +132,7 @@ async def test_ids_from_requests_stay_data(client: httpx.AsyncClient) -> None:
         assert found.headers["Content-Type"] == "application/json"
 
 
-async def test_ids_from_the_log_stay_data(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_ids_from_the_log_stay_data(app: EngineApp, client: httpx.AsyncClient) -> None:
     for id in HOSTILE_IDS:
         await publish(app, ORDER_COMMANDS, id, place_command(id))
     await caught_up(app)

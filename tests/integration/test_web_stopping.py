@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from engine.web.answers import Around, Problem, answer_problems
+from engine.web.routing import ROUTER, install
 from streams.app import create_app
-from streams.routing import ROUTER, install
-from streams.web import Around, Problem, answer_problems
 from tests.apps import make_settings, start, stop
 from tests.kafka import unused_port
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest_asyncio
 
-from streams.app import OrdersApp
+from engine.faust.app import EngineApp
 from streams.payment_gateway.simulator import _share
 from streams.topics import (
     INVENTORY_COMMANDS,
@@ -40,13 +40,13 @@ Fact = tuple[str, str, str, str | None]
 
 
 @pytest_asyncio.fixture
-async def app(tmp_path: Path) -> AsyncIterator[OrdersApp]:
+async def app(tmp_path: Path) -> AsyncIterator[EngineApp]:
     """Run the whole application with sagas; its gateway declines PAID's card never, and that of UNPAID always."""
     async with running(make_settings("memory://", tmp_path, saga="orchestration", payment_decline=0.5)) as app:
         yield app
 
 
-async def recorded(app: OrdersApp, order_id: str) -> set[Fact]:
+async def recorded(app: EngineApp, order_id: str) -> set[Fact]:
     """Every record of an order in the topics: id, type, topic and cause."""
     facts: set[Fact] = set()
     for topic in TOPICS:
@@ -77,7 +77,7 @@ def lines(*products: str) -> list[Any]:
     ]
 
 
-async def mailed(app: OrdersApp, order_id: str, *kinds: str) -> None:
+async def mailed(app: EngineApp, order_id: str, *kinds: str) -> None:
     """Wait until these mails of an order are settled, and nothing is under way."""
     number = app.engine.partition_for(order_id.encode())
 
@@ -110,7 +110,7 @@ def chain_to(nodes: list[Any], type_: str) -> list[str]:
     return []
 
 
-async def test_the_story_of_a_confirmed_order_holds_every_record(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_the_story_of_a_confirmed_order_holds_every_record(app: EngineApp, client: httpx.AsyncClient) -> None:
     await begin(client, PAID, "request-1")
     await mailed(app, PAID, "order_placed", "order_confirmed")
     story = await find(client, f"/orders/{PAID}/story")
@@ -124,7 +124,7 @@ async def test_the_story_of_a_confirmed_order_holds_every_record(app: OrdersApp,
 
 
 async def test_the_story_of_a_cancelled_order_has_who_cancelled_it_and_what_was_undone(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     await begin(client, PAID, "request-1")
     await mailed(app, PAID, "order_placed", "order_confirmed")
@@ -140,7 +140,7 @@ async def test_the_story_of_a_cancelled_order_has_who_cancelled_it_and_what_was_
         assert (await find(client, f"/stories/{correlation}"))["items"] == [story]
 
 
-async def test_the_story_of_an_order_whose_payment_failed(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_the_story_of_an_order_whose_payment_failed(app: EngineApp, client: httpx.AsyncClient) -> None:
     await begin(client, UNPAID, "request-1")
     await mailed(app, UNPAID, "order_placed", "payment_failed", "order_cancelled")
     story = await find(client, f"/orders/{UNPAID}/story")
@@ -159,7 +159,7 @@ async def test_the_story_of_an_order_whose_payment_failed(app: OrdersApp, client
     }
 
 
-async def test_all_stories_of_a_request_come_page_by_page(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_all_stories_of_a_request_come_page_by_page(app: EngineApp, client: httpx.AsyncClient) -> None:
     body = "\n".join(json.dumps(order("c-1", f"b-{n:02}")) for n in range(11))
     answer = await client.post("/orders/batch", content=body, headers={"X-Correlation-Id": "a batch/+"})
     seen: list[str] = []

@@ -12,14 +12,14 @@ import pytest
 
 from agents import customer_orders as project_customer_orders
 from agents import orders as decide_orders
-from streams.app import OrdersApp
-from streams.engine import waiters
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
+from engine.declare.envelope import Envelope
+from engine.declare.handlers import Handlers
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import EngineApp
+from engine.log.ports import Position
+from engine.partition import waiters
+from engine.web.tokens import encode_token
 from streams.events.orders import OrderSummaryChanged, PlaceOrder
-from streams.tokens import encode_token
-from streams.transport.base import Position
 from tests.apps import HandlerFailed, make_settings, running, wait_until
 from tests.integration.web import (
     check_problem,
@@ -40,7 +40,7 @@ async def test_no_read_is_older_than_its_token_under_load(client: httpx.AsyncCli
 
 @pytest.mark.parametrize("path", ["/orders/o-1", "/orders/o-1/events", "/customers/c-1/orders"])
 async def test_a_view_that_stays_behind_is_a_504_with_the_lag(
-    app: OrdersApp, client: httpx.AsyncClient, path: str
+    app: EngineApp, client: httpx.AsyncClient, path: str
 ) -> None:
     await place(client, order("c-1", "o-1"))
     await hold_up(app)
@@ -56,7 +56,7 @@ async def test_a_view_that_stays_behind_is_a_504_with_the_lag(
 
 
 async def test_a_request_that_waits_is_told_when_its_partition_goes_away(
-    app: OrdersApp, client: httpx.AsyncClient
+    app: EngineApp, client: httpx.AsyncClient
 ) -> None:
     await hold_up(app)
     token = await place(client, order(order_id="o-1"))
@@ -69,7 +69,7 @@ async def test_a_request_that_waits_is_told_when_its_partition_goes_away(
 
 
 async def test_too_many_waiting_requests_are_sent_away(
-    app: OrdersApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+    app: EngineApp, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(waiters, "WAITERS_MAX", 0)
     await hold_up(app)
@@ -82,7 +82,7 @@ async def test_a_token_of_no_topic_or_partition_of_ours_is_refused(client: httpx
         check_problem(await client.get("/orders/o-1", params={"after": encode_token([position])}), 422)
 
 
-async def test_a_read_without_a_token_waits_for_nothing(app: OrdersApp, client: httpx.AsyncClient) -> None:
+async def test_a_read_without_a_token_waits_for_nothing(app: EngineApp, client: httpx.AsyncClient) -> None:
     await hold_up(app)
     await place(client, order("c-1", "o-1"))
     check_problem(await client.get("/orders/o-1"), 404)

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from streams.app import OrdersApp
-from streams.tokens import decode_token, encode_token
+from engine.faust.app import EngineApp
+from engine.web.tokens import decode_token, encode_token
 
 REQUEST_TIMEOUT_S = 40.0
 WRITERS = 16  # httpx slows down with the square of its open requests
@@ -29,7 +29,7 @@ def own_broker_url(request: pytest.FixtureRequest) -> str:
 
 
 @asynccontextmanager
-async def client_of(app: OrdersApp, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(app: EngineApp, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
     """Give an HTTP client of one worker."""
     async with httpx.AsyncClient(
         base_url=app.engine.settings.public_url,
@@ -91,12 +91,12 @@ async def find(client: httpx.AsyncClient, path: str, **query: str | int) -> Any:
     return answer.json()
 
 
-async def hold_up(app: OrdersApp) -> None:
+async def hold_up(app: EngineApp) -> None:
     """Let no agent take anything more, while reads go on, as during a rebalance."""
     await app.engine.revoked()
 
 
-async def go_on(app: OrdersApp) -> None:
+async def go_on(app: EngineApp) -> None:
     """End what `hold_up` began."""
     await app.engine.assigned(app.engine.numbers, app.consumer_generation_id + 1)
     app.consumer_generation_id += 1

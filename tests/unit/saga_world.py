@@ -18,18 +18,18 @@ from agents import inventory, orders, payments, sagas, shipping
 from agents.choreography import order as choreographed_order
 from agents.choreography import payment as choreographed_payment
 from agents.choreography import stock as choreographed_stock
-from streams.engine.handlers import Handlers, acceptance
-from streams.engine.timers import TIMERS
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Message, Metadata, new_envelope
+from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
+from engine.declare.handlers import Handlers, acceptance
+from engine.declare.registry import EventRegistry
+from engine.declare.service import Service
+from engine.declare.timers import TIMERS
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
 from streams.events.money import Money
 from streams.events.orders import ORDER_TYPES
-from streams.events.registry import EventRegistry
 from streams.payment_gateway.port import Charged, Declined, Refunded
-from streams.service import Service
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Record
 from tests.unit.test_envelope import TEN_O_CLOCK
 
 STYLES = ("orchestration", "choreography")

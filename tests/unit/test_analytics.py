@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.analytics import count_cancelled, count_confirmed, count_placed, count_rejected, count_shipped
-from agents.domain.analytics import OTHER_REASONS, REASONS_MAX, country_of, day_of, with_reason
-from streams.engine.table import AnyTable
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, new_envelope
+from domain.analytics import OTHER_REASONS, REASONS_MAX, country_of, day_of, with_reason
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.table import AnyTable
+from engine.declare.unit_of_work import UnitOfWork
+from engine.web.gathering import add_up
 from streams.events.money import Money
 from streams.events.orders import (
     OrderCancelled,
@@ -36,7 +37,6 @@ from tables.analytics import (
     AnalyticsState,
     Figures,
     ProductFigures,
-    add_up,
 )
 from tables.analytics_views import day_view, summary_view, top
 from tables.orders import ORDERS, Order

@@ -11,8 +11,9 @@ from aiokafka.cluster import ClusterMetadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.app import OrdersApp, create_app
-from streams.engine.assignor import NumberAssignor, distribute
+from engine.faust.app import EngineApp
+from engine.faust.assignor import NumberAssignor, distribute
+from streams.app import create_app
 from tests.apps import make_settings
 
 MEMBERS = st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=6, unique=True)
@@ -90,7 +91,7 @@ class Group:
 
     def __init__(self, tmp_path: Path, topics: dict[str, int]) -> None:
         self.cluster = cluster(topics)
-        self.members: dict[str, tuple[OrdersApp, set[str]]] = {}
+        self.members: dict[str, tuple[EngineApp, set[str]]] = {}
         self._tmp_path = tmp_path
 
     def assignor(self, name: str) -> NumberAssignor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.binding import binding_problem, is_loopback, token_warning
+from engine.web.binding import binding_problem, is_loopback, token_warning
 from streams.settings import Settings
 from tests.apps import make_settings
 

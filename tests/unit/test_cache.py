@@ -7,7 +7,7 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.cache import ABSENT, CacheBudget, RowCache
+from engine.store.cache import ABSENT, CacheBudget, RowCache
 
 
 def test_a_row_that_is_known_not_to_exist_differs_from_one_that_is_not_cached() -> None:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.circuit import OUTCOMES_MAX, OUTCOMES_MIN, Circuit, CircuitState, Permit
-from streams.errors import Unavailable
+from engine.calls.circuit import OUTCOMES_MAX, OUTCOMES_MIN, Circuit, CircuitState, Permit
+from engine.declare.errors import Unavailable
 
 AWAY = Unavailable("the gateway is\n away")
 NINE = datetime(2026, 3, 1, 9, tzinfo=UTC)

@@ -12,22 +12,23 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from agents.cli import main
-from agents.cli.client import Refused, path_of
-from agents.cli.console import PlainSteps
-from agents.cli.counting import EventCount
-from agents.cli.dead_letters import dead_letters
-from agents.cli.doctor import given_names, lines_of, unknown_variables
-from agents.cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
-from agents.cli.letter_text import group_table, letter_table, letter_text
-from agents.cli.place import ItemType
-from agents.cli.report import ImportReport, Outcome
-from agents.cli.run import addresses, for_a_first_look
-from agents.cli.sums import Check, Reconciliation, printable
-from agents.cli.topics import TopicRow, table
-from agents.domain.order_history import Placement, parse_order_history
-from streams.check import Check as DoctorsCheck
-from streams.settings import SettingsError, load_settings
+from cli import main
+from cli.counting import EventCount
+from cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
+from cli.place import ItemType
+from cli.report import ImportReport, Outcome
+from cli.run import addresses, for_a_first_look
+from cli.sums import Check, Reconciliation, printable
+from domain.order_history import Placement, parse_order_history
+from engine.cli.client import Refused, path_of
+from engine.cli.console import PlainSteps
+from engine.cli.dead_letters import dead_letters
+from engine.cli.doctor import given_names, lines_of, unknown_variables
+from engine.cli.letter_text import group_table, letter_table, letter_text
+from engine.cli.topics import TopicRow, table
+from engine.declare.settings import SettingsError
+from engine.health.check import Check as DoctorsCheck
+from streams.settings import Settings, load_settings
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
 
@@ -452,16 +453,16 @@ def test_the_list_of_topics_has_aligned_columns_and_changelogs_last() -> None:
 
 def test_a_misspelt_setting_is_noted() -> None:
     names = ["ORDERS_BROKER", "ORDERS_WEB_PROT", "PATH", "ORDERS_KAFKA_JARS"]
-    (check,) = unknown_variables(names)
+    (check,) = unknown_variables(Settings, names)
     assert "ORDERS_WEB_PROT" in check.detail
     assert lines_of(check)[0].startswith("note")
 
 
 @pytest.mark.usefixtures("no_settings")
 def test_a_misspelt_setting_in_the_env_file_is_noted() -> None:
-    assert not unknown_variables(given_names())
+    assert not unknown_variables(Settings, given_names())
     Path(".env").write_text("ORDERS_BROKER=memory://\nORDERS_PARTITION=12\nGRAFANA_PASSWORD=secret\n")
-    (check,) = unknown_variables(given_names())
+    (check,) = unknown_variables(Settings, given_names())
     assert "ORDERS_PARTITION is no setting" in check.detail
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from engine.faust.worker import STOP_TIMEOUT_S
 from streams.settings import Settings, load_settings
-from streams.worker import STOP_TIMEOUT_S
 from tests.compose import (
     COMPOSE,
     NODES,

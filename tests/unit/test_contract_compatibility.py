@@ -9,12 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from streams.contracts import snapshot
-from streams.contracts.compatibility import breaks, misfits
-from streams.contracts.events import Contract, Kind, event_contracts
-from streams.envelope import Message
-from streams.events.registry import EventRegistry
-from streams.topics import Topic
+from engine.contracts import snapshot
+from engine.contracts.compatibility import breaks, misfits
+from engine.contracts.events import Contract, Kind, event_contracts
+from engine.declare.envelope import Message
+from engine.declare.registry import EventRegistry
+from engine.declare.topic import Topic
 
 TEXT = {"type": "string"}
 NUMBER = {"type": "integer"}

@@ -12,18 +12,18 @@ import pytest
 from click.testing import CliRunner
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from agents.cli import main
-from streams.contracts import snapshot
-from streams.contracts.asyncapi import asyncapi
-from streams.contracts.events import event_contracts
-from streams.contracts.openapi import openapi
-from streams.contracts.schemas import resolved
-from streams.envelope import Message
-from streams.events.registry import EventRegistry
-from streams.operation import INTERNAL_PREFIX, Operation, Undocumented
-from streams.service import Route, Service
+from cli import main
+from engine.contracts import snapshot
+from engine.contracts.asyncapi import asyncapi
+from engine.contracts.events import event_contracts
+from engine.contracts.openapi import openapi
+from engine.contracts.schemas import resolved
+from engine.declare.envelope import Message
+from engine.declare.operation import INTERNAL_PREFIX, Operation, Undocumented
+from engine.declare.registry import EventRegistry
+from engine.declare.service import Route, Service
+from engine.declare.topic import Topic
 from streams.settings import Settings
-from streams.topics import Topic
 from tests.contracts import SNAPSHOT, application, asyncapi_validator, check_message, documents
 
 APP = application()
@@ -36,7 +36,7 @@ def undocumented(routes: list[Route]) -> list[str]:
     return [
         f"{route.method} {route.path} ({route.function.__module__}.{route.function.__name__}) is in no contract. "
         "Say what it answers: @service.route(method, path, Operation({200: TypeOfTheAnswer}, parameters=(...), "
-        "body=TypeOfTheBody, problems=(404,))), see streams/operation.py; or, when nobody is to rely on it, "
+        "body=TypeOfTheBody, problems=(404,))), see engine/declare/operation.py; or, when nobody is to rely on it, "
         "Undocumented(reason)"
         for route in routes
         if route.operation is None and not route.path.startswith(INTERNAL_PREFIX)

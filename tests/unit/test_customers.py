@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.customers import changed, count_change
-from streams.envelope import Metadata, new_envelope
+from engine.declare.envelope import Metadata, new_envelope
 from streams.events.money import Money
 from streams.events.orders import OrderSummaryChanged
 from tables.customer_views import customer_view

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agents.domain.dead_letters import CannotEdit, difference, edited_value
+from engine.failures.rules import CannotEdit, difference, edited_value
 
 ORIGINAL = msgspec.json.encode({"eventId": "e-1", "metadata": {"userId": "u"}, "payload": {"a": 1}, "more": [1]})
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streams.engine.dead_letters import DeadLetter
-from tables.dead_letter_filters import STATES, InvalidFilter, letter_filter, parse_age, states_of
+from engine.failures.dead_letters import DeadLetter
+from engine.web.dead_letters.filters import STATES, InvalidFilter, letter_filter, parse_age, states_of
 
 NOW_MS = 1_764_043_200_000
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from streams.doctor import check_broker
+from engine.health.doctor import check_broker
+from engine.log.ports import TopicSpec
 from streams.settings import Settings
-from streams.transport.base import TopicSpec
 
 SPECS = [TopicSpec(f"topic-{number:02}", 4, False, None) for number in range(50)]
 NAMES = [spec.name for spec in SPECS]

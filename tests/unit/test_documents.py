@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from agents.cli import main
-from agents.cli.doctor import FOREIGN_VARIABLES
+from cli import main
+from engine.cli.doctor import FOREIGN_VARIABLES
 from streams.settings import Settings
 from tests.unit.test_alerts import anchors_of
 

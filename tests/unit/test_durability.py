@@ -15,11 +15,11 @@ from aiokafka.errors import (
     TopicAuthorizationFailedError,
 )
 
-from streams.check import Check
-from streams.durability import durability_checks
+from engine.health.check import Check
+from engine.health.durability import durability_checks
+from engine.log.kafka import facts as kafka_facts
+from engine.log.ports import LogFacts, TopicFacts, TopicSpec
 from streams.settings import Settings
-from streams.transport import kafka_facts
-from streams.transport.base import LogFacts, TopicFacts, TopicSpec
 
 EVENTS = TopicSpec("events", 4, False, None)
 COMMANDS = TopicSpec("commands", 4, False, 7 * 86_400_000)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.envelope import (
+from engine.declare.envelope import (
     NAMESPACE,
     Envelope,
     Message,
@@ -23,7 +23,7 @@ from streams.envelope import (
     format_timestamp,
     new_envelope,
 )
-from streams.errors import InvalidPayload, RecordError, UndecodableRecord
+from engine.declare.errors import InvalidPayload, RecordError, UndecodableRecord
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, OrderItem, OrderPlaced, PlaceOrder, registry
 

@@ -6,12 +6,12 @@ from datetime import datetime
 
 import msgspec
 
-from streams.engine.burial import Failed, bury
-from streams.engine.failures import ERROR_BYTES_MAX, TRACE_BYTES_MAX
-from streams.engine.unit_of_work import UnitOfWork
+from engine.declare.unit_of_work import UnitOfWork
+from engine.failures.burial import Failed, bury
+from engine.failures.classify import ERROR_BYTES_MAX, TRACE_BYTES_MAX
+from engine.failures.topics import DEAD_LETTERS
+from engine.log.ports import Record
 from streams.settings import Settings
-from streams.topics import DEAD_LETTERS
-from streams.transport.base import Record
 from tests.unit.test_unit_of_work import Committed
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.engine.faults import Fault, Faults
+from engine.health.faults import Fault, Faults
 
 LOSS = Fault("lost records", "order-commands/1: 5 records are gone", "accept their loss", partition=1)
 DISK = Fault("disk", "the disk is full", "free space")

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from agents.gateway.bodies import CancelOrderBody, PlaceOrderBody, parse
+from agents.http.bodies import CancelOrderBody, PlaceOrderBody
+from engine.web.answers import Problem
+from engine.web.bodies import parse
 from streams.events.money import Money
 from streams.events.orders import OrderItem, PlaceOrder
 from streams.settings import Settings
-from streams.web import Problem
 
 SETTINGS = Settings(_env_file=None)
 

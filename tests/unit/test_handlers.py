@@ -7,11 +7,9 @@ from typing import Any
 
 import pytest
 
-from streams.engine import handlers as handlers_module
-from streams.engine.handlers import Handlers, RecordHandler, SharedAcceptance, acceptance
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope
-from streams.errors import (
+from engine.declare import handlers as handlers_module
+from engine.declare.envelope import Envelope
+from engine.declare.errors import (
     InvalidBusinessTime,
     KeyMismatch,
     MissingKey,
@@ -20,9 +18,11 @@ from streams.errors import (
     UnknownEventType,
     WrongPartition,
 )
+from engine.declare.handlers import Handlers, RecordHandler, SharedAcceptance, acceptance
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, registry
-from streams.topics import Topic
-from streams.transport.base import Record
 from tests.unit.test_envelope import PLACED_V1
 from tests.unit.test_unit_of_work import new_work
 

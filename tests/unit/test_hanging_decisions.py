@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from streams.engine.changelogs import IDENTITY_KEY, casts_doubt, doubtful_identity, has_everything, new_identity
-from streams.transport.base import OpenTransaction, Record
-from streams.transport.kafka_hanging import Decision, decide, writer_timeout_ms
-from streams.transport.kafka_transactions import TransactionState
+from engine.log.kafka.transactions.hanging import Decision, decide, writer_timeout_ms
+from engine.log.kafka.transactions.transactions import TransactionState
+from engine.log.ports import OpenTransaction, Record
+from engine.store.changelogs import IDENTITY_KEY, casts_doubt, doubtful_identity, has_everything, new_identity
 
 WRITER_MS = writer_timeout_ms(10.0)
 COMMITTING_MS = WRITER_MS - 1

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from streams.envelope import Envelope, Message, Metadata, new_envelope
+from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
 from streams.events.integration import publishes, to_integration
 from streams.events.inventory import (
     InventoryRejected,

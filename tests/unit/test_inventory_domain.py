@@ -5,8 +5,8 @@ from typing import Any, cast
 
 import pytest
 
-from agents.domain.inventory import ON_HAND_MAX, LineCommand, StockCommand, StockEvent, decide, evolve, outcome
-from streams.envelope import Envelope, Metadata, new_envelope
+from domain.inventory import ON_HAND_MAX, LineCommand, StockCommand, StockEvent, decide, evolve, outcome
+from engine.declare.envelope import Envelope, Metadata, new_envelope
 from streams.events.inventory import (
     AddStock,
     AdjustStock,

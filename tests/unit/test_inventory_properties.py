@@ -11,11 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from agents.domain.inventory import LineCommand, StockCommand, evolve
 from agents.inventory import handlers
-from streams.engine.handlers import acceptance
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, encode_envelope, new_envelope
+from domain.inventory import LineCommand, StockCommand, evolve
+from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
+from engine.declare.handlers import acceptance
+from engine.declare.registry import EventRegistry
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Outgoing, Record
 from streams.events.inventory import (
     INVENTORY_TYPES,
     AddStock,
@@ -30,10 +33,8 @@ from streams.events.inventory import (
     StockReserved,
     StockShipped,
 )
-from streams.events.registry import EventRegistry
 from streams.settings import Settings
-from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES, Topic
-from streams.transport.base import Outgoing, Record
+from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES
 from tables.inventory import HANDLED_STOCK_COMMANDS, RESERVATIONS, RESERVED, STOCK, Reservation, ReservationKey, Stock
 from tests.unit.test_inventory_domain import Product
 

@@ -9,7 +9,7 @@ from aiokafka.protocol import fetch, produce, transaction
 from aiokafka.protocol.struct import Struct
 from aiokafka.protocol.types import Array, Boolean, Bytes, Int8, Int16, Int32, Int64, Schema, String
 
-from streams.transport import kafka_wire
+from engine.log.kafka import wire as kafka_wire
 
 REQUESTS = (
     produce.ProduceRequest,

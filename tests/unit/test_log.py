@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from streams.transport import log as log_module
-from streams.transport.log import (
+from engine.log.embedded import log as log_module
+from engine.log.embedded.layout import ROW_BYTES_MAX, last_offset_of, row_key, rows_of_topic
+from engine.log.embedded.log import (
     KeyRequired,
     Log,
     LogLocked,
@@ -33,7 +34,6 @@ from streams.transport.log import (
     TopicExistsDifferently,
     UnknownTopicOrPartition,
 )
-from streams.transport.log_layout import ROW_BYTES_MAX, last_offset_of, row_key, rows_of_topic
 
 HOUR_MS = 60 * 60 * 1000
 
@@ -608,8 +608,8 @@ ROOT = Path(log_module.__file__).parents[2]
 PRELUDE = """
 import os, resource, sys
 from pathlib import Path
-from streams.transport import log_storage
-from streams.transport.log import *
+from engine.log import log_storage
+from engine.log.embedded.log import *
 """
 
 

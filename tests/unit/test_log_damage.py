@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
-from streams.transport import log as log_module
-from streams.transport import log_opening, log_storage
-from streams.transport.log import Log, LogUnavailable, LogWriteFailed, NewRecord, RocksStorage, TopicConfig
-from streams.transport.log_check import check_log, repair_log, repairs_path
-from streams.transport.log_errors import LogDamaged, LogLocked, LogReadFailed
-from streams.transport.log_layout import row_key
-from streams.transport.log_mark import mark_path, read_mark
+from engine.log.embedded import log as log_module
+from engine.log.embedded import opening as log_opening
+from engine.log.embedded import storage as log_storage
+from engine.log.embedded.check import check_log, repair_log, repairs_path
+from engine.log.embedded.errors import LogDamaged, LogLocked, LogReadFailed
+from engine.log.embedded.layout import row_key
+from engine.log.embedded.log import Log, LogUnavailable, LogWriteFailed, NewRecord, RocksStorage, TopicConfig
+from engine.log.embedded.mark import mark_path, read_mark
 from tests.damage import flip
 
 APPENDS = 60

@@ -18,13 +18,21 @@ from aiokafka.producer import sender
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.about import about, told
-from streams.engine.stuck import StuckRecords
-from streams.engine.watch import Handling, watched
-from streams.errors import Unavailable
-from streams.logs import JsonFormatter, Masks, TextFormatter, _NotEveryTime, _RefusalsThatLast, fields_of, secrets_of
+from engine.declare.errors import Unavailable
+from engine.log.ports import Record
+from engine.observe.about import about, told
+from engine.observe.logs import (
+    JsonFormatter,
+    Masks,
+    TextFormatter,
+    _NotEveryTime,
+    _RefusalsThatLast,
+    fields_of,
+    secrets_of,
+)
+from engine.watchdog.stuck import StuckRecords
+from engine.watchdog.watch import Handling, watched
 from streams.settings import Settings
-from streams.transport.base import Record
 
 TEXT, JSON = TextFormatter(Masks(())), JsonFormatter(Masks(()))
 VALUE = (
@@ -162,7 +170,7 @@ def test_an_error_of_a_record_is_told_without_its_words_unless_somebody_debugs()
     error = failed("jane@example.com")[1]
     assert told(error) == "ValueError in failed"
     assert told(Unavailable("the gateway is away")) == "Unavailable: the gateway is away"
-    logger = logging.getLogger("streams")
+    logger = logging.getLogger("engine")
     before = logger.level
     logger.setLevel(logging.DEBUG)
     try:
@@ -175,7 +183,7 @@ def test_a_collector_that_is_away_and_a_broker_that_is_are_said_now_and_then() -
     quiet = _NotEveryTime()
     for name in ("opentelemetry.exporter", "aiokafka"):
         assert [quiet.filter(line("away", name=name)) for _ in range(3)] == [True, False, False]
-    assert all(quiet.filter(line("away", name="streams.engine")) for _ in range(3))
+    assert all(quiet.filter(line("away", name="engine.partition")) for _ in range(3))
 
 
 def refusal(partition: int) -> logging.LogRecord:
@@ -210,4 +218,4 @@ def test_refused_records_are_said_when_it_lasts_for_one_partition() -> None:
     now += 1
     assert not lasting.filter(refusal(0)), "it had ended meanwhile"
     assert lasting.filter(line("something else", name="aiokafka.producer.sender"))
-    assert lasting.filter(line("NotEnoughReplicasError", name="streams.engine"))
+    assert lasting.filter(line("NotEnoughReplicasError", name="engine.partition"))

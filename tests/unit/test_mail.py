@@ -22,8 +22,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.envelope import Envelope, Metadata, new_envelope
-from streams.errors import Unavailable
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.errors import Unavailable
+from engine.declare.settings import SettingsError
 from streams.events.money import Money
 from streams.events.notifications import NotificationKind, SendNotification
 from streams.events.orders import OrderItem
@@ -34,7 +35,7 @@ from streams.mail.message import Mail, message_id, render
 from streams.mail.outcome import SENT, Delivery
 from streams.mail.server import parse_smtp_url
 from streams.mail.smtp import CONNECTIONS_MAX, SmtpMailer
-from streams.settings import Settings, SettingsError, load_settings
+from streams.settings import Settings, load_settings
 from tests.apps import wait_until
 from tests.kafka import unused_port
 from tests.mail_server import MailServer, accept_only, mail_server

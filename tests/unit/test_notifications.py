@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agents.domain.notifications import notification_of_order, notification_of_payment
-from streams.engine.table import encode_prefix
-from streams.errors import InvalidPayload
+from domain.notifications import notification_of_order, notification_of_payment
+from engine.declare.errors import InvalidPayload
+from engine.declare.registry import EventRegistry
+from engine.declare.table import encode_prefix
 from streams.events.money import Money
 from streams.events.notifications import NOTIFICATION_TYPES, NotificationKind, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderItem, OrderPlaced
 from streams.events.payments import PaymentFailed
-from streams.events.registry import EventRegistry
 from tables.notifications import NOTIFICATIONS, NotificationKey
 from tables.orders import Order
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.domain.orders import QUANTITY_MAX, InvalidOrderState, decide, evolve, refusal, replay
-from streams.envelope import Envelope, Metadata, follow_up, new_envelope
+from domain.orders import QUANTITY_MAX, InvalidOrderState, decide, evolve, refusal, replay
+from engine.declare.envelope import Envelope, Metadata, follow_up, new_envelope
 from streams.events.money import Money
 from streams.events.orders import (
     CancelOrder,

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.domain import order_history
-from agents.domain.order_history import (
+from domain import order_history
+from domain.order_history import (
     HEADER,
     Cancellation,
     ImportFileError,

@@ -12,9 +12,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.domain.orders import InvalidOrderState, decide, evolve, refusal
 from agents.order_state import order_after, order_at
-from streams.envelope import Metadata, follow_up, new_envelope
+from domain.orders import InvalidOrderState, decide, evolve, refusal
+from engine.declare.envelope import Metadata, follow_up, new_envelope
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, OrderItem, PlaceOrder, ShipOrder, registry
 from tables.orders import Order

@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.transport.partitioner import partition_for
+from engine.log.partitioner import partition_for
 
 # Hashes from Kafka's own UtilsTest.testMurmur2.
 KAFKA_HASHES = {

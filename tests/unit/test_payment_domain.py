@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from agents.domain.payments import (
+from domain.payments import (
     Charge,
     Outcome,
     PaymentCommand,
@@ -18,7 +18,8 @@ from agents.domain.payments import (
     evolve,
     restate,
 )
-from streams.envelope import Envelope, Metadata, follow_up, new_envelope
+from engine.declare.envelope import Envelope, Metadata, follow_up, new_envelope
+from engine.declare.registry import EventRegistry
 from streams.events.money import Money
 from streams.events.payments import (
     PAYMENT_TYPES,
@@ -29,7 +30,6 @@ from streams.events.payments import (
     PaymentRefundFailed,
     RefundPayment,
 )
-from streams.events.registry import EventRegistry
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from tables.payments import FAILED, PAYMENTS, RECEIVED, REFUNDED, Payment
 

@@ -13,13 +13,14 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from streams.errors import Unavailable
+from engine.declare.errors import Unavailable
+from engine.declare.settings import SettingsError
 from streams.events.money import Money
 from streams.payment_gateway import open_gateway
 from streams.payment_gateway.http import ANSWER_BYTES_MAX, HttpGateway
 from streams.payment_gateway.port import Charged, Declined, PaymentGateway, Refunded
 from streams.payment_gateway.simulator import SimulatedGateway
-from streams.settings import Settings, SettingsError, load_settings
+from streams.settings import Settings, load_settings
 from tests.apps import wait_until
 from tests.payment_server import PaymentServer, Request, payment_server
 

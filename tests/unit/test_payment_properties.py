@@ -11,12 +11,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agents.domain.payments import evolve
 from agents.payments import ask, handlers
-from streams.engine.handlers import acceptance
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Envelope, Metadata, new_envelope
-from streams.errors import Unavailable
+from domain.payments import evolve
+from engine.declare.envelope import Envelope, Metadata, new_envelope
+from engine.declare.errors import Unavailable
+from engine.declare.handlers import acceptance
+from engine.declare.registry import EventRegistry
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
 from streams.events.money import Money
 from streams.events.payments import (
     PAYMENT_TYPES,
@@ -27,11 +29,9 @@ from streams.events.payments import (
     PaymentRefundFailed,
     RefundPayment,
 )
-from streams.events.registry import EventRegistry
 from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings
 from streams.topics import PAYMENT_COMMANDS, PAYMENT_EVENTS, SAGA_REPLIES
-from streams.transport.base import Record
 from tables.payments import PAYMENTS, RECEIVED, REFUNDED, Payment
 from tests.unit.test_envelope import TEN_O_CLOCK
 

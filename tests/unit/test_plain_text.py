@@ -7,9 +7,9 @@ import logging
 
 import pytest
 
-from agents.cli.console import Failure, columns
-from streams.logs import configure_logging
-from streams.plain_text import plain, plain_line
+from engine.cli.console import Failure, columns
+from engine.observe.logs import configure_logging
+from engine.observe.plain_text import plain, plain_line
 from streams.settings import Settings
 
 HOSTILE = "a\x1b[2J\x9b31m\x07\x00\x7f\r\u202e\u2066\ud800b"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from streams.engine.positions import CUT_OFF, MADE_ANEW, POSITIONS, REMOVED, AgentPosition, Loss, find_loss
+from engine.positions.positions import CUT_OFF, MADE_ANEW, POSITIONS, REMOVED, AgentPosition, Loss, find_loss
 
 ID, OTHER_ID = "topic-1", "topic-2"
 

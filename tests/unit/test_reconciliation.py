@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agents.reconciliation import orders, payments, service, stock
-from streams.app import SERVICE_PACKAGES, discover
-from streams.engine.handlers import Handlers
-from streams.engine.unit_of_work import UnitOfWork
-from streams.envelope import Message, Metadata, new_envelope
+from engine.declare.envelope import Message, Metadata, new_envelope
+from engine.declare.handlers import Handlers
+from engine.declare.unit_of_work import UnitOfWork
+from engine.faust.app import discover
+from streams.app import SERVICE_PACKAGES
 from streams.events.inventory import StockAdded, StockReleased, StockReserved, StockShipped
 from streams.events.money import Money
 from streams.events.orders import (

@@ -6,12 +6,12 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from agents.domain.orders import evolve, replay
-from streams.envelope import Id, Message, Metadata, follow_up, new_envelope
-from streams.errors import InvalidPayload, UnknownEventType, UnknownEventVersion
+from domain.orders import evolve, replay
+from engine.declare.envelope import Id, Message, Metadata, follow_up, new_envelope
+from engine.declare.errors import InvalidPayload, UnknownEventType, UnknownEventVersion
+from engine.declare.registry import EventRegistry
 from streams.events.money import Money
 from streams.events.orders import ORDER_TYPES, OrderConfirmed, OrderItem, OrderPlaced, SagaStyle, registry
-from streams.events.registry import EventRegistry
 from tests.unit.test_envelope import PLACED, PLACED_V1, TEN_O_CLOCK, changed
 
 

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from streams.engine.changelogs import IDENTITY_KEY, ChangelogRefused, Standing, new_identity
-from streams.engine.repairs import FROM_CHANGELOG, REPAIRS, RepairRow
-from streams.engine.restore import Restored, RestoreProgress, identify, restore
-from streams.engine.store import Store
-from streams.engine.table import AnyTable, Table
+from engine.declare.table import AnyTable, Table
+from engine.log.embedded.broker import EmbeddedBroker
+from engine.log.ports import Outgoing, TopicSpec
+from engine.store.changelogs import IDENTITY_KEY, ChangelogRefused, Standing, new_identity
+from engine.store.repair_rows import FROM_CHANGELOG, REPAIRS, RepairRow
+from engine.store.restore import Restored, RestoreProgress, identify, restore
+from engine.store.store import Store
 from streams.settings import Settings
-from streams.transport.base import Outgoing, TopicSpec
-from streams.transport.embedded_broker import EmbeddedBroker
 from tests.apps import make_settings
 from tests.lost_records import remove_before
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from streams.retention import check_retention, retention_left
+from engine.health.retention import check_retention, retention_left
 
 DAY_MS = 86_400_000
 SOURCE = "send-notifications", "notification-commands"

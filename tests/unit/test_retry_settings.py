@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from streams.engine.failures import RetryPolicy
-from streams.settings import Settings, SettingsError, TopicRetries, load_settings
+from engine.declare.settings import SettingsError, TopicRetries
+from engine.failures.classify import RetryPolicy
+from streams.settings import Settings, load_settings
 
 
 def test_what_is_given_for_a_topic_wins_there_and_the_rest_is_as_for_all() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from streams.doctor import check_data_folder
-from streams.settings import MOVE_DATA, Settings
-from streams.transport.log import Log, NewRecord, RocksStorage, TopicConfig
+from engine.declare.settings import MOVE_DATA
+from engine.health.doctor import check_data_folder
+from engine.log.embedded.log import Log, NewRecord, RocksStorage, TopicConfig
+from streams.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

@@ -9,16 +9,17 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from agents.domain import sagas
-from agents.domain.orders import evolve
-from agents.domain.sagas import Policy, Step, advance, apply, begin, business_time, wakes_at
-from streams.envelope import Envelope, Message, Metadata, new_envelope
+from domain import sagas
+from domain.orders import evolve
+from domain.sagas import Policy, Step, advance, apply, begin, business_time, wakes_at
+from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
+from engine.declare.times import LATEST
+from engine.declare.topic import Topic
 from streams.events.inventory import ReserveStock, StockReleased, StockReservationFailed, StockReserved
 from streams.events.money import Money
 from streams.events.orders import OrderConfirmed, OrderItem, OrderPlaced, OrderRejected
 from streams.events.payments import PaymentReceived, PaymentRefunded
-from streams.times import LATEST
-from streams.topics import INVENTORY_COMMANDS, Topic
+from streams.topics import INVENTORY_COMMANDS
 from tables.orders import Order
 from tables.sagas import Saga
 from tests.unit.test_envelope import TEN_O_CLOCK

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.engine.store import ChangelogMark, Store, StoreDamaged, StoreError, explain_open_failure
+from engine.store.store import ChangelogMark, Store, StoreDamaged, StoreError, explain_open_failure
 from tests.damage import damage_rows, flip
 
 P = b"rows\0"

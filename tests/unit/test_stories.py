@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from agents.domain import stories
-from agents.domain.stories import Node, Parts, story
-from streams.envelope import Envelope
+from domain import stories
+from domain.stories import Node, Parts, story
+from engine.declare.envelope import Envelope
 from streams.events.inventory import AddStock, ShipStock
 from streams.events.orders import ConfirmOrder, ShipOrder
 from streams.events.sagas import ResumeSaga

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from streams.engine.lanes import LANES, Lane, LaneKey
-from streams.engine.stuck import STACK_BYTES_MAX, StuckRecords
-from streams.engine.timers import TIMERS, Timer, TimerKey
-from streams.engine.unit_of_work import NO_RECORD
-from streams.errors import HandlerTimeout
+from engine.declare.errors import HandlerTimeout
+from engine.declare.timers import TIMERS, Timer, TimerKey
+from engine.declare.unit_of_work import NO_RECORD
+from engine.failures.lanes import LANES, Lane, LaneKey
+from engine.log.ports import Record
+from engine.watchdog.stuck import STACK_BYTES_MAX, StuckRecords
 from streams.settings import Settings
-from streams.transport.base import Record
 
 RECORD = Record(7, 1_000, b"k\xff", b"v", ())
 DUE = Record(-1, 5_000, b"order-1", b"", ())

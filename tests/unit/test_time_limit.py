@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from streams.errors import Unavailable
-from streams.time_limit import slot, within
+from engine.calls.time_limit import slot, within
+from engine.declare.errors import Unavailable
 
 SHORT_S = 0.01
 LONG_S = 60.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.timers import TIMERS, Timer, TimerKey, encode_due
+from engine.declare.timers import TIMERS, Timer, TimerKey, encode_due
 
 KEYS = st.builds(
     TimerKey, st.integers(0, 2**63), st.text(max_size=20), st.text(max_size=20).filter(lambda text: text.isprintable())

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from streams.times import EARLIEST, LATEST, format_ms, is_accepted, later
+from engine.declare.times import EARLIEST, LATEST, format_ms, is_accepted, later
 
 FAR = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 

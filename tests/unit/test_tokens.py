@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.tokens import InvalidToken, decode_token, encode_token, topic_mark
-from streams.transport.base import Position
+from engine.log.ports import Position
+from engine.web.tokens import InvalidToken, decode_token, encode_token, topic_mark
 
 positions = st.builds(
     Position,

@@ -44,7 +44,7 @@ def test_every_dependency_is_locked() -> None:
         assert names <= locked, lock
 
 
-@pytest.mark.parametrize("package", ["agents.domain", "streams.events"])
+@pytest.mark.parametrize("package", ["domain", "streams.events"])
 def test_importing_decisions_and_events_loads_no_broker_store_or_web_server(package: str) -> None:
     program = f"""
 import pkgutil, sys, {package} as package

@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from streams.engine.trace import format_trace
+from engine.failures.trace import format_trace
 
 
 class Unspeakable(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from streams.tracing.environment import is_on, problem
+from engine.observe.tracing.environment import is_on, problem
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.engine.table import Table
-from streams.engine.timers import TIMERS, Timer, TimerKey
-from streams.engine.unit_of_work import UnitOfWork
+from engine.declare.table import Table
+from engine.declare.timers import TIMERS, Timer, TimerKey
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.partitioner import partition_for
+from engine.log.ports import Record
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Record
-from streams.transport.partitioner import partition_for
 
 PARTITIONS = 4
 SETTINGS = Settings(_env_file=None)

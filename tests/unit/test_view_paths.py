@@ -4,14 +4,15 @@ from itertools import pairwise
 
 import pytest
 
-from streams.app import SERVICE_PACKAGES, discover
-from streams.freshness import Path
+from engine.faust.app import discover
+from engine.web.dead_letters.views import LETTER_PATH
+from engine.web.freshness import Path
+from streams.app import SERVICE_PACKAGES
 from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
 from tables.analytics_views import ANALYTICS_PATH
 from tables.customer_orders import CUSTOMER_ORDERS
 from tables.customer_views import CUSTOMERS_PATH
 from tables.customers import CUSTOMERS
-from tables.dead_letter_views import LETTER_PATH
 from tables.inventory import STOCK
 from tables.inventory_views import INVENTORY_PATH
 from tables.notification_views import NOTIFICATIONS_PATH

@@ -9,7 +9,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from streams.tracing.w3c import NO_PARENT, TRACESTATE_LENGTH_MAX, parent_in, traceparent_of
+from engine.observe.tracing.w3c import NO_PARENT, TRACESTATE_LENGTH_MAX, parent_in, traceparent_of
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{SPAN}-01"

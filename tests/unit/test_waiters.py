@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from streams.engine import waiters
-from streams.engine.waiters import PartitionLost, PositionWaiters, TooManyWaiters
+from engine.partition import waiters
+from engine.partition.waiters import PartitionLost, PositionWaiters, TooManyWaiters
 
 
 class Positions:

@@ -19,18 +19,18 @@ import msgspec
 import pytest
 import uvloop
 
-from streams.engine import watchdog as watchdog_module
-from streams.engine.store import Store
-from streams.engine.stuck import StuckRecords
-from streams.engine.table import Table
-from streams.engine.unit_of_work import UnitOfWork
-from streams.engine.watch import WATCH, Handling, watched, watched_steps
-from streams.engine.watchdog import EXIT_STUCK, LOOKS, SIGNAL, Watchdog, watching
-from streams.envelope import Envelope
-from streams.errors import HandlerTimeout
+from engine.declare.envelope import Envelope
+from engine.declare.errors import HandlerTimeout
+from engine.declare.table import Table
+from engine.declare.topic import Topic
+from engine.declare.unit_of_work import UnitOfWork
+from engine.log.ports import Record
+from engine.store.store import Store
+from engine.watchdog import watchdog as watchdog_module
+from engine.watchdog.stuck import StuckRecords
+from engine.watchdog.watch import WATCH, Handling, watched, watched_steps
+from engine.watchdog.watchdog import EXIT_STUCK, LOOKS, SIGNAL, Watchdog, watching
 from streams.settings import Settings
-from streams.topics import Topic
-from streams.transport.base import Record
 from tests.unit.test_unit_of_work import Committed
 
 TIMEOUT_S = 0.1

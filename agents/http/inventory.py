@@ -1,0 +1,181 @@
+"""HTTP commands of stock, one by one or many in one request."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Literal, TypedDict
+from urllib.parse import quote
+
+from aiohttp import web
+from pydantic import Field
+
+from agents.http.lines import LinesAccepted, take_lines
+from domain.inventory import BELOW_RESERVED, ON_HAND_MAX
+from engine.declare.envelope import Metadata, derived_id
+from engine.declare.operation import LOCATION, Answer, Lines, Operation
+from engine.declare.service import Service
+from engine.log.ports import Position
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, Problem, invalid, json_response
+from engine.web.bodies import Body, Id, Time, parse, read_body
+from engine.web.freshness import catch_up
+from engine.web.outcomes import wait_for_outcome
+from engine.web.parameters import duration
+from engine.web.publish import (
+    CORRELATION_ID,
+    ID_CHARACTERS_MAX,
+    IDEMPOTENCY_KEY,
+    encode,
+    envelope,
+    id_header,
+    metadata,
+    publish,
+    token_of,
+)
+from engine.web.routing import partition_of
+from streams.events.inventory import INVENTORY_TYPES, AdjustStock
+from streams.topics import INVENTORY_COMMANDS
+from tables.inventory import HANDLED_STOCK_COMMANDS
+from tables.inventory_views import INVENTORY_PATH, InventoryView, find_stock, inventory_view
+
+service = Service("gateway-inventory", topics=(INVENTORY_COMMANDS,), types=INVENTORY_TYPES)
+
+
+class AdjustStockBody(Body):
+    """What `PUT /inventory/{product_id}` takes: all pieces on the shelf, reserved ones included."""
+
+    quantity: Annotated[int, Field(ge=0, le=ON_HAND_MAX)]
+    occurred_at: Annotated[Time | None, Field(strict=False)] = None
+    command_id: Id | None = None
+
+
+class AdjustStockLine(AdjustStockBody):
+    """A line of `POST /inventory/batch`."""
+
+    product_id: Id
+
+
+class StockAccepted(TypedDict):
+    """A command that is on its way; the token stands for it."""
+
+    product_id: str
+    status: Literal["processing"]
+    token: str
+
+
+WAIT = duration("wait", "how long to wait until the stock is changed, such as 2s or 500ms, at most 30s", 0.0)
+
+
+@service.route(
+    "PUT",
+    "/inventory/{product_id}",
+    Operation(
+        {200: Answer(InventoryView, (LOCATION,)), 202: Answer(StockAccepted, (LOCATION,))},
+        (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
+        AdjustStockBody,
+        problems=(409,),
+    ),
+)
+async def adjust_stock(request: web.Request) -> web.StreamResponse:
+    """Say how many pieces of a product there are: 202 with a token.
+
+    The same `Idempotency-Key`, or `command_id`, makes it the same command, which takes effect once. Fewer than are
+    reserved are refused by an event `inventory.rejected`: the view then shows no change. With `?wait=2s` 200 with the
+    stock once that is done, 202 when it takes longer; 409 or 422 with `reason` when it is refused.
+    """
+    wait_s = WAIT.read(request)
+    product_id = request.match_info["product_id"]
+    if len(product_id) > ID_CHARACTERS_MAX:
+        raise invalid("product_id", f"1 to {ID_CHARACTERS_MAX} characters")
+    key = id_header(request, IDEMPOTENCY_KEY.name)
+    body = await read_body(request, AdjustStockBody)
+    command_id = _command_id(product_id, body, key)
+    value = _record(request, product_id, body, command_id, metadata(request))
+    position = await publish(request, INVENTORY_COMMANDS, product_id, value)
+    found = await _outcome_within(request, product_id, command_id, position, wait_s) if wait_s > 0 else None
+    if found is not None:
+        return found
+    answer = StockAccepted(product_id=product_id, status="processing", token=token_of(request, [position]))
+    return json_response(answer, 202, {"Location": _location(product_id)})
+
+
+async def _outcome_within(
+    request: web.Request, product_id: str, command_id: str, position: Position, wait_s: float
+) -> web.Response | None:
+    """What became of a command, None when that is not known within `wait_s` seconds; raises problems."""
+    path = f"/internal/stock-outcomes/{quote(product_id, safe='')}/{quote(command_id, safe='')}"
+    return await wait_for_outcome(
+        request,
+        INVENTORY_PATH[-1],
+        position,
+        lambda task: outcome(task, product_id, command_id),
+        path,
+        _location(product_id),
+        wait_s,
+    )
+
+
+@service.route("GET", "/internal/stock-outcomes/{product_id}/{command_id}")
+async def get_stock_outcome(request: web.Request) -> web.StreamResponse:
+    """For other workers: what `PUT /inventory/{product_id}?wait=` answers, from the product's partition; 504 when that
+    takes longer.
+    """
+    product_id, command_id = request.match_info["product_id"], request.match_info["command_id"]
+    number = partition_of(request, product_id)
+    request.app[ENGINE].task(number)
+    await catch_up(request, INVENTORY_PATH, number)
+    return outcome(request.app[ENGINE].task(number), product_id, command_id)
+
+
+def outcome(task: PartitionTask, product_id: str, command_id: str) -> web.Response:
+    """200 with the stock that the command changed; raises a problem with the reason when it was refused."""
+    handled, stock = task.read(HANDLED_STOCK_COMMANDS, command_id), find_stock(task, product_id)
+    if handled is not None and handled.refused is not None:
+        reason, detail = handled.refused
+        raise Problem(409 if reason == BELOW_RESERVED else 422, detail, reason=reason, product_id=product_id)
+    if handled is not None and handled.product_id != product_id:
+        detail = f"the command id was used for product {handled.product_id}: this command needs another one"
+        raise Problem(409, detail, reason="already_used", product_id=product_id)
+    if handled is None or stock is None:
+        detail = f"the command for product {product_id} is not processed: see the dead letters of inventory-commands"
+        raise Problem(500, detail)
+    return json_response(inventory_view(stock), 200, {"Location": _location(product_id)})
+
+
+@service.route(
+    "POST",
+    "/inventory/batch",
+    Operation({202: LinesAccepted}, (IDEMPOTENCY_KEY, CORRELATION_ID), Lines(AdjustStockLine)),
+)
+async def adjust_stocks(request: web.Request) -> web.StreamResponse:
+    """Say how many pieces there are of a product per line (NDJSON): 202 `{accepted, rejected, problems, token}`.
+
+    A line is `{product_id, quantity, occurred_at?, command_id?}`; for the rest see `take_lines`. With an
+    `Idempotency-Key` the same request may be sent again: each line is then the same command, which takes effect once.
+    """
+    key = id_header(request, IDEMPOTENCY_KEY.name)
+    origin, settings = metadata(request), request.app[ENGINE].settings
+
+    def command(line: bytes, number: int) -> tuple[str, bytes]:
+        body = parse(AdjustStockLine, line, settings)
+        line_key = None if key is None else f"{key}:line {number}"
+        command_id = _command_id(body.product_id, body, line_key)
+        return body.product_id, _record(request, body.product_id, body, command_id, origin)
+
+    return await take_lines(request, INVENTORY_COMMANDS, command)
+
+
+def _command_id(product_id: str, body: AdjustStockBody, key: str | None) -> str:
+    """The body's own id of the command, or one that follows from product and key, or a new one."""
+    if body.command_id is not None:
+        return body.command_id
+    return str(uuid.uuid4()) if key is None else derived_id(product_id, f"{AdjustStock.event_type}:{key}")
+
+
+def _record(request: web.Request, product_id: str, body: AdjustStockBody, command_id: str, origin: Metadata) -> bytes:
+    command = AdjustStock(product_id, body.quantity)
+    return encode(request, envelope(command, command_id, body.occurred_at, origin))
+
+
+def _location(product_id: str) -> str:
+    return f"/inventory/{quote(product_id, safe='')}"

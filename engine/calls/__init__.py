@@ -1,0 +1,1 @@
+"""Calls to the outside, made before the unit of work: their window, circuit and time limits."""

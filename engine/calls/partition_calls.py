@@ -1,0 +1,85 @@
+"""All calls to the outside of one partition: a window for each agent that makes any."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from engine.calls.outside import OutsideCalls, Prepare
+from engine.declare.handlers import Handlers
+from engine.partition.batch import Fetched, StaleBatch
+from engine.partition.context import EngineContext
+
+if TYPE_CHECKING:
+    from engine.partition.task import PartitionTask
+
+log = logging.getLogger(__name__)
+
+Source = tuple[str, str]  # agent and topic
+
+
+class PartitionCalls:
+    """The windows of one life of a partition, by agent and topic."""
+
+    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
+        self._task = task
+        self._context = context
+        self._windows: dict[Source, OutsideCalls] = {}
+
+    async def process(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
+        """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
+        source, task = (agent, fetched.topic), self._task
+        if task.losses.is_behind_gap(source, fetched):
+            task.finished(fetched)
+            return
+        try:
+            task.check(fetched.epoch, fetched.topic)
+            calls = self._windows.get(source)
+            if calls is None:
+                calls = self._windows[source] = OutsideCalls(task, source, prepare, handlers, self._context)
+            calls.add(fetched)
+        except StaleBatch as error:
+            # Not the agent's concern: its calls for other partitions go on.
+            log.info("%s", error)
+        finally:
+            task.busy_at = time.monotonic()
+            task.finished(fetched)
+
+    def there_is_room(self) -> None:
+        """A record that has to wait in a lane may find room there now."""
+        for calls in self._windows.values():
+            calls.there_is_room()
+
+    def is_busy_with(self, topic: str) -> bool:
+        """Whether records of `topic` wait for calls."""
+        return any(calls for (_, of), calls in self._windows.items() if of == topic)
+
+    def agents(self) -> set[str]:
+        """Agents whose records wait for calls."""
+        return {agent for (agent, _), calls in self._windows.items() if calls}
+
+    def stalled(self) -> Iterator[Source]:
+        """Agents and topics whose next record has to wait in its lane, and finds no room there."""
+        yield from (source for source, calls in self._windows.items() if calls.stands_still)
+
+    def first_offset(self, source: Source) -> int | None:
+        """The offset of the first record of an agent that waits for its call; None where none does."""
+        calls = self._windows.get(source)
+        return calls.first_offset() if calls is not None else None
+
+    def drop(self, agent: str, error: BaseException) -> None:
+        """The agent that made these calls has ended: what waits for them must be asked for again."""
+        for source in [source for source in self._windows if source[0] == agent]:
+            calls = self._windows.pop(source)
+            waiting = bool(calls)
+            calls.cancel()
+            if waiting:
+                self._task.fail(error)
+
+    def cancel(self) -> None:
+        """End all calls; what they did is asked for again in the partition's next life."""
+        for calls in self._windows.values():
+            calls.cancel()
+        self._windows.clear()

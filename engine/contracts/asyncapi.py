@@ -1,0 +1,184 @@
+"""The contract of the topics: an AsyncAPI 3.0 document of the commands and events that they carry."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+import msgspec
+
+from engine.contracts.events import DEAD_LETTER, INTEGRATION, kind_of, published
+from engine.contracts.examples import example, on_the_wire
+from engine.contracts.openapi import DISTRIBUTION
+from engine.contracts.schemas import REF_PREFIX, Schema, Schemas
+from engine.declare.envelope import Envelope, Message
+from engine.declare.registry import EventRegistry
+from engine.declare.service import Service
+from engine.declare.settings import Settings
+from engine.declare.topic import Topic
+from engine.failures.classify import DEAD_LETTER_HEADERS
+from engine.failures.topics import DEAD_LETTERS
+from streams.events.integration import CLOUD_EVENT_HEADERS, to_integration
+from streams.topics import INTEGRATION_EVENTS
+
+BINDING_VERSION: Final = "0.5.0"
+JSON: Final = "application/json"
+_ENVELOPE: Final = Envelope[msgspec.Raw]
+
+
+def asyncapi(
+    services: Sequence[Service], registry: EventRegistry, topics: Sequence[Topic], settings: Settings
+) -> dict[str, Any]:
+    """The document; its schemas are those of the registered types, its examples are encoded as records are."""
+    outside = published(registry, topics)
+    schemas = Schemas([_ENVELOPE, *registry.classes.values(), *outside.values()])
+    named = {
+        **schemas.components,
+        **{found.event_type: _enveloped(found, schemas) for found in registry.classes.values()},
+        **{
+            f"{INTEGRATION}.{event.event_type}": _integration(event, value, schemas) for event, value in outside.items()
+        },
+    }
+    document: dict[str, Any] = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Orders",
+            "version": version(DISTRIBUTION),
+            "description": "Commands and events of the order system. A record's key decides its partition, by Kafka's "
+            "default partitioner (murmur2). Any client may produce commands; events have one writer each and are to "
+            "be read with `read_committed`. Unknown fields are ignored. Changelogs of tables are not part of this.",
+        },
+        "defaultContentType": JSON,
+        "channels": {
+            topic.name: _channel(topic, _messages(topic, registry, outside), settings)
+            for topic in sorted(topics, key=lambda topic: topic.name)
+        },
+        "operations": _operations(services),
+        "components": {"schemas": dict(sorted(named.items()))},
+    }
+    if settings.transport == "kafka":
+        protocol = "kafka-secure" if settings.kafka_security_protocol in ("SSL", "SASL_SSL") else "kafka"
+        hosts = settings.bootstrap_servers
+        document["servers"] = {
+            f"kafka-{number}": {"host": host, "protocol": protocol} for number, host in enumerate(hosts, start=1)
+        }
+    return document
+
+
+# ---- schemas of whole values
+
+
+def _enveloped(found: type[Message], schemas: Schemas) -> Schema:
+    """The envelope around a payload of this type."""
+    fixed = {"eventType": found.event_type, "aggregateType": found.aggregate_type, "version": found.schema_version}
+    if kind_of(found) == "command":
+        del fixed["aggregateType"]  # whatever clients say there is taken
+    members: Schema = {name: {"const": value} for name, value in fixed.items()}
+    return {"allOf": [schemas.of(_ENVELOPE), {"properties": members | {"payload": schemas.of(found)}}]}
+
+
+def _integration(event: type[Message], value: Any, schemas: Schemas) -> Schema:
+    return {"allOf": [schemas.of(value), {"properties": {"event_type": {"const": event.event_type}}}]}
+
+
+# ---- channels
+
+
+def _channel(topic: Topic, messages: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    configuration: dict[str, Any] = {
+        "cleanup.policy": ["compact"] if topic.compacted else ["delete"],
+        "retention.ms": -1 if topic.retention_ms is None else topic.retention_ms,
+    }
+    kafka = {"partitions": settings.partitions, "topicConfiguration": configuration, "bindingVersion": BINDING_VERSION}
+    return {
+        "address": topic.name,
+        "description": topic.help,
+        "messages": messages,
+        "bindings": {"kafka": kafka},
+    }
+
+
+def _messages(topic: Topic, registry: EventRegistry, outside: Iterable[type[Message]]) -> dict[str, Any]:
+    key = {"kafka": {"key": {"type": "string", "description": topic.key}, "bindingVersion": BINDING_VERSION}}
+    if topic.name == DEAD_LETTERS.name:
+        return {DEAD_LETTER: {**_DEAD_LETTER, "bindings": key}}
+    if topic.name == INTEGRATION_EVENTS.name:
+        return {event.event_type: {**_published_message(event), "bindings": key} for event in outside}
+    carried = [found for found in topic.carries if found in registry.classes.values()]
+    return {found.event_type: {**_message(found), "bindings": key} for found in carried}
+
+
+def _message(found: type[Message]) -> dict[str, Any]:
+    text = inspect.getdoc(found) or ""
+    message: dict[str, Any] = {
+        "name": found.event_type,
+        "title": found.__name__,
+        "summary": text.split("\n\n")[0],
+        "contentType": JSON,
+        "tags": [{"name": kind_of(found)}],
+        "correlationId": {"location": "$message.payload#/metadata/correlationId"},
+        "payload": {"$ref": REF_PREFIX + found.event_type},
+    }
+    if (envelope := example(found)) is not None:
+        message["examples"] = [{"name": "encoded", "payload": on_the_wire(envelope)}]
+    return message
+
+
+def _published_message(event: type[Message]) -> dict[str, Any]:
+    message: dict[str, Any] = {
+        "name": event.event_type,
+        "title": event.__name__,
+        "summary": f"{event.event_type} for other systems, with CloudEvents 1.0 headers in Kafka's binary mode.",
+        "contentType": JSON,
+        "tags": [{"name": "event"}],
+        "headers": _headers(CLOUD_EVENT_HEADERS),
+        "payload": {"$ref": f"{REF_PREFIX}{INTEGRATION}.{event.event_type}"},
+    }
+    envelope = example(event)
+    encoded = None if envelope is None else to_integration(envelope)
+    if encoded is not None:
+        value, headers = encoded
+        shown = {name: text.decode() for name, text in headers}
+        message["examples"] = [{"name": "encoded", "headers": shown, "payload": msgspec.json.decode(value)}]
+    return message
+
+
+def _headers(names: Iterable[str]) -> Schema:
+    listed = list(names)
+    return {"type": "object", "properties": {name: {"type": "string"} for name in listed}, "required": listed}
+
+
+_DEAD_LETTER: Final[Mapping[str, Any]] = {
+    "name": DEAD_LETTER,
+    "title": "DeadLetter",
+    "summary": "A record that could not be processed: its value byte for byte, its own headers, and what happened.",
+    "contentType": "application/octet-stream",
+    "tags": [{"name": "event"}],
+    "headers": _headers(DEAD_LETTER_HEADERS),
+    "payload": {"description": "the value of the record that failed, whatever it is"},
+}
+
+
+# ---- operations
+
+
+def _operations(services: Iterable[Service]) -> dict[str, Any]:
+    """What each agent takes, and what each service writes."""
+    operations: dict[str, Any] = {}
+    for service in services:
+        for agent, (topic, function) in service.agents.items():
+            operations[f"{agent}.receive"] = {
+                "action": "receive",
+                "channel": {"$ref": f"#/channels/{topic.name}"},
+                "summary": (inspect.getdoc(function) or agent).split("\n\n")[0],
+                "tags": [{"name": service.name}],
+            }
+        for topic in service.produces:
+            operations[f"{service.name}.{topic.name}.send"] = {
+                "action": "send",
+                "channel": {"$ref": f"#/channels/{topic.name}"},
+                "tags": [{"name": service.name}],
+            }
+    return dict(sorted(operations.items()))

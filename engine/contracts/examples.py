@@ -1,0 +1,92 @@
+"""Examples of messages, encoded as they are on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import msgspec
+
+from engine.contracts.schemas import Schema, Schemas, resolved
+from engine.declare.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
+
+_MONEY: Final = {"amount": "39.98", "currency": "USD"}
+_BY_NAME: Final[Mapping[str, Any]] = {
+    "orderId": "order-123",
+    "customerId": "customer-456",
+    "productId": "SKU-1",
+    "deadLetterId": "0-1764043200000000",
+    "total": _MONEY,
+    "price": {"amount": "19.99", "currency": "USD"},
+    "currency": "USD",
+    "quantity": 2,
+    "country": "France",
+    "email": "customer@example.com",
+    "command": "order.cancel",
+    "change": "order.confirmed",
+    "status": "confirmed",
+    "reason": "out_of_stock",
+    "detail": "there are not enough pieces",
+    "reference": "reference-1",
+}
+_PYTHON_TYPES: Final[Mapping[str | None, type]] = {"string": str, "integer": int, "object": dict}
+_TIME: Final = datetime(2026, 11, 23, 10, tzinfo=UTC)
+_TIME_TEXT: Final = "2026-11-23T10:00:00Z"
+
+
+def example(message_class: type[Message]) -> Envelope[Any] | None:
+    """An envelope of this type with values that look real; the first field of a payload names its aggregate.
+
+    None when the type takes only values that its schema says nothing of.
+    """
+    schemas = Schemas([message_class])
+    value = _value("", resolved(schemas.of(message_class), schemas.components))
+    try:
+        payload = msgspec.convert(value, message_class)
+    except msgspec.ValidationError:
+        return None
+    aggregate_id = getattr(payload, payload.__struct_fields__[0]) if payload.__struct_fields__ else "aggregate-1"
+    return new_envelope(
+        payload,
+        event_id="550e8400-e29b-41d4-a716-446655440000",
+        aggregate_id=str(aggregate_id),
+        timestamp=_TIME,
+        metadata=Metadata("req-456", "cmd-789", "user-123"),
+        aggregate_version=1 if message_class.aggregate_id_field is None else msgspec.UNSET,
+    )
+
+
+def on_the_wire(envelope: Envelope[Any]) -> Any:
+    """The JSON of a record's value."""
+    return msgspec.json.decode(encode_envelope(envelope))
+
+
+def _value(name: str, schema: Schema) -> Any:
+    """A value that fits a schema without references, for a field of this name."""
+    if "const" in schema:
+        return schema["const"]
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _value(name, next(found for found in schema["anyOf"] if found != {"type": "null"}))
+    kind = schema.get("type")
+    if name in _BY_NAME and isinstance(_BY_NAME[name], _PYTHON_TYPES.get(kind, ())):
+        return _BY_NAME[name]
+    if kind == "object":
+        return {member: _value(member, found) for member, found in schema.get("properties", {}).items()}
+    if kind == "array":
+        return [_value("", found) for found in schema.get("prefixItems", [schema.get("items", {})])]
+    if kind == "string":
+        return _text(name, schema)
+    if kind == "integer":
+        return max(1, schema.get("minimum", 1))
+    return {"number": 1.5, "boolean": True}.get(str(kind))
+
+
+def _text(name: str, schema: Schema) -> str:
+    if schema.get("format") == "date-time":
+        return _TIME_TEXT
+    if "pattern" in schema:  # the only one there is says what an amount looks like
+        return "19.99"
+    return f"{name or 'text'}-1"[: schema.get("maxLength")]

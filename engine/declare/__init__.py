@@ -1,0 +1,1 @@
+"""What an application declares: topics, tables, messages, services, settings."""

@@ -1,0 +1,1 @@
+"""What stands still, is missing or damaged, and the doctor who looks for it."""

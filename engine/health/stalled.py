@@ -1,0 +1,80 @@
+"""Fetches that stand still: the next record has to wait in its lane, and there is no room for it.
+
+What was fetched stays in memory, in its order; the log keeps the rest, as further fetches of the topic are kept away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from engine.declare.handlers import RecordHandler
+from engine.partition.batch import Fetched, StaleBatch
+
+if TYPE_CHECKING:
+    from engine.partition.task import PartitionTask
+
+log = logging.getLogger(__name__)
+
+
+class StalledFetches:
+    """What stands still in one life of a partition; it goes on when `room` is set."""
+
+    def __init__(self, task: PartitionTask, room: asyncio.Event) -> None:
+        self._task = task
+        self._room = room
+        self._fetches: dict[tuple[str, str], deque[tuple[Fetched, RecordHandler]]] = {}  # by agent and topic
+        self._runner: asyncio.Task[None] | None = None
+
+    def __contains__(self, source: tuple[str, str]) -> bool:
+        """Whether fetches of this agent stand still."""
+        return source in self._fetches
+
+    def is_busy_with(self, topic: str) -> bool:
+        """Whether fetches of this topic stand still."""
+        return any(of == topic for _, of in self._fetches)
+
+    def sources(self) -> Mapping[tuple[str, str], int]:
+        """Agents and topics that stand still, with the number of fetches."""
+        return {source: len(fetches) for source, fetches in self._fetches.items()}
+
+    def add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Keep a fetch whose next record finds no room, or that comes behind one."""
+        self._fetches.setdefault(source, deque()).append((fetched, handle))
+        self._task.hold(source[1])
+        if self._runner is None:
+            self._runner = self._task.background.run(self._run(), "stalled fetches")
+
+    def cancel(self) -> None:
+        """Forget everything; it comes again in the partition's next epoch."""
+        if self._runner is not None:
+            self._runner.cancel()
+            self._runner = None
+        self._fetches.clear()
+
+    async def _run(self) -> None:
+        try:
+            while self._fetches:
+                self._room.clear()
+                for source in list(self._fetches):
+                    await self._go_on(source)
+                if self._fetches:
+                    await self._room.wait()
+            self._runner = None
+        except StaleBatch as error:
+            log.info("%s", error)
+
+    async def _go_on(self, source: tuple[str, str]) -> None:
+        """Handle what stands still, as far as there is room."""
+        fetches = self._fetches[source]
+        while fetches:
+            fetched, handle = fetches[0]
+            if not await self._task.try_fetch(source, fetched, handle):
+                return
+            fetches.popleft()
+            self._task.let_go(source[1])
+        del self._fetches[source]
+        self._task.handled_all(source)

@@ -1,0 +1,1 @@
+"""Ports of the log, and the two logs behind them."""

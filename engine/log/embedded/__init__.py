@@ -1,0 +1,1 @@
+"""The embedded log: partitions of records in RocksDB, with nothing but Python."""

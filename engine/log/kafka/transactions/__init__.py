@@ -1,0 +1,1 @@
+"""Transactions of Kafka: their states, and those that hang."""

@@ -1,0 +1,1 @@
+"""A projection made anew beside the running one."""

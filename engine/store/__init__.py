@@ -1,0 +1,1 @@
+"""The rows of a partition in RocksDB: restore, repair, scrub, and the cache before it."""

@@ -1,0 +1,1 @@
+"""Handlers that do not return, and the records that they were given."""

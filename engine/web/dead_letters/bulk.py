@@ -1,0 +1,172 @@
+"""What became of decisions about dead letters: each one's own line in its letter's audit trail says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Final, NamedTuple
+from urllib.parse import urlencode
+
+import msgspec
+from aiohttp import web
+
+from engine.declare.envelope import derived_id
+from engine.declare.service import Service
+from engine.failures.dead_letters import OPEN, DeadLetter, letter_id
+from engine.log.ports import Position
+from engine.partition.engine import PartitionNotHere
+from engine.partition.task import PartitionTask
+from engine.web.answers import ENGINE, PASSING, Problem, json_response
+from engine.web.dead_letters.queries import REFUSED_MAX, Candidate, find_letter
+from engine.web.dead_letters.views import LETTER_PATH
+from engine.web.gathering import own_partition
+from engine.web.routing import ROUTER, task_here
+
+LETTERS_PER_CHUNK: Final = 200  # about 5 ms, and an address of 4 KiB
+_hop = LETTER_PATH[0]
+
+service = Service("letter-decisions")
+
+
+class Verdict(NamedTuple):
+    """A letter after a decision about it; `refused` is why it was not carried out, None when it was."""
+
+    letter: DeadLetter
+    refused: tuple[str, str] | None
+
+
+class DecisionRefused(msgspec.Struct, frozen=True, gc=False):
+    """A decision about a letter that was not carried out, and why: a stable code and a sentence."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+class Decisions(msgspec.Struct, frozen=True):
+    """What became of decisions; `refused` are the first 100 of those that were not carried out.
+
+    `undecided` are those of which nothing is known yet.
+    """
+
+    applied: int = 0
+    refused: list[DecisionRefused] = []
+    refused_count: int = 0
+    undecided: int = 0
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """What another worker is asked for: decisions of one request about letters of one partition.
+
+    The last one is at `offset`, and is waited for at most `wait_s` seconds.
+    """
+
+    decisions: str
+    letters: Annotated[list[int], msgspec.Meta(max_length=LETTERS_PER_CHUNK)]
+    offset: int
+    wait_s: float
+
+
+_encode = msgspec.json.Encoder().encode
+_decode_asked = msgspec.json.Decoder(_Asked).decode
+_decode_decisions = msgspec.json.Decoder(Decisions).decode
+
+
+def decision_id(decisions: str, partition: int, number: int) -> str:
+    """The id of the decision about one letter, by that of all decisions of a request."""
+    return derived_id(decisions, letter_id(partition, number))
+
+
+def verdict(task: PartitionTask, number: int, decision: str) -> Verdict | None:
+    """What became of a decision about a letter, None when that is not known."""
+    letter = find_letter(task, number)
+    if letter is None:
+        return None
+    line = next((line for line in letter.actions if line.decision == decision), None)
+    # Without a line it asked for what was done already, or was a dead letter itself.
+    if line is None and letter.state == OPEN:
+        return None
+    return Verdict(letter, line.refused if line is not None else None)
+
+
+async def what_became_of(
+    request: web.Request, decisions: str, chosen: Sequence[Candidate], positions: Sequence[Position], wait_s: float
+) -> Decisions:
+    """Return what became of the decisions about the chosen letters within `wait_s` seconds.
+
+    `decisions` is the id from which those of all follow (see `decision_id`); `positions` are where they are.
+    """
+    ends: defaultdict[int, int] = defaultdict(int)
+    for position in positions:
+        ends[position.partition] = max(ends[position.partition], position.offset)
+    letters: defaultdict[int, list[int]] = defaultdict(list)
+    for candidate in chosen:
+        letters[candidate.partition].append(candidate.number)
+    deadline = asyncio.get_running_loop().time() + wait_s
+
+    async def of_partition(partition: int) -> list[Decisions]:
+        return [
+            await _of_chunk(request, partition, _Asked(decisions, chunk, ends[partition], _left_s(deadline)))
+            for chunk in _chunks(letters[partition])
+        ]
+
+    found = await asyncio.gather(*(of_partition(partition) for partition in letters))
+    parts = [part for parts in found for part in parts]
+    return Decisions(
+        sum(part.applied for part in parts),
+        [refused for part in parts for refused in part.refused][:REFUSED_MAX],
+        sum(part.refused_count for part in parts),
+        sum(part.undecided for part in parts),
+    )
+
+
+@service.route("GET", "/internal/letter-decisions/{number}")
+async def get_decisions(request: web.Request) -> web.StreamResponse:
+    """For other workers: what became of decisions about letters of an owned partition; `?asked=` is an `_Asked`."""
+    task = own_partition(request)
+    try:
+        asked = _decode_asked(request.query.get("asked", ""))
+    except msgspec.DecodeError as error:
+        raise Problem(422, f"asked: {error}") from error
+    return json_response(await _here(request, task.number, asked))
+
+
+def _chunks(numbers: Sequence[int]) -> Iterator[list[int]]:
+    for first in range(0, len(numbers), LETTERS_PER_CHUNK):
+        yield list(numbers[first : first + LETTERS_PER_CHUNK])
+
+
+def _left_s(deadline: float) -> float:
+    return max(0.0, deadline - asyncio.get_running_loop().time())
+
+
+async def _of_chunk(request: web.Request, partition: int, asked: _Asked) -> Decisions:
+    """What became of some decisions, wherever their letters are; undecided ones where that cannot be known now."""
+    try:
+        if task_here(request, partition) is not None:
+            return await _here(request, partition, asked)
+        path = f"/internal/letter-decisions/{partition}?{urlencode({'asked': _encode(asked)})}"
+        status, body = await request.app[ROUTER].ask(partition, path, asked.wait_s)
+        if status != 200:
+            raise PartitionNotHere(f"partition {partition} is moving to another worker; try again")
+        return _decode_decisions(body)
+    except PASSING:
+        return Decisions(undecided=len(asked.letters))
+
+
+async def _here(request: web.Request, partition: int, asked: _Asked) -> Decisions:
+    """What became of some decisions about letters of an owned partition, after waiting for the last one."""
+    engine = request.app[ENGINE]
+    waiters = engine.task(partition).waiters
+    await waiters.wait(_hop.agent, _hop.topic.name, asked.offset + 1, asked.wait_s, is_exact=True)
+    task, refused, undecided = engine.task(partition), [], 0
+    for number in asked.letters:
+        found = verdict(task, number, decision_id(asked.decisions, partition, number))
+        if found is None:
+            undecided += 1
+        elif found.refused is not None:
+            refused.append(DecisionRefused(letter_id(partition, number), *found.refused))
+    await asyncio.sleep(0)
+    applied = len(asked.letters) - len(refused) - undecided
+    return Decisions(applied, refused[:REFUSED_MAX], len(refused), undecided)

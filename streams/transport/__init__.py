@@ -1,1 +1,0 @@
-"""Faust transport drivers: one contract, three URLs."""
