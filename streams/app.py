@@ -8,13 +8,13 @@ from typing import Any
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
 from engine.declare.settings import SettingsError
-from engine.faust.app import EngineApp, discover
+from engine.faust.app import EngineApp, discover, engine_services
 from engine.faust.app import create_app as create_engine_app
 from streams.events.orders import registry as order_registry
 from streams.settings import Settings, load_settings
 
 # Packages whose modules may declare services; named here so that streams imports none of them.
-SERVICE_PACKAGES = ("engine", "tables", "agents")
+SERVICE_PACKAGES = ("tables", "agents")
 
 
 def create_app(
@@ -25,9 +25,9 @@ def create_app(
 ) -> EngineApp:
     """Compose the shop, or an application of other `services`; may be called several times in a process.
 
-    Without `services`, every Service found in the modules of SERVICE_PACKAGES is part of it.
+    Without `services`, it has those of the engine and every Service found in the modules of SERVICE_PACKAGES.
     """
-    found = tuple(services) if services is not None else discover(SERVICE_PACKAGES)
+    found = tuple(services) if services is not None else (*engine_services(), *discover(SERVICE_PACKAGES))
     return create_engine_app(settings or Settings(), found, registry=registry or order_registry())
 
 

@@ -23,6 +23,7 @@ from engine.declare.registry import EventRegistry
 from engine.declare.service import AgentFunction, Service
 from engine.declare.settings import Settings
 from engine.declare.topic import Topic
+from engine.failures.service import service as dead_letters
 from engine.failures.topics import DEAD_LETTERS
 from engine.faust.assignor import NumberAssignor
 from engine.faust.tables import EngineTables
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from engine.observe.tracing.sdk import Spans
 
 log = logging.getLogger(__name__)
+
+ROUTE_PACKAGES = ("engine.web.routes", "engine.web.dead_letters", "engine.web.live")
 
 TRANSPORTS.aliases.update(
     {
@@ -257,6 +260,11 @@ class _Feed(Batches):
         place = about(agent=self._agent, topic=batch.topic, partition=batch.partition)
         log.error("agent %s failed on %s/%d", self._agent, batch.topic, batch.partition, exc_info=error, extra=place)
         batch.task.fail(error)
+
+
+def engine_services() -> tuple[Service, ...]:
+    """The services that every application has: decisions about dead letters, and the routes of the engine."""
+    return (dead_letters, *discover(ROUTE_PACKAGES))
 
 
 def discover(packages: Iterable[str]) -> tuple[Service, ...]:
