@@ -17,6 +17,11 @@ from streams.settings import Settings, load_settings
 SERVICE_PACKAGES = ("tables", "agents")
 
 
+def shop_services() -> tuple[Service, ...]:
+    """The services of the shop, with those that every application has."""
+    return (*engine_services(), *discover(SERVICE_PACKAGES))
+
+
 def create_app(
     settings: Settings | None = None,
     *,
@@ -25,9 +30,9 @@ def create_app(
 ) -> EngineApp:
     """Compose the shop, or an application of other `services`; may be called several times in a process.
 
-    Without `services`, it has those of the engine and every Service found in the modules of SERVICE_PACKAGES.
+    Without `services`, it is made of `shop_services()`.
     """
-    found = tuple(services) if services is not None else (*engine_services(), *discover(SERVICE_PACKAGES))
+    found = shop_services() if services is None else services
     return create_engine_app(settings or Settings(), found, registry=registry or order_registry())
 
 

@@ -19,11 +19,10 @@ from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
-from engine.faust.app import discover
 from engine.faust.worker import run_in_loop, serve
 from engine.observe.logs import configure_logging
 from engine.partition.batch import Batches
-from streams.app import SERVICE_PACKAGES, create_app
+from streams.app import create_app, shop_services
 from streams.events.orders import OrderItem, OrderPlaced
 from streams.settings import load_settings
 from streams.topics import ORDER_EVENTS
@@ -71,7 +70,7 @@ CUSTOMER_COUNTS: Table[str, Count] = Table("customer-counts", Count)
 def services_of(release: str) -> list[Service]:
     """All services of the application, and those of the release."""
     own = [before()] if release == BEFORE else [after(), customer_counts()]
-    return [*discover(SERVICE_PACKAGES), *own]
+    return [*shop_services(), *own]
 
 
 def before() -> Service:

@@ -17,14 +17,14 @@ from engine.declare.errors import NotRetryable
 from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.faust.app import EngineApp, discover
+from engine.faust.app import EngineApp
 from engine.faust.web_server import WebServer
 from engine.partition.batch import Batches
 from engine.web.event_stream import FRAMES_MAX
 from engine.web.live import hub as hubs
 from engine.web.live.changes import ITEMS_MAX
 from engine.web.live.hub import LIVE, LiveHub
-from streams.app import SERVICE_PACKAGES
+from streams.app import shop_services
 from streams.events.orders import OrderPlaced
 from streams.topics import ORDER_EVENTS
 from tests.apps import DEADLINE_S, crash, make_settings, running, unique, wait_until
@@ -171,7 +171,7 @@ async def test_dead_letters_and_sagas_are_told_too(tmp_path: Path) -> None:
         raise Broken("as always")
 
     settings = make_settings("memory://", tmp_path, saga="orchestration")
-    services = (*discover(SERVICE_PACKAGES), failing)
+    services = (*shop_services(), failing)
     async with running(settings, services) as app, client_of(app) as client, listening(client) as stream:
         await place(client, order(order_id="o-1"))
         await stream.until(lambda: stream.items("dead-letters"), "the letter is told")

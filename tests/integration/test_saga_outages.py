@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from agents.inventory import service as inventory
-from engine.faust.app import EngineApp, discover
-from streams.app import SERVICE_PACKAGES
+from engine.faust.app import EngineApp
+from streams.app import shop_services
 from tables.payments import PAYMENTS
 from tables.sagas import SAGAS, Saga
 from tests.apps import KAFKA, caught_up, make_settings, row, running, stop, wait_until
@@ -73,7 +73,7 @@ async def all_completed(app: EngineApp, client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize("style", STYLES)
 async def test_without_the_stock_agent_orders_are_taken_and_wait(broker: str, tmp_path: Path, style: str) -> None:
     settings = make_settings(broker, tmp_path, saga=style)
-    others = [service for service in discover(SERVICE_PACKAGES) if service is not inventory]
+    others = [service for service in shop_services() if service is not inventory]
     app = await start_app(settings, others)
     async with client_of(app) as client:
         await stock(client)

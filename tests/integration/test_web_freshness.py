@@ -14,10 +14,10 @@ import pytest_asyncio
 from aiohttp import web
 
 from engine.declare.service import Service
-from engine.faust.app import EngineApp, discover
+from engine.faust.app import EngineApp
 from engine.log.ports import Position
 from engine.web.tokens import encode_token
-from streams.app import SERVICE_PACKAGES
+from streams.app import shop_services
 from tests.apps import make_settings, running, wait_until
 from tests.integration.web import all_of, check_problem, client_of, order, place
 
@@ -50,7 +50,7 @@ EXCEPTIONS = {
 KEYS = {"order_id": "o-1", "customer_id": "c-1", "product_id": "SKU-1", "correlation_id": "request-1", "id": "1-1"}
 QUERIES = {"/orders/{order_id}/state": {"version": "1"}}
 
-ALL = {route[1] for service in discover(SERVICE_PACKAGES) for route in service.routes if route[0] == "GET"}
+ALL = {route[1] for service in shop_services() for route in service.routes if route[0] == "GET"}
 FRESH = sorted(path for path in ALL if path not in EXCEPTIONS and not path.startswith("/internal/"))
 
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from engine.faust.app import EngineApp, discover
+from engine.faust.app import EngineApp
 from engine.log.ports import Position
 from engine.web.tokens import encode_token
-from streams.app import SERVICE_PACKAGES
+from streams.app import shop_services
 from tables import order_lists
 from tests.apps import caught_up, make_settings, running
 from tests.integration.web import (
@@ -209,7 +209,7 @@ async def test_a_list_that_is_behind_is_a_504_with_the_lag(app: EngineApp, clien
 
 async def test_orders_from_before_there_was_an_index_are_listed_too(tmp_path: Path) -> None:
     settings = make_settings("embedded://", tmp_path, app_id="orders")
-    older = [service for service in discover(SERVICE_PACKAGES) if service.name != "order-index"]
+    older = [service for service in shop_services() if service.name != "order-index"]
     async with running(settings, older) as app, client_of(app) as client:
         token = await history(client)
         await find(client, "/customers/c-0/orders", after=token)

@@ -603,12 +603,12 @@ class TestCompaction:
 
 # Processes that are killed, limited, locked out or not allowed
 
-ROOT = Path(log_module.__file__).parents[2]
+ROOT = Path(log_module.__file__).parents[3]
 
 PRELUDE = """
 import os, resource, sys
 from pathlib import Path
-from engine.log import log_storage
+from engine.log.embedded import storage
 from engine.log.embedded.log import *
 """
 

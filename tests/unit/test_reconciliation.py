@@ -17,8 +17,7 @@ from agents.reconciliation import orders, payments, service, stock
 from engine.declare.envelope import Message, Metadata, new_envelope
 from engine.declare.handlers import Handlers
 from engine.declare.unit_of_work import UnitOfWork
-from engine.faust.app import discover
-from streams.app import SERVICE_PACKAGES
+from streams.app import shop_services
 from streams.events.inventory import StockAdded, StockReleased, StockReserved, StockShipped
 from streams.events.money import Money
 from streams.events.orders import (
@@ -265,6 +264,6 @@ def test_nothing_at_all_adds_up() -> None:
 
 
 def test_it_waits_for_all_agents_whose_sums_it_compares() -> None:
-    agents = {name: topic for found in discover(SERVICE_PACKAGES) for name, (topic, _) in found.agents.items()}
+    agents = {name: topic for found in shop_services() for name, (topic, _) in found.agents.items()}
     assert all(agents[hop.agent] is hop.topic for hop in HOPS)
     assert {hop.agent for hop in HOPS} == {*service.agents, "project-analytics"}

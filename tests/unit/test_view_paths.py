@@ -4,10 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from engine.faust.app import discover
 from engine.web.dead_letters.views import LETTER_PATH
 from engine.web.freshness import Path
-from streams.app import SERVICE_PACKAGES
+from streams.app import shop_services
 from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
 from tables.analytics_views import ANALYTICS_PATH
 from tables.customer_orders import CUSTOMER_ORDERS
@@ -24,7 +23,7 @@ from tables.payments import PAYMENTS
 from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, ORDER_PATH, SAGA_PATH
 from tables.sagas import SAGAS
 
-SERVICES = discover(SERVICE_PACKAGES)
+SERVICES = shop_services()
 AGENTS = {name: (topic, service) for service in SERVICES for name, (topic, _) in service.agents.items()}
 # What a service does in reaction to another's message is sent by the agent that delivers the message.
 REACTIONS = {topic for service in SERVICES if service.reactions for topic in service.topics}
