@@ -706,7 +706,7 @@ commit(2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 assert fails_to_commit(3)
 check(2)
-log_storage.REOPEN_PAUSE_S = 0.0
+storage.REOPEN_PAUSE_S = 0.0
 try:
     storage.write([(b"behind", b"a failed write")])
 except LogWriteFailed as error:
