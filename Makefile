@@ -1,6 +1,6 @@
 # `make` lists the targets. Each sets up .venv itself when it needs it.
 .DEFAULT_GOAL := help
-.PHONY: help run test check format lock kafka screenshots bench chaos clean setup
+.PHONY: help run test check format lock kafka docs screenshots bench chaos clean setup
 
 BIN := .venv/bin
 CODE := $(wildcard engine streams domain tables agents cli tests bench)
@@ -36,6 +36,9 @@ LOCK := .venv-lock/bin/uv pip compile --quiet --upgrade --universal --python-ver
 
 kafka: setup ## a real single-node Kafka in the foreground, data kept in .kafka/ (PORT=9092; Java + Maven)
 	@$(BIN)/python -m tests.kafka --port $(or $(PORT),9092) --dir .kafka
+
+docs: setup ## the parts of the documents that are made from the code: settings, folders
+	@$(BIN)/python -m tests.documents
 
 screenshots: setup ## the pictures of the web page in docs/screenshots, on the real orders (Chromium)
 	@$(BIN)/python -m tests.browser.screenshots

@@ -1,7 +1,7 @@
 """Settings of the shop: those of the engine and its own, environment variables with the prefix ORDERS_ or `.env`."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
@@ -21,23 +21,49 @@ class Settings(engine_settings.Settings):
     model_config = SettingsConfigDict(env_prefix="ORDERS_")
 
     app_id: str = Field(
-        "orders", pattern=engine_settings.APP_ID_PATTERN, description="consumer group, changelog prefix"
+        "orders",
+        pattern=engine_settings.APP_ID_PATTERN,
+        description=engine_settings.Settings.model_fields["app_id"].description,
     )
-    price_decimals: Annotated[int | None, Field(ge=0, le=28)] = None
-    saga: Literal["orchestration", "choreography", "none"] = "orchestration"
-    saga_step_timeout: Annotated[float, Field(ge=0.001)] = 300.0
-    saga_retries: Annotated[int, Field(ge=0, le=20)] = 3
-    saga_retry_backoff: Annotated[float, Field(ge=0.001)] = 1.0
-    payment_url: Annotated[str, Field(repr=False)] = ""  # there may be a password in it
-    payment_timeout: Annotated[float, Field(gt=0)] = 10.0
-    payment_decline: Annotated[float, Field(ge=0, le=1)] = 0.0
-    payment_latency: Annotated[float, Field(ge=0)] = 0.0
-    payment_outage_every: Annotated[float, Field(ge=0)] = 0.0
-    payment_outage_length: Annotated[float, Field(ge=0)] = 0.0
-    smtp_url: Annotated[str, Field(repr=False)] = ""  # there may be a password in it
-    smtp_timeout: Annotated[float, Field(gt=0)] = 10.0
-    mail_from: str = "orders@localhost"
-    audit_at: str = ""
+    price_decimals: int | None = Field(
+        None,
+        ge=0,
+        le=28,
+        description="decimals that prices may have where their currency (ISO 4217) has fewer; `3` for the bundled "
+        "orders, which `./run` sets",
+    )
+    saga: Literal["orchestration", "choreography", "none"] = Field(
+        "orchestration", description="style of the sagas that begin; `none` leaves orders pending"
+    )
+    saga_step_timeout: float = Field(300.0, ge=0.001, description="seconds in which a step of a saga is answered")
+    saga_retries: int = Field(3, ge=0, le=20, description="retries of a compensation that failed")
+    saga_retry_backoff: float = Field(
+        1.0, ge=0.001, description="seconds before the first of them; each pause is twice as long as the one before"
+    )
+    # repr=False: there may be a password in it.
+    payment_url: str = Field(
+        "", repr=False, description="address of the payment gateway; without it a simulator answers"
+    )
+    payment_timeout: float = Field(10.0, gt=0, description="seconds to wait for an answer of the payment gateway")
+    payment_decline: float = Field(0.0, ge=0, le=1, description="share of the orders that the simulator declines")
+    payment_latency: float = Field(0.0, ge=0, description="seconds that the simulator takes to answer")
+    payment_outage_every: float = Field(
+        0.0, ge=0, description="seconds from one outage of the simulator to the next; 0: it has none"
+    )
+    payment_outage_length: float = Field(0.0, ge=0, description="seconds that each outage lasts")
+    smtp_url: str = Field(
+        "",
+        repr=False,
+        description="mail server, as `smtp://`, `smtps://` or `smtp+starttls://[user:password@]host[:port]`; without "
+        "it mails are files in the data folder",
+    )
+    smtp_timeout: float = Field(10.0, gt=0, description="seconds to wait for an answer of the mail server")
+    mail_from: str = Field("orders@localhost", description="sender of mails")
+    audit_at: str = Field(
+        "",
+        description="time of the day (UTC), such as `03:00`, at which each worker audits its partitions as `orders "
+        "audit` does; without it none does",
+    )
 
     @field_validator("audit_at")
     @classmethod

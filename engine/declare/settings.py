@@ -51,60 +51,151 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    app_id: str = Field(pattern=APP_ID_PATTERN, description="consumer group, changelog prefix")
-    broker: str = "embedded://"
-    data_dir: Path = Path("data")
-    web_host: str = "127.0.0.1"
-    web_port: Annotated[int, Field(ge=1, le=65535)] = 6066
-    web_url: str = ""
-    web_insecure: Annotated[
-        bool, Field(description="listen beyond this machine although anybody may change things")
-    ] = False
-    web_connections_max: Annotated[int, Field(ge=1, le=100_000)] = 1000
-    api_token: SecretStr = SecretStr("")
-    partitions: Annotated[int, Field(ge=1, le=1024)] = 4
-    replication: Annotated[int, Field(ge=1, le=16)] = 1
-    commit_interval: Annotated[float, Field(gt=0, le=5)] = 0.1
+    app_id: str = Field(
+        pattern=APP_ID_PATTERN, description="name of the consumer group, and prefix of changelogs and transactional ids"
+    )
+    broker: str = Field(
+        "embedded://",
+        description="`embedded://` (a log in the data folder), `memory://` (nothing is kept) or "
+        "`kafka://host:9092[,host...]`",
+    )
+    data_dir: Path = Field(Path("data"), description="folder of the stores and of the embedded log")
+    web_host: str = Field(
+        "127.0.0.1", description="address that the web view listens on; beyond this machine only with a token"
+    )
+    web_port: int = Field(6066, ge=1, le=65535, description="port of the web view")
+    web_url: str = Field(
+        "",
+        description="address at which other workers and the command line reach this worker; by default "
+        "`http://HOST:PORT` of the two settings before, with the name of this host where the web view listens on all "
+        "addresses",
+    )
+    web_insecure: bool = Field(False, description="listen beyond this machine although everybody may change things")
+    web_connections_max: int = Field(
+        1000, ge=1, le=100_000, description="connections to the web view; further ones get a 503"
+    )
+    api_token: SecretStr = Field(
+        SecretStr(""),
+        description="when set, every request that changes something needs `Authorization: Bearer` with it",
+    )
+    partitions: int = Field(4, ge=1, le=1024, description="partitions of every topic; fixed once the topics exist")
+    replication: int = Field(1, ge=1, le=16, description="replicas of the topics that are created on Kafka")
+    commit_interval: float = Field(
+        0.1, gt=0, le=5, description="longest time between commits of a busy partition; an idle one commits at once"
+    )
 
-    outside_calls_max: Annotated[int, Field(ge=1)] = 64
-    call_timeout: Annotated[float, Field(gt=0)] = 60.0
-    circuit_pause: Annotated[float, Field(gt=0)] = 1.0
-    circuit_pause_max: Annotated[float, Field(gt=0)] = 30.0
+    outside_calls_max: int = Field(
+        64, ge=1, description="calls to the outside at the same time, for each agent and partition"
+    )
+    call_timeout: float = Field(
+        60.0, gt=0, description="seconds after which a call to the outside is given up and made again"
+    )
+    circuit_pause: float = Field(
+        1.0,
+        gt=0,
+        description="first pause in seconds before a call is tried while most calls fail; each pause is twice as long "
+        "as the one before",
+    )
+    circuit_pause_max: float = Field(30.0, gt=0, description="longest such pause in seconds")
 
-    retry_count: Annotated[int, Field(ge=0, le=20)] = 3
-    retry_backoff: Annotated[float, Field(gt=0, le=86_400)] = 1.0
-    retry_factor: Annotated[float, Field(ge=1, le=10)] = 2.0
-    retry_jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
-    retry_topics: dict[str, TopicRetries] = {}
-    waiting_per_aggregate_max: Annotated[int, Field(ge=1)] = 1000
-    waiting_max: Annotated[int, Field(ge=1)] = 100_000
-    replays_max: Annotated[int, Field(ge=1, le=50)] = 10
-    replay_max_age: Annotated[float, Field(gt=0)] = 14 * 86_400.0
+    retry_count: int = Field(3, ge=0, le=20, description="retries of a failed record before it becomes a dead letter")
+    retry_backoff: float = Field(1.0, gt=0, le=86_400, description="seconds before the first retry")
+    retry_factor: float = Field(
+        2.0, ge=1, le=10, description="factor by which each pause is longer than the one before"
+    )
+    retry_jitter: float = Field(
+        0.1, ge=0, le=1, description="part by which a pause may be longer or shorter, at random"
+    )
+    retry_topics: dict[str, TopicRetries] = Field(
+        {}, description=f"exceptions for single topics, as JSON: `{RETRY_TOPICS_EXAMPLE}`"
+    )
+    waiting_per_aggregate_max: int = Field(
+        1000,
+        ge=1,
+        description="most records of one aggregate that may wait, the failed one included; at the limit the topic "
+        "stands still in that partition",
+    )
+    waiting_max: int = Field(
+        100_000,
+        ge=1,
+        description="most records of one partition that may wait; at the limit the topic stands still there",
+    )
+    replays_max: int = Field(10, ge=1, le=50, description="most times that a dead letter may be retried")
+    replay_max_age: float = Field(14 * 86_400.0, gt=0, description="seconds for which a dead letter may be retried")
 
     # Half of what a topic takes: a record that waits is kept as JSON, in which bytes need a third more room.
-    record_bytes_max: Annotated[int, Field(ge=1024, le=TOPIC_RECORD_BYTES_MAX // 2)] = 1 << 20
-    commit_records_max: Annotated[int, Field(ge=1)] = 20_000
-    cache_rows_max: Annotated[int, Field(ge=0)] = 300_000
-    dedupe_window: Annotated[float, Field(gt=0)] = 21 * 86_400.0
-    stalled_after: Annotated[float, Field(gt=0)] = 90.0
-    handler_timeout: Annotated[float, Field(gt=0)] = 5.0
-    session_timeout: Annotated[float, Field(ge=1, le=300)] = 10.0
-    transaction_timeout: Annotated[float, Field(ge=1, le=10)] = 10.0
-    restart_backoff: Annotated[float, Field(gt=0)] = 0.2
-    restart_backoff_max: Annotated[float, Field(gt=0)] = 5.0
-    disk_reserve: Annotated[int, Field(ge=0)] = 256 << 20
-    delete_retention: Annotated[float, Field(gt=0)] = 86_400.0
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["text", "json"] = "text"
+    record_bytes_max: int = Field(
+        1 << 20,
+        ge=1024,
+        le=TOPIC_RECORD_BYTES_MAX // 2,
+        description="bytes of the largest record value that is processed; a larger one becomes a dead letter",
+    )
+    commit_records_max: int = Field(20_000, ge=1, description="most records in one commit")
+    cache_rows_max: int = Field(
+        300_000, ge=0, description="rows that a worker keeps in memory, of about 1 KiB each; those used most stay"
+    )
+    dedupe_window: float = Field(
+        21 * 86_400.0,
+        gt=0,
+        description="seconds for which repeated commands and Idempotency-Keys are recognised; must be above "
+        "`replay_max_age`",
+    )
+    stalled_after: float = Field(
+        90.0,
+        gt=0,
+        description="seconds after which an agent that has records and handles none is a fault, unless its calls are "
+        "paused; keep it above `call_timeout`",
+    )
+    handler_timeout: float = Field(
+        5.0,
+        gt=0,
+        description="seconds after which a handler that does not return is interrupted; keep it below "
+        "`session_timeout`",
+    )
+    session_timeout: float = Field(
+        10.0, ge=1, le=300, description="seconds after which Kafka gives the partitions of a silent worker to others"
+    )
+    transaction_timeout: float = Field(
+        10.0, ge=1, le=10, description="seconds after which Kafka aborts an open transaction"
+    )
+    restart_backoff: float = Field(
+        0.2,
+        gt=0,
+        description="first pause in seconds before a failed partition starts again; each pause is twice as long as "
+        "the one before",
+    )
+    restart_backoff_max: float = Field(5.0, gt=0, description="longest such pause in seconds")
+    disk_reserve: int = Field(
+        256 << 20,
+        ge=0,
+        description="bytes of the disk that are kept back, on a small disk a sixteenth of it at most: with less, "
+        "changes are refused (507) and nothing is committed until there is room",
+    )
+    delete_retention: float = Field(
+        86_400.0,
+        gt=0,
+        description="seconds for which changelogs keep deletions; a store that is behind and older than half of it is "
+        "restored from the beginning",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="least level that is logged")
+    log_format: Literal["text", "json"] = Field("text", description="lines for people, or one JSON object a line")
 
-    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    kafka_sasl_plain_username: str = ""
-    kafka_sasl_plain_password: SecretStr = SecretStr("")
-    kafka_ssl_cafile: str = ""
-    kafka_ssl_certfile: str = ""
-    kafka_ssl_keyfile: str = ""
-    kafka_ssl_password: SecretStr = SecretStr("")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="how workers connect to Kafka"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="how workers log in with `SASL_PLAINTEXT` and `SASL_SSL`"
+    )
+    kafka_sasl_plain_username: str = Field("", description="user name for that")
+    kafka_sasl_plain_password: SecretStr = Field(SecretStr(""), description="password for that")
+    kafka_ssl_cafile: str = Field(
+        "",
+        description="PEM file with the authorities that Kafka's certificate is checked against; by default those of "
+        "this machine",
+    )
+    kafka_ssl_certfile: str = Field("", description="PEM file with the worker's own certificate")
+    kafka_ssl_keyfile: str = Field("", description="PEM file with the key of that certificate")
+    kafka_ssl_password: SecretStr = Field(SecretStr(""), description="password of that key")
 
     @field_validator("broker")
     @classmethod

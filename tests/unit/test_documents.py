@@ -13,12 +13,20 @@ import pytest
 from cli import main
 from engine.cli.doctor import FOREIGN_VARIABLES
 from streams.settings import Settings
+from tests.documents import settings as settings_document
 from tests.unit.test_alerts import anchors_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/operations.md")
 # What they lead to; few commands are in there.
-GUIDES = ("docs/releases.md", "docs/scaling.md", "docs/security.md", "docs/tracing-and-logs.md", "bench/README.md")
+GUIDES = (
+    "docs/settings.md",
+    "docs/releases.md",
+    "docs/scaling.md",
+    "docs/security.md",
+    "docs/tracing-and-logs.md",
+    "bench/README.md",
+)
 # `orders` where a shell would find a command: after a prompt, variables, a path or another command.
 COMMAND = re.compile(r"^(?:\w+=\S+ |\S+/|docker compose exec worker )*orders (.+)$")
 
@@ -68,6 +76,14 @@ def test_settings_are_settings(document: str) -> None:
     named = set(re.findall(r"ORDERS_[A-Z_]+", (ROOT / document).read_text()))
     families = {name for name in named if name.endswith("_") and any(one.startswith(name) for one in known)}
     assert named - known - families == set()
+
+
+def test_the_document_of_the_settings_is_the_one_that_the_code_makes() -> None:
+    assert (ROOT / "docs/settings.md").read_text() == settings_document.document(), "run `make docs`"
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES])
