@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 from aiokafka import TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 
@@ -26,6 +26,7 @@ from engine.log.ports import Broker
 from tests.apps import DEADLINE_S
 
 TO_THE_END: Final = -1
+OF_THE_TOPIC: Final = 1  # where Kafka has a setting from, when it was set at the topic
 PAUSE_S: Final = 0.05
 
 
@@ -46,6 +47,25 @@ async def admin_of(**options: Any) -> AsyncIterator[AIOKafkaAdminClient]:
 async def configure(admin: AIOKafkaAdminClient, topic: str, settings: Mapping[str, str]) -> None:
     """Give a topic settings; what is not named becomes the broker's default."""
     await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, dict(settings))])
+
+
+async def settings_of(admin: AIOKafkaAdminClient, topic: str) -> dict[str, str]:
+    """The settings that a topic has of its own."""
+    (answer,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, topic)])
+    ((_, _, _, _, entries),) = answer.resources
+    return {name: value for name, value, _, source, *_ in entries if source == OF_THE_TOPIC}
+
+
+async def make_anew(admin: AIOKafkaAdminClient, topic: str, settings: Mapping[str, str]) -> None:
+    """Delete a topic and create it again, with as many partitions and these settings."""
+    (described,) = await admin.describe_topics([topic])
+    count = len(described["partitions"])
+    await admin.delete_topics([topic])
+    deadline = time.monotonic() + DEADLINE_S
+    while topic in await admin.list_topics():
+        assert time.monotonic() < deadline, f"{topic} is still there"
+        await asyncio.sleep(PAUSE_S)
+    await admin.create_topics([NewTopic(topic, count, 1, topic_configs=dict(settings))])
 
 
 async def remove_records(admin: AIOKafkaAdminClient, topic: str, partition: int, before: int = TO_THE_END) -> None:

@@ -19,7 +19,7 @@ from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, invalid, json_response
 from engine.web.bodies import Body, Id, Time, parse, read_body
 from engine.web.freshness import catch_up
-from engine.web.outcomes import wait_for_outcome
+from engine.web.outcomes import Unprocessed, outcome_at, wait_for_outcome
 from engine.web.parameters import duration
 from engine.web.publish import (
     CORRELATION_ID,
@@ -124,11 +124,15 @@ async def get_stock_outcome(request: web.Request) -> web.StreamResponse:
     number = partition_of(request, product_id)
     request.app[ENGINE].task(number)
     await catch_up(request, INVENTORY_PATH, number)
-    return outcome(request.app[ENGINE].task(number), product_id, command_id)
+    task = request.app[ENGINE].task(number)
+    return await outcome_at(task, INVENTORY_PATH[-1], lambda task: outcome(task, product_id, command_id))
 
 
 def outcome(task: PartitionTask, product_id: str, command_id: str) -> web.Response:
-    """200 with the stock that the command changed; raises a problem with the reason when it was refused."""
+    """200 with the stock that the command changed; raises a problem with the reason when it was refused.
+
+    Raises Unprocessed when nothing came of it.
+    """
     handled, stock = task.read(HANDLED_STOCK_COMMANDS, command_id), find_stock(task, product_id)
     if handled is not None and handled.refused is not None:
         reason, detail = handled.refused
@@ -137,8 +141,7 @@ def outcome(task: PartitionTask, product_id: str, command_id: str) -> web.Respon
         detail = f"the command id was used for product {handled.product_id}: this command needs another one"
         raise Problem(409, detail, reason="already_used", product_id=product_id)
     if handled is None or stock is None:
-        detail = f"the command for product {product_id} is not processed: see the dead letters of inventory-commands"
-        raise Problem(500, detail)
+        raise Unprocessed(f"the command for product {product_id} is not processed", product_id=product_id)
     return json_response(inventory_view(stock), 200, {"Location": _location(product_id)})
 
 

@@ -25,7 +25,7 @@ from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, TIMEOUT_S, Problem, invalid, json_response, unavailable
 from engine.web.bodies import read_body
 from engine.web.freshness import catch_up
-from engine.web.outcomes import wait_for_outcome
+from engine.web.outcomes import Unprocessed, outcome_at, wait_for_outcome
 from engine.web.parameters import duration
 from engine.web.publish import (
     CORRELATION_ID,
@@ -67,7 +67,7 @@ def change(body: type[BaseModel]) -> Operation:
         {200: Answer(OrderView, (LOCATION,)), 202: Answer(OrderAccepted, (LOCATION,))},
         (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
         body,
-        problems=(409,),
+        problems=(409, 410),
     )
 
 
@@ -78,14 +78,15 @@ def change(body: type[BaseModel]) -> Operation:
         {201: Answer(OrderView, (LOCATION,)), 202: Answer(OrderAccepted, (LOCATION,))},
         (WAIT, IDEMPOTENCY_KEY, CORRELATION_ID),
         PlaceOrderBody,
-        problems=(409,),
+        problems=(409, 410),
     ),
 )
 async def place_order(request: web.Request) -> web.StreamResponse:
     """Place an order: 202 with its id and a token.
 
     With `?wait=2s` 201 with the order once the read model has it, 202 when that takes longer; 409 when the order cannot
-    be placed because of what there is already, 422 when a business rule refuses it, both with `reason`.
+    be placed because of what there is already, 422 when a business rule refuses it, both with `reason`; 410 when it
+    came to nothing and records of its partition were lost.
     With an `Idempotency-Key` 409 when it was used for another body.
     """
     wait_s = WAIT.read(request)
@@ -148,18 +149,22 @@ async def get_outcome(request: web.Request) -> web.StreamResponse:
     number = partition_of(request, order_id)
     request.app[ENGINE].task(number)
     await catch_up(request, ORDER_PATH, number)
-    return outcome(request.app[ENGINE].task(number), order_id, command_id)
+    task = request.app[ENGINE].task(number)
+    return await outcome_at(task, ORDER_PATH[0], lambda task: outcome(task, order_id, command_id))
 
 
 def outcome(task: PartitionTask, order_id: str, command_id: str) -> web.Response:
-    """201 with the order that the command placed or changed; raises a problem with the reason when it was refused."""
+    """201 with the order that the command placed or changed; raises a problem with the reason when it was refused.
+
+    Raises Unprocessed when nothing came of it.
+    """
     decision = decision_of(task, order_id, command_id)
     order = find_order(task, order_id)
     if decision is not None and (refused := refusal_in(decision)) is not None:
         status = 409 if refused.reason.startswith("already_") else 422
         raise Problem(status, refused.detail, reason=refused.reason, order_id=order_id)
     if decision is None or order is None:
-        raise Problem(500, f"the command for order {order_id} is not processed: see the dead letters of order-commands")
+        raise Unprocessed(f"the command for order {order_id} is not processed", order_id=order_id)
     return json_response(order_view(order), 201, {"Location": location(order_id)})
 
 
@@ -216,7 +221,10 @@ async def _accept_once(
         task = request.app[ENGINE].task(number)
         if not await task.waiters.wait(*_ACCEPT_REQUESTS, position.offset + 1, TIMEOUT_S, is_exact=True):
             raise unavailable("the request is accepted, but not yet compared with others under its Idempotency-Key")
-        known = request.app[ENGINE].task(number).read(ORDER_REQUESTS, row_key)
+        task = request.app[ENGINE].task(number)
+        known = task.read(ORDER_REQUESTS, row_key)
+        if known is None and not await task.losses.fits(_ACCEPT_REQUESTS):
+            raise unavailable("what became of the request cannot be known now: see the faults")
     if known is None:
         raise Problem(500, "the request could not be processed: see the dead letters of order-requests")
     if known.fingerprint != fingerprint:

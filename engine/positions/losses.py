@@ -108,11 +108,28 @@ class Losses:
         except TransportError:
             return False
 
+    async def fits(self, source: Source) -> bool:
+        """Whether an agent's position counts the topic as it is now; where not, what is missing is looked for.
+
+        Raises TransportError.
+        """
+        agent, topic = source
+        now = (await self._ask([topic])).get(topic)
+        position = AgentPosition(agent, topic, self._task.positions.get(source, 0), self.topic_id(source))
+        if now is not None and find_loss(position, self._task.number, now.id, now.start, now.end) is None:
+            return source not in self._found
+        self.suspect(topic)
+        return False
+
+    def accepted(self, source: Source) -> Sequence[str]:
+        """What an agent went on without, and who accepted that."""
+        return [made.detail for made in self._accepted if (made.loss.agent, made.loss.topic) == source]
+
     def why_incomplete(self, source: Source, first: int, start: int) -> str | None:
         """What a topic that begins at `start` lacks from `first` on of what an agent has handled, None when nothing."""
         if (loss := self._found.get(source)) is not None:
             return loss.detail
-        details = [made.detail for made in self._accepted if (made.loss.agent, made.loss.topic) == source]
+        details = list(self.accepted(source))
         if start > first:
             details.append(f"{source[1]}/{self._task.number} begins at {start}: its oldest records are gone")
         return "; ".join(details) or None

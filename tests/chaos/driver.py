@@ -22,6 +22,7 @@ RETRY_S = 0.2
 RETRY_MAX_S = 2.0  # hundreds who ask all the time would leave workers no time to work
 GIVE_UP_S = 120.0
 IN_FLIGHT_MAX = 400
+GONE = 410  # it was accepted, and is among the records that are lost since
 
 
 class NobodyAnswers(Exception):
@@ -203,7 +204,7 @@ class Driver:
         status, found = answer
         if status == 500 and self.bears_failures:
             return False
-        if status not in (201, 202):
+        if status not in (201, 202, GONE):
             raise WrongAnswer(f"{step.kind} of order {order.ref}: {status} {found}")
         if order.order_id not in (None, found["order_id"]):
             raise WrongAnswer(f"order {order.ref} was {order.order_id} and is {found['order_id']} now")

@@ -35,6 +35,7 @@ BROKER_STOP = "broker stop"  # in order, as an operator restarts one
 ROLLING = "rolling restart"
 SKEW = "clock that jumps"
 TRUNCATE, REFUSE, INTRUDER = "truncated changelog", "refused produce requests", "another app id"  # see log_faults.py
+REMOVE, RECREATE = "records removed ahead of readers", "topic made anew"  # see loss_faults.py
 
 SKEWED_WORKER: Sequence[str] = ("-m", "tests.chaos.skewed_worker")
 SKEWS_S = (7200.0, -86_400.0, 40.0, -40.0)  # the first is more than Kafka takes
@@ -376,6 +377,8 @@ def shuffled(seed: int, **counts: int) -> list[str]:
         "truncations": TRUNCATE,
         "refusals": REFUSE,
         "intruders": INTRUDER,
+        "removals": REMOVE,
+        "recreations": RECREATE,
     }
     schedule = [kinds[name] for name, count in counts.items() for _ in range(count)]
     random.Random(seed).shuffle(schedule)
@@ -383,7 +386,7 @@ def shuffled(seed: int, **counts: int) -> list[str]:
 
 
 def for_minutes(seed: int, minutes: float, kills_of_all: bool = False) -> Iterable[str]:
-    """Faults of all kinds at random until the time is over; kills of all workers at once only if wanted."""
+    """Faults that lose nothing at random until the time is over; kills of all workers at once only if wanted."""
     rnd, until = random.Random(seed), time.monotonic() + minutes * 60
     while time.monotonic() < until:
         kinds = (KILL, KILL_AND_WIPE, FREEZE, BROKER, BROKER_STOP, ROLLING, SKEW, TRUNCATE, REFUSE, INTRUDER, KILL_ALL)

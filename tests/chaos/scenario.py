@@ -13,6 +13,7 @@ from tests.chaos.audits import audit_problems
 from tests.chaos.driver import Driver
 from tests.chaos.faults import PAUSE_S, Faults, Worker
 from tests.chaos.log_faults import LogFaults
+from tests.chaos.loss_faults import LossesOnEmbeddedLog, LossesOnKafka
 from tests.chaos.orders import Order
 from tests.chaos.report import Report, judge
 from tests.chaos.verifier import check_stores
@@ -58,7 +59,11 @@ async def run_on_kafka(
         return [worker.url for worker in team]
 
     mistakes = LogFaults(broker.bootstrap, urls)
-    faults.others = mistakes.by_kind(folder / "intruder", SETTINGS | workload.settings(1))
+    losses = LossesOnKafka(team, broker.bootstrap, world, source)
+    faults.others = {
+        **mistakes.by_kind(folder / "intruder", SETTINGS | workload.settings(1)),
+        **losses.by_kind(),
+    }
     try:
         async with workload.around(urls):
             for worker in team:
@@ -103,6 +108,9 @@ async def run_on_embedded_log(
     faults.look = lambda: _look_at_moment(lambda: World.read(EmbeddedSource(worker.data_dir), ()), workload, report)
     faults.is_worth_a_look = workload.is_worth_a_look
 
+    losses = LossesOnEmbeddedLog(worker)
+    faults.others = losses.by_kind()
+
     def urls() -> Sequence[str]:
         return [worker.url]
 
@@ -119,7 +127,7 @@ async def run_on_embedded_log(
             await workload.look(world, urls)
             report.note("audit", await audit_problems(urls()[0]))
             await asyncio.to_thread(worker.stop)
-            world = await World.read(EmbeddedSource(worker.data_dir), driver.orders)
+            world = await World.read(EmbeddedSource(worker.data_dir), driver.orders, losses=losses.losses)
             report.note("check_stores", check_stores(world, stores_of(worker, world.partitions(), world), "live"))
             judge(world, workload, driver, faults, report)
             fresh = Worker("fresh", folder / "fresh", "embedded://", SETTINGS | workload.settings(1), workload.sound)

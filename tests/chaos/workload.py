@@ -8,8 +8,9 @@ from typing import Final, Protocol
 
 from tests.chaos.driver import Driver
 from tests.chaos.faults import WORKER
-from tests.chaos.verifier import check_positions, count_broken, find_problems
+from tests.chaos.verifier import check_positions, check_requests, count_broken, find_problems
 from tests.chaos.verify_balance import problems_at_any_moment
+from tests.chaos.verify_losses import beside_losses, check_losses, count_losses
 from tests.chaos.world import World
 
 Urls = Callable[[], Sequence[str]]
@@ -89,7 +90,10 @@ class Commands:
 
     def judge(self, world: World) -> tuple[dict[str, list[str]], tuple[int, int], dict[str, float]]:
         """See Workload."""
-        return find_problems(world), count_broken(world), {}
+        rest, losses = beside_losses(world), check_losses(world)
+        # What a request became was written, also when it was lost after that.
+        found = find_problems(rest) | {"check_requests": check_requests(world), "check_losses": losses}
+        return {name: problems for name, problems in found.items() if problems}, count_broken(rest), count_losses(world)
 
 
 COMMANDS_ALONE: Final[Workload] = Commands()

@@ -7,6 +7,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -20,6 +21,9 @@ from tests.chaos.orders import Order
 
 READ_TIMEOUT_S = 60.0
 IDENTITY_KEY = b"\xffidentity"  # tells a changelog from a recreated one; not a row
+HEALTH, DOCTOR, LOG = "/healthz", "the doctor", "the log"
+PLACES = (HEALTH, DOCTOR, LOG)
+"""Where people read what is lost."""
 Rows = dict[bytes, bytes]
 Place = tuple[str, int, int]
 """Topic, partition and offset of a record."""
@@ -48,6 +52,43 @@ class Record(NamedTuple):
         return self.topic, self.partition, self.offset
 
 
+class Named(NamedTuple):
+    """Records that the system calls lost for an agent: offsets `first` to `end` - 1, without end all from `first`."""
+
+    topic: str
+    partition: int
+    agent: str
+    first: int
+    end: int | None
+
+    def is_part_of(self, other: Named) -> bool:
+        """Whether another one names these records as well: a worker that loses its partition may have been further."""
+        return self[:3] == other[:3] and self.first >= other.first and self.end == other.end
+
+    def covers(self, record: Record) -> bool:
+        """Whether it names this record."""
+        is_place = (record.topic, record.partition) == (self.topic, self.partition)
+        return is_place and self.first <= record.offset and (self.end is None or record.offset < self.end)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What was taken out of a topic, and what the system said of it until people had followed its advice.
+
+    `gone` are the records that the topic has no more since then; `begins_at` is where a partition has begun since, none
+    is in it when the topic was made anew. `said` is what was named, by where it was.
+    """
+
+    topic: str
+    gone: Sequence[Record]
+    begins_at: Mapping[int, int]
+    said: Mapping[str, set[Named]]
+
+    def named(self) -> set[Named]:
+        """Everything that was named where it can be seen; the log also has what was replaced before anybody saw it."""
+        return self.said[HEALTH] | self.said[DOCTOR]
+
+
 class Source(Protocol):
     """Where a world's records come from."""
 
@@ -59,18 +100,22 @@ class Source(Protocol):
 
 
 class World:
-    """Everything there is, beside what the clients were promised (`orders`)."""
+    """Everything there is or was (`losses`), beside what the clients were promised (`orders`)."""
 
     def __init__(self, orders: Sequence[Order], app_id: str = "orders") -> None:
         self.orders = orders
         self.app_id = app_id
+        self.losses: list[Loss] = []
         self.ends: dict[tuple[str, int], int] = {}
         self._records: defaultdict[str, list[Record]] = defaultdict(list)
 
     @classmethod
-    async def read(cls, source: Source, orders: Sequence[Order], app_id: str = "orders") -> Self:
-        """Read everything from the beginning."""
+    async def read(
+        cls, source: Source, orders: Sequence[Order], app_id: str = "orders", losses: Sequence[Loss] = ()
+    ) -> Self:
+        """Read everything from the beginning; `losses` were there before."""
         world = cls(orders, app_id)
+        world.lose(losses)
         await world.update(source)
         return world
 
@@ -93,11 +138,31 @@ class World:
         world = World(orders, self.app_id)
         kept = (record for records in self._records.values() for record in records if not dropped(record))
         world.add(kept, self.ends)
+        world.losses = self.losses
         return world
+
+    def lose(self, losses: Iterable[Loss]) -> None:
+        """Take in what was there before everything that is read from now on."""
+        for loss in losses:
+            self.losses.append(loss)
+            self.add(loss.gone, {})
+
+    def remaining(self, topic: str) -> list[Record]:
+        """The records of a topic that were never taken out of it."""
+        gone = {record for loss in self.losses if loss.topic == topic for record in loss.gone}
+        return [record for record in self.records(topic) if record not in gone]
 
     def last_offsets(self, topic: str) -> dict[int, int]:
         """The offset of the last record of each partition that has any."""
-        return {record.partition: record.offset for record in self.records(topic)}
+        return {record.partition: record.offset for record in self.remaining(topic)}
+
+    def positions(self) -> dict[tuple[str, str, int], int]:
+        """The next offset by topic, agent and partition, as the changelog says."""
+        return {
+            (row["topic"], row["agent"], number): row["offset"]
+            for number in self.partitions()
+            for row in map(json.loads, self.rows("positions", number).values())
+        }
 
     def changelog(self, table: str) -> str:
         """The name of a table's changelog."""
@@ -168,6 +233,13 @@ class KafkaSource:
                 ]
         return records, {(tp.topic, tp.partition): end for tp, end in ends.items()}
 
+    async def start_over(self, topic: str) -> None:
+        """Read a topic from its beginning: it was made anew, and everything of the one before was read."""
+        await self._consumer._client.force_metadata_update()
+        for tp in self._consumer.assignment():
+            if tp.topic == topic:
+                self._consumer.seek(tp, 0)
+
     async def _partitions(self) -> list[TopicPartition]:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)
         await admin.start()
@@ -222,7 +294,7 @@ def read_log(log: Log) -> tuple[Sequence[Record], Mapping[tuple[str, int], int]]
 
 
 def _read_partition(log: Log, topic: str, partition: int) -> Iterable[Record]:
-    offset = 0
+    offset = log.start_offset(topic, partition)
     while True:
         found, offset = log.read(topic, partition, offset)
         if not found:

@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
+from engine.positions.acceptance import accept_losses
 from engine.positions.positions import ACCEPTED_LOSSES
 from engine.web.routes import health
 from engine.web.routes import losses as loss_commands
@@ -18,14 +20,15 @@ from engine.web.routes import tables as table_views
 from engine.web.routes import topics as topic_views
 from engine.web.tokens import decode_token, encode_token
 from streams.settings import Settings
-from streams.topics import ORDER_COMMANDS
+from streams.topics import ORDER_COMMANDS, ORDER_REQUESTS
+from tables.order_requests import request_key
 from tests.apps import DURABLE_TRANSPORTS, connected, make_settings, running, wait_until
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.test_engine_losses import KEY, READER, Two, details, numbers, texts
 from tests.integration.test_web_routing import three_workers
 from tests.integration.web import check_problem, client_of, find, go_on, hold_up, order, own_broker_url
 from tests.kafka import KafkaBroker
-from tests.lost_records import delete_topic, remove_before, until_gone
+from tests.lost_records import admin_of, delete_topic, make_anew, remove_before, settings_of, until_gone
 
 
 @pytest.fixture
@@ -84,6 +87,57 @@ async def test_lost_commands_are_named_wherever_somebody_looks_and_their_tokens_
         assert (await client.get("/healthz")).status_code == 200
         (item,) = (await find(client, f"/tables/{ACCEPTED_LOSSES.name}"))["items"]
         assert (item["row"]["by"], item["row"]["reason"], item["row"]["loss"]["end"]) == ("ann", "why", 2)
+
+
+async def test_a_repeated_request_whose_command_was_lost_is_told_so(settings: Settings) -> None:
+    body, key = order("c-1", order_id="o-1"), {"Idempotency-Key": "k"}
+    async with running(settings) as app, client_of(app) as client:
+        number = app.engine.partition_for(b"o-1")
+        task = app.engine.task(number)
+        task.hold(ORDER_COMMANDS.name)
+        task.hold(ORDER_COMMANDS.name)  # nothing more is taken
+        assert (await client.post("/orders", json=body, headers=key)).status_code == 202
+        await remove_before(app.engine.broker, ORDER_COMMANDS.name, number, 1)
+        task.let_go(ORDER_COMMANDS.name, 2)
+        await wait_until(lambda: details(app), "the loss is named")
+        assert (await client.post("/orders?wait=100ms", json=body, headers=key)).status_code == 202
+        await accept_losses(app.engine, ORDER_COMMANDS.name, number, "ann", "a test")
+        gone = check_problem(await client.post("/orders?wait=10s", json=body, headers=key), 410)
+        assert "1 record, offset 0, was removed before decide-orders had read it; accepted by ann" in gone["detail"]
+        assert "another Idempotency-Key" in gone["detail"]
+        other = await client.post("/orders?wait=10s", json=body, headers={"Idempotency-Key": "another"})
+        assert other.status_code == 201, other.text
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(("topic", "status"), [(ORDER_COMMANDS, 202), (ORDER_REQUESTS, 503)])
+async def test_a_command_behind_a_position_in_a_topic_that_was_made_anew_since_is_not_called_a_dead_letter(
+    private_kafka_broker: KafkaBroker, tmp_path: Path, topic: Topic, status: int
+) -> None:
+    settings = make_settings(f"kafka://{private_kafka_broker.bootstrap}", tmp_path)
+    body = order("c-1", order_id="o-1")
+    async with running(settings) as app, client_of(app) as client:
+        placed = await client.post("/orders?wait=10s", json=body, headers={"Idempotency-Key": "k"})
+        assert placed.status_code == 201, placed.text
+        assert details(app) == []
+        async with admin_of(bootstrap_servers=private_kafka_broker.bootstrap) as admin:
+            await make_anew(admin, topic.name, await settings_of(admin, topic.name))
+        # The first record of the new topic is at an offset that was passed in the old one. A producer that has written
+        # to the old one may be refused once, with 503.
+        beside = next(key for key in map(str, range(100)) if is_beside(app, key))
+        for _ in range(2):
+            if topic is ORDER_COMMANDS:
+                answer = await client.post("/orders/o-1/confirm?wait=100ms", json={})
+            else:
+                answer = await client.post("/orders", json=body, headers={"Idempotency-Key": beside})
+            assert answer.status_code == status, answer.text
+        await wait_until(lambda: "made anew" in " ".join(details(app)), "the new topic is noticed")
+
+
+def is_beside(app: EngineApp, key: str) -> bool:
+    """Whether a request of this key is in the partition of that of `k`."""
+    beside, found = (app.engine.partition_for(request_key("c-1", name).encode()) for name in ("k", key))
+    return beside == found
 
 
 async def test_a_token_that_lies_beyond_the_end_is_told_so(settings: Settings) -> None:
