@@ -29,7 +29,7 @@ from engine.web.publish import (
     envelope,
     id_header,
     metadata,
-    publish,
+    publish_record,
     token_of,
 )
 from engine.web.routing import partition_of
@@ -91,7 +91,7 @@ async def adjust_stock(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, AdjustStockBody)
     command_id = _command_id(product_id, body, key)
     value = _record(request, product_id, body, command_id, metadata(request))
-    position = await publish(request, INVENTORY_COMMANDS, product_id, value)
+    position = await publish_record(request, INVENTORY_COMMANDS, product_id, value)
     found = await _outcome_within(request, product_id, command_id, position, wait_s) if wait_s > 0 else None
     if found is not None:
         return found

@@ -35,7 +35,7 @@ from engine.web.publish import (
     envelope,
     id_header,
     metadata,
-    publish,
+    publish_record,
     token_of,
 )
 from engine.web.routing import ROUTER, partition_of, task_here
@@ -96,7 +96,7 @@ async def place_order(request: web.Request) -> web.StreamResponse:
     if key is None:
         order_id, command_id = _ids(body)
         command = envelope(body.command(order_id), command_id, body.occurred_at, origin)
-        position = await publish(request, ORDER_COMMANDS, order_id, encode(request, command))
+        position = await publish_record(request, ORDER_COMMANDS, order_id, encode(request, command))
         return await _accepted(request, order_id, command_id, position, wait_s)
     number = partition_of(request, request_key(body.customer_id, key))
     if task_here(request, number) is None:
@@ -196,7 +196,7 @@ async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCom
     if command_id is None:
         command_id = str(uuid.uuid4()) if key is None else derived_id(order_id, f"{command.event_type}:{key}")
     value = encode(request, envelope(command, command_id, body.occurred_at, metadata(request)))
-    position = await publish(request, ORDER_COMMANDS, order_id, value)
+    position = await publish_record(request, ORDER_COMMANDS, order_id, value)
     answer = await _accepted(request, order_id, command_id, position, wait_s)
     if answer.status == HTTPStatus.CREATED:  # which is what placing answers
         answer.set_status(HTTPStatus.OK)
@@ -217,7 +217,7 @@ async def _accept_once(
         command_id = body.command_id or str(uuid.uuid4())
         command = envelope(body.command(order_id), command_id, body.occurred_at, origin)
         headers = ((FINGERPRINT_HEADER, fingerprint.encode()),)
-        position = await publish(request, REQUESTS_TOPIC, row_key, encode(request, command), headers)
+        position = await publish_record(request, REQUESTS_TOPIC, row_key, encode(request, command), headers)
         task = request.app[ENGINE].task(number)
         if not await task.waiters.wait(*_ACCEPT_REQUESTS, position.offset + 1, TIMEOUT_S, is_exact=True):
             raise unavailable("the request is accepted, but not yet compared with others under its Idempotency-Key")

@@ -13,7 +13,7 @@ from engine.declare.operation import LOCATION, Answer, Operation
 from engine.declare.service import Service
 from engine.web.answers import invalid, json_response
 from engine.web.bodies import read_body
-from engine.web.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish, token_of
+from engine.web.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish_record, token_of
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
 from streams.topics import SAGA_COMMANDS
 
@@ -32,6 +32,6 @@ async def resume_saga(request: web.Request) -> web.StreamResponse:
         raise invalid("order_id", f"1 to {ID_CHARACTERS_MAX} characters")
     body = await read_body(request, ChangeOrderBody)
     command = envelope(ResumeSaga(order_id), body.command_id or str(uuid.uuid4()), body.occurred_at, metadata(request))
-    position = await publish(request, SAGA_COMMANDS, order_id, encode(request, command))
+    position = await publish_record(request, SAGA_COMMANDS, order_id, encode(request, command))
     answer = OrderAccepted(order_id=order_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": f"/sagas/{quote(order_id, safe='')}"})

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import web
 
-from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
+from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
 from engine.declare.operation import Parameter
 from engine.declare.topic import Topic
 from engine.log.ports import (
@@ -75,7 +76,23 @@ def encode(request: web.Request, command: Envelope[Any]) -> bytes:
     return value
 
 
-async def publish(request: web.Request, topic: Topic, key: str, value: bytes, headers: Headers = ()) -> Position:
+async def publish_command(
+    request: web.Request, topic: Topic, command: Message, *, occurred_at: datetime | None = None
+) -> str:
+    """Write a command of a request, keyed by its aggregate's id, and return the token that stands for it.
+
+    With an `Idempotency-Key` the command's id follows from the key, the type and the aggregate: the same request may be
+    sent again. Raises a problem as `publish_record` does.
+    """
+    key = id_header(request, IDEMPOTENCY_KEY.name)
+    made = envelope(command, str(uuid.uuid4()), occurred_at, metadata(request))
+    if key is not None:
+        made = msgspec.structs.replace(made, event_id=derived_id(made.aggregate_id, f"{command.event_type}:{key}"))
+    position = await publish_record(request, topic, made.aggregate_id, encode(request, made))
+    return token_of(request, [position])
+
+
+async def publish_record(request: web.Request, topic: Topic, key: str, value: bytes, headers: Headers = ()) -> Position:
     """Write one record, durably.
 
     Raises a problem that says what is known: 413 or 503 when the log refused it, 503 when it may be there or not.
@@ -96,7 +113,10 @@ async def publish_commands(request: web.Request, topic: Topic, commands: Sequenc
 
 
 async def publish_to(request: web.Request, topic: Topic, grouped: Mapping[int, Sequence[Outgoing]]) -> list[Position]:
-    """Write records into these partitions, in the order given; where the last of each is. Raises as `publish` does."""
+    """Write records into these partitions, in the order given; where the last of each is.
+
+    Raises as `publish_record` does.
+    """
     if (reason := request.app[ENGINE].disk.refusal) is not None:
         raise Problem(507, f"{reason}: nothing is accepted until there is room again. Nothing of this request was.")
     with publishing(topic.name, sum(map(len, grouped.values()))) as trace:
