@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
+from faust.exceptions import ImproperlyConfigured
 from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
@@ -25,6 +26,7 @@ from engine.declare.settings import Settings
 from engine.declare.topic import Topic
 from engine.failures.service import service as dead_letters
 from engine.failures.topics import DEAD_LETTERS
+from engine.faust import commands
 from engine.faust.assignor import NumberAssignor
 from engine.faust.tables import EngineTables
 from engine.faust.web_server import WebServer
@@ -103,6 +105,31 @@ class EngineApp(faust.App):
 
     def _new_web(self) -> Any:
         return WebServer(self, self.engine.settings)
+
+    def finalize(self) -> None:
+        """Refuse what Faust's command line was told and what has no effect here."""
+        commands.refuse_datadir(type(self.engine.settings))
+        super().finalize()
+
+    def agent(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse a plain agent: it would take records without a unit of work, and its positions are kept nowhere."""
+        raise ImproperlyConfigured(
+            "app.agent cannot be used here: declare the agent with Service.agent, which reads records exactly once; "
+            "run a plain Faust agent in a Faust application of its own, beside this one"
+        )
+
+    def Table(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse a table of Faust: it would never be restored or committed."""
+        raise ImproperlyConfigured(
+            "tables of Faust cannot be used here: declare an engine Table in a Service, whose agents write it in the "
+            "transaction of their records"
+        )
+
+    GlobalTable = SetTable = SetGlobalTable = Table
+
+    def LiveCheck(self, **kwargs: Any) -> Any:
+        """Refuse LiveCheck: it needs agents and tables of Faust."""
+        raise ImproperlyConfigured(f"LiveCheck cannot be used here: {commands.livecheck.reason}")
 
     def on_rebalance_return(self) -> None:
         """Nothing: partitions are restored in the background, so a rebalance ends before Faust notes its return."""
@@ -225,7 +252,7 @@ def _bind_agent(app: EngineApp, name: str, topic: Topic, function: AgentFunction
 
     agent.__name__ = agent.__qualname__ = name.replace("-", "_")
     agent.__doc__ = function.__doc__
-    app.agent(source, name=name)(agent)
+    faust.App.agent(app, source, name=name)(agent)
 
 
 class _Feed(Batches):
