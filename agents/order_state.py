@@ -9,8 +9,8 @@ from aiohttp import web
 from domain.orders import replay
 from engine.declare.envelope import Envelope
 from engine.declare.operation import Operation, Parameter
+from engine.declare.partition import Partition
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, invalid, json_response, time_of
 from engine.web.freshness import by_key
 from engine.web.parameters import optional_number
@@ -26,7 +26,7 @@ AT = Parameter("at", "at this time; give either this or `version`", {"type": "st
 
 @service.route("GET", "/orders/{order_id}/state", Operation({200: OrderView}, (VERSION, AT), problems=(404,)))
 @by_key("order_id", ORDER_PATH)
-async def get_order_state(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_order_state(request: web.Request, task: Partition) -> web.StreamResponse:
     """The order after its event number `?version=`, or at `?at=TIME`, in the shape of `GET /orders/{id}`.
 
     `at` is business time: what counts is the history up to its first event with a later one. 404 when there was no

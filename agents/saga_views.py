@@ -11,9 +11,9 @@ from aiohttp import web
 from domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
 from engine.declare.envelope import Message, TimeText
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.times import format_ms
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.freshness import by_key
 from streams.settings import Settings, shop_settings
@@ -79,7 +79,7 @@ class SagaView(msgspec.Struct, frozen=True):
 
 @service.route("GET", "/sagas/{order_id}", Operation({200: SagaView}, problems=(404,)))
 @by_key("order_id", SAGA_PATH)
-async def get_saga(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_saga(request: web.Request, task: Partition) -> web.StreamResponse:
     """The saga of an order: steps, commands, answers, compensations, deadline and timeline; 404 when it has none."""
     order_id = request.match_info["order_id"]
     saga, order = task.read(SAGAS, order_id), task.read(ORDERS, order_id)

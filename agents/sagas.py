@@ -25,13 +25,13 @@ from domain.sagas import (
 )
 from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
 from engine.declare.handlers import Handlers
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.timers import Timer
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
 from engine.observe.quiet import Quiet
 from engine.partition.batch import Batches
-from engine.partition.task import PartitionTask
 from streams.events.inventory import INVENTORY_TYPES
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from streams.events.payments import PAYMENT_TYPES
@@ -231,7 +231,7 @@ def _count(before: Saga | None, saga: Saga, work: UnitOfWork) -> None:
 
 
 @service.gauge("saga_active", "sagas that have not ended", label="state")
-def count_active(task: PartitionTask) -> Mapping[str, int]:
+def count_active(task: Partition) -> Mapping[str, int]:
     """How many sagas of a partition go on, or wait for somebody."""
     counts = {state: task.read(SAGA_COUNTS, state) for state in (RUNNING, COMPENSATING, COMPENSATION_FAILED)}
     return {state: row.count if row is not None else 0 for state, row in counts.items()}

@@ -15,9 +15,9 @@ from aiohttp import web
 from domain.stories import Node, Parts, story
 from engine.declare.envelope import Envelope
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.table import encode_prefix
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, int_parameter, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.freshness import FRESHNESS, by_key, catch_up
@@ -57,7 +57,7 @@ class StoryList(msgspec.Struct, frozen=True):
 
 @service.route("GET", "/orders/{order_id}/story", Operation({200: Story}, problems=(404,)))
 @by_key("order_id", SAGA_PATH)
-async def get_story(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_story(request: web.Request, task: Partition) -> web.StreamResponse:
     """All that was asked of an order, that happened and that was sent, as a tree: `{order_id, ..., roots}`.
 
     A node is `{id, kind, type, at, topic, aggregate_type, aggregate_id, caused_by, aggregate_version, detail, state,
@@ -84,7 +84,7 @@ async def list_stories(request: web.Request) -> web.StreamResponse:
     await catch_up(request, ORDER_INDEX_PATH, None)
     decode = request.app[ENGINE].registry.decode
 
-    async def here(task: PartitionTask) -> list[Story]:
+    async def here(task: Partition) -> list[Story]:
         return await stories_of(task, decode, correlation_id, after, limit + 1)
 
     asked = {"correlation": correlation_id, "after": after, "limit": str(limit + 1)}
@@ -103,7 +103,7 @@ async def get_partition_stories(request: web.Request) -> web.StreamResponse:
     return json_response(await stories_of(task, decode, query.get("correlation", ""), query.get("after", ""), limit))
 
 
-async def stories_of(task: PartitionTask, decode: Decode, correlation_id: str, after: str, limit: int) -> list[Story]:
+async def stories_of(task: Partition, decode: Decode, correlation_id: str, after: str, limit: int) -> list[Story]:
     """The first stories of a correlation behind the order `after`; gives the loop back in between."""
     prefix = encode_prefix(correlation_id)
     start = prefix + after.encode() + b"\0" if after else b""
@@ -117,7 +117,7 @@ async def stories_of(task: PartitionTask, decode: Decode, correlation_id: str, a
     return stories
 
 
-def find_story(task: PartitionTask, decode: Decode, order_id: str) -> Story | None:
+def find_story(task: Partition, decode: Decode, order_id: str) -> Story | None:
     """The story of an order, None where nothing was ever asked of it."""
     order, history = task.read(ORDERS, order_id), order_history(task, order_id)
     if order is None or not history:

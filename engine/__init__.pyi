@@ -19,6 +19,8 @@ from engine.declare.errors import Unavailable as Unavailable
 
 # Services: agents, tables, topics, timers.
 from engine.declare.handlers import Handlers as Handlers
+from engine.declare.partition import Partition as Partition
+from engine.declare.partition import Rendering as Rendering
 from engine.declare.registry import EventRegistry as EventRegistry
 from engine.declare.service import Service as Service
 from engine.declare.settings import APP_ID_PATTERN as APP_ID_PATTERN

@@ -6,8 +6,8 @@ from aiohttp import web
 
 from engine.declare.envelope import TimeText, format_timestamp
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.web.answers import Problem, json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.events.money import AmountText, plain_text
@@ -41,7 +41,7 @@ class CustomerView(TypedDict):
 
 @service.route("GET", "/customers/{customer_id}", Operation({200: CustomerView}, problems=(404,)))
 @by_key("customer_id", CUSTOMERS_PATH)
-async def get_customer(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_customer(request: web.Request, task: Partition) -> web.StreamResponse:
     """A customer's orders in figures; with `?after=TOKEN` never older than it. 404 for one who has placed none.
 
     `{customer_id, order_count, confirmed_count, cancelled_count, total_spent, last_order_at}`. A confirmed order that

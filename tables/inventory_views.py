@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.web.answers import Problem, json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.topics import INVENTORY_COMMANDS
@@ -38,7 +38,7 @@ def inventory_view(stock: Stock) -> InventoryView:
     return InventoryView(stock.product_id, stock.on_hand, stock.reserved, available, stock.version)
 
 
-def find_stock(task: PartitionTask, product_id: str) -> Stock | None:
+def find_stock(task: Partition, product_id: str) -> Stock | None:
     """The stock of a product, None when nobody ever said what there is of it."""
     stock = task.read(STOCK, product_id)
     return stock if stock is not None and stock.stocked else None
@@ -46,7 +46,7 @@ def find_stock(task: PartitionTask, product_id: str) -> Stock | None:
 
 @service.route("GET", "/inventory/{product_id}", Operation({200: InventoryView}, problems=(404,)))
 @by_key("product_id", INVENTORY_PATH)
-async def get_inventory(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_inventory(request: web.Request, task: Partition) -> web.StreamResponse:
     """What there is of a product; with `?after=TOKEN` never older than it, be it of stock or of an order.
 
     404 when nobody ever said what there is of it.

@@ -9,10 +9,10 @@ from aiohttp import web
 
 from engine.declare.envelope import TimeText
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.table import encode_prefix
 from engine.declare.times import format_ms
-from engine.partition.task import PartitionTask
 from engine.web.answers import json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
@@ -49,7 +49,7 @@ class NotificationList(TypedDict):
 
 @service.route("GET", "/orders/{order_id}/notifications", Operation({200: NotificationList}, problems=(404,)))
 @by_key("order_id", NOTIFICATIONS_PATH)
-async def get_notifications(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_notifications(request: web.Request, task: Partition) -> web.StreamResponse:
     """The mails of an order, `{order_id, items}`, sorted by kind; one that still waits to be sent is not in it.
 
     With `?after=TOKEN` it waits until mails that follow from the command are sent. 404 for an unknown order.
@@ -61,7 +61,7 @@ async def get_notifications(request: web.Request, task: PartitionTask) -> web.St
     return json_response(NotificationList(order_id=order_id, items=[_view(row) for row in found]))
 
 
-def notifications_of(task: PartitionTask, order_id: str) -> list[Notification]:
+def notifications_of(task: Partition, order_id: str) -> list[Notification]:
     """The mails of an order that are settled, sorted by kind."""
     return [row for _, row in task.scan(NOTIFICATIONS, encode_prefix(order_id))]
 

@@ -11,8 +11,8 @@ import msgspec
 from aiohttp import web
 
 from engine.declare.operation import Operation, Parameter
+from engine.declare.partition import Partition
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.web.answers import invalid, json_response, time_of
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.freshness import FRESHNESS, by_key, catch_up
@@ -65,7 +65,7 @@ async def list_orders(request: web.Request) -> web.StreamResponse:
 
 @service.route("GET", "/customers/{customer_id}/orders", Operation({200: OrderList}, LIST))
 @by_key("customer_id", CUSTOMER_ORDERS_PATH)
-async def get_customer_orders(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_customer_orders(request: web.Request, task: Partition) -> web.StreamResponse:
     """A customer's orders, newest first: `{items, next_cursor}`; a customer nobody knows has none.
 
     Filters, limit and cursor as for the list of all orders. Rejected orders are in that one only.

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
+from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
-from engine.partition.task import PartitionTask
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
 from tables.order_index import ORDERS_BY_TIME
 from tables.orders import ORDERS, UNKNOWN, Order
@@ -63,7 +63,7 @@ class OrderPage(msgspec.Struct, frozen=True):
 Found = tuple[bytes, Order | CustomerOrder | None]
 
 
-async def partition_page(task: PartitionTask, query: OrderQuery) -> OrderPage:
+async def partition_page(task: Partition, query: OrderQuery) -> OrderPage:
     """Orders of a partition as they are now, from the index."""
 
     def rows(start: bytes) -> Iterator[Found]:
@@ -74,7 +74,7 @@ async def partition_page(task: PartitionTask, query: OrderQuery) -> OrderPage:
     return await _page(rows, query)
 
 
-async def customer_page(task: PartitionTask, customer_id: str, query: OrderQuery) -> OrderPage:
+async def customer_page(task: Partition, customer_id: str, query: OrderQuery) -> OrderPage:
     """Orders of a customer, as the projection knows them."""
     prefix = encode_prefix(customer_id)
 

@@ -10,8 +10,8 @@ from aiohttp import web
 
 from engine.declare.envelope import TimeText, format_timestamp
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.web.answers import Problem, json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.events.money import Money
@@ -48,7 +48,7 @@ class PaymentView(msgspec.Struct, frozen=True, gc=False):
 
 @service.route("GET", "/payments/{order_id}", Operation({200: PaymentView}, problems=(404,)))
 @by_key("order_id", PAYMENT_PATH)
-async def get_payment(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_payment(request: web.Request, task: Partition) -> web.StreamResponse:
     """The payment of an order; with `?after=TOKEN` never older than it. 404 when there is none and none will come."""
     order_id = request.match_info["order_id"]
     view = find_payment(task, order_id)
@@ -57,7 +57,7 @@ async def get_payment(request: web.Request, task: PartitionTask) -> web.StreamRe
     return json_response(view)
 
 
-def find_payment(task: PartitionTask, order_id: str) -> PaymentView | None:
+def find_payment(task: Partition, order_id: str) -> PaymentView | None:
     """The payment of an order, `pending` while the order is and nothing is decided; None when there is none."""
     payment = task.read(PAYMENTS, order_id)
     if payment is not None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, NotRequired, TypedDict
 import msgspec
 
 from engine.declare.envelope import Envelope, TimeText, format_timestamp
+from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
-from engine.partition.task import PartitionTask
 from engine.web.freshness import Hop, Path
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
@@ -89,18 +89,18 @@ def is_shown(order: Order) -> bool:
     return order.status != UNKNOWN
 
 
-def find_order(task: PartitionTask, order_id: str) -> Order | None:
+def find_order(task: Partition, order_id: str) -> Order | None:
     """The order, None when nothing was placed under the id."""
     order = task.read(ORDERS, order_id)
     return order if order is not None and is_shown(order) else None
 
 
-def order_history(task: PartitionTask, order_id: str) -> list[bytes]:
+def order_history(task: Partition, order_id: str) -> list[bytes]:
     """Every event of the order as it was published, oldest first."""
     return [bytes(value) for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id))]
 
 
-def decision_of(task: PartitionTask, order_id: str, command_id: str) -> Envelope[msgspec.Raw] | None:
+def decision_of(task: Partition, order_id: str, command_id: str) -> Envelope[msgspec.Raw] | None:
     """The event by which the order answered a command; None when it has not decided about it."""
     events = (_decode_event(value) for _, value in task.scan(ORDER_HISTORY, encode_prefix(order_id), reverse=True))
     return next((event for event in events if event.metadata.causation_id == command_id), None)

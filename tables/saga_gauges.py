@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.timers import TIMERS
-from engine.partition.task import PartitionTask
 from tables.sagas import COMPENSATING, COMPENSATION_FAILED, FAILED_SAGAS, RUNNING, SAGAS
 
 ROWS_MAX: Final = 100
@@ -21,7 +21,7 @@ service = Service("saga-gauges")
 @service.gauge(
     "saga_oldest_seconds", "age of the oldest saga that has not ended, 0 when there is none", label="state", combine=max
 )
-def oldest_sagas(task: PartitionTask) -> Mapping[str, float]:
+def oldest_sagas(task: Partition) -> Mapping[str, float]:
     """Seconds since the oldest saga of each state began.
 
     A saga that goes on has a timer, due one deadline after it last asked: those that have waited longest lie first.
@@ -36,14 +36,14 @@ def oldest_sagas(task: PartitionTask) -> Mapping[str, float]:
     }
 
 
-def _waiting(task: PartitionTask) -> Iterator[tuple[str, int]]:
+def _waiting(task: Partition) -> Iterator[tuple[str, int]]:
     for key, _ in islice(task.scan(TIMERS), ROWS_MAX):
         saga = task.read(SAGAS, key.key)
         if saga is not None and saga.state in (RUNNING, COMPENSATING):
             yield saga.state, saga.started_ms
 
 
-def _failed(task: PartitionTask) -> Iterator[tuple[str, int]]:
+def _failed(task: Partition) -> Iterator[tuple[str, int]]:
     for order_id, _ in islice(task.scan(FAILED_SAGAS), ROWS_MAX):
         saga = task.read(SAGAS, order_id)
         if saga is not None:

@@ -5,10 +5,9 @@ from typing import TypedDict
 from aiohttp import web
 
 from engine.declare.operation import Operation
+from engine.declare.partition import Partition, Rendering
 from engine.declare.service import Service
-from engine.partition.task import PartitionTask
 from engine.partition.waiters import Wanted
-from engine.store.rows import Rendering
 from engine.web.answers import (
     ENGINE,
     TIMEOUT_S,
@@ -50,7 +49,7 @@ class OrderEvents(TypedDict):
 
 @service.route("GET", "/orders/{order_id}", Operation({200: OrderView}, problems=(404,)))
 @by_key("order_id", ORDER_PATH)
-async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_order(request: web.Request, task: Partition) -> web.StreamResponse:
     """One order; with `?after=TOKEN` never older than it. 404 when nothing was placed under the id."""
     order_id = request.match_info["order_id"]
     body = task.rendered(ORDER_ANSWER, order_id)
@@ -61,7 +60,7 @@ async def get_order(request: web.Request, task: PartitionTask) -> web.StreamResp
 
 @service.route("GET", "/orders/{order_id}/events", Operation({200: OrderEvents}, problems=(404,)))
 @by_key("order_id", ORDER_PATH)
-async def get_order_events(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_order_events(request: web.Request, task: Partition) -> web.StreamResponse:
     """The audit trail, `{order_id, items}`, oldest event first; refused commands are in it too."""
     order_id = request.match_info["order_id"]
     history = order_history(task, order_id)

@@ -13,9 +13,9 @@ from agents.http.lines import LinesAccepted, take_lines
 from domain.inventory import BELOW_RESERVED, ON_HAND_MAX
 from engine.declare.envelope import Metadata, derived_id
 from engine.declare.operation import LOCATION, Answer, Lines, Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.log.ports import Position
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, invalid, json_response
 from engine.web.bodies import Body, Id, Time, parse, read_body
 from engine.web.freshness import catch_up
@@ -128,7 +128,7 @@ async def get_stock_outcome(request: web.Request) -> web.StreamResponse:
     return await outcome_at(task, INVENTORY_PATH[-1], lambda task: outcome(task, product_id, command_id))
 
 
-def outcome(task: PartitionTask, product_id: str, command_id: str) -> web.Response:
+def outcome(task: Partition, product_id: str, command_id: str) -> web.Response:
     """200 with the stock that the command changed; raises a problem with the reason when it was refused.
 
     Raises Unprocessed when nothing came of it.

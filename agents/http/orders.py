@@ -19,9 +19,9 @@ from pydantic import BaseModel
 from agents.http.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody
 from engine.declare.envelope import Metadata, derived_id
 from engine.declare.operation import LOCATION, Answer, Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.log.ports import Position
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, TIMEOUT_S, Problem, invalid, json_response, unavailable
 from engine.web.bodies import read_body
 from engine.web.freshness import catch_up
@@ -153,7 +153,7 @@ async def get_outcome(request: web.Request) -> web.StreamResponse:
     return await outcome_at(task, ORDER_PATH[0], lambda task: outcome(task, order_id, command_id))
 
 
-def outcome(task: PartitionTask, order_id: str, command_id: str) -> web.Response:
+def outcome(task: Partition, order_id: str, command_id: str) -> web.Response:
     """201 with the order that the command placed or changed; raises a problem with the reason when it was refused.
 
     Raises Unprocessed when nothing came of it.

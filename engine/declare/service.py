@@ -1,7 +1,7 @@
 """Services: what a module declares - its agents, timers, tables and routes - for `create_app` to find and bind."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -14,12 +14,12 @@ from engine.declare.table import AnyTable
 from engine.declare.topic import Topic
 from engine.partition.batch import Batches
 from engine.partition.context import TimerHandler
-from engine.partition.task import PartitionTask
 
 AgentFunction = Callable[[Batches], Awaitable[None]]
 A = TypeVar("A", bound=AgentFunction)
 T = TypeVar("T", bound=TimerHandler)
-G = TypeVar("G", bound=Callable[[PartitionTask], Mapping[str, float]])
+GaugeFunction = Callable[[Any], Mapping[str, float]]  # of a Partition, or of the whole task where the engine counts
+G = TypeVar("G", bound=GaugeFunction)
 H = TypeVar("H", bound=Callable[..., None])
 WebSetup = Callable[[web.Application], None]
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -35,7 +35,7 @@ class ServiceGauge(NamedTuple):
     name: str
     help: str
     label: str | None
-    read: Callable[[PartitionTask], Mapping[str, float]]
+    read: GaugeFunction
     combine: Callable[[Iterable[float]], float]
 
 
@@ -137,7 +137,7 @@ class Service:
     def gauge(
         self, name: str, help: str, *, label: str | None = None, combine: Callable[[Iterable[float]], float] = sum
     ) -> Callable[[G], G]:
-        """Declare a figure of `/metrics`: a function from a partition task to values by `label`; partitions add up,
+        """Declare a figure of `/metrics`: a function from a partition to values by `label`; partitions add up,
         unless something else makes one figure of theirs.
         """
 

@@ -21,6 +21,5 @@ from engine.log.ports import TransportError as TransportError
 from engine.partition.waiters import Wanted as Wanted
 from engine.positions.cut import Cut as Cut
 from engine.positions.cut import take_cut as take_cut
-from engine.store.rows import Rendering as Rendering
 from engine.store.snapshot import StoreSnapshot as StoreSnapshot
 from engine.store.store import StoreError as StoreError

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from engine.calls.partition_calls import PartitionCalls
 from engine.declare.handlers import Handlers, RecordHandler
+from engine.declare.partition import Rendering
 from engine.declare.table import AnyTable, Table
 from engine.declare.timers import TIMERS
 from engine.declare.unit_of_work import UnitOfWork
@@ -42,7 +43,7 @@ from engine.store.faults import built_anew, disk_fault_key
 from engine.store.note import StoreNote, note_damage, note_marks
 from engine.store.opening import changelogs_of, restore_store
 from engine.store.restore import RestoreProgress
-from engine.store.rows import Rendering, Rows
+from engine.store.rows import Rows
 from engine.store.scrub import Scrub
 from engine.store.snapshot import StoreSnapshot
 from engine.store.store import Store, StoreDamaged

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import msgspec
 
+from engine.declare.partition import Partition
 from engine.declare.table import AnyTable, encode_prefix
 from engine.declare.unit_of_work import UnitOfWork
 from engine.rebuilds.rows import REBUILT_ROWS, RebuiltKey
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 ROWS_PER_SLICE = 500
 
@@ -25,7 +22,7 @@ class Comparison:
     both sides are equally far, and with it what was changed since the walk began.
     """
 
-    def __init__(self, task: PartitionTask, tables: Sequence[AnyTable]) -> None:
+    def __init__(self, task: Partition, tables: Sequence[AnyTable]) -> None:
         self.rows = 0
         self.differing: set[RebuiltKey] = set()
         self._changed: set[RebuiltKey] = set()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator
+from typing import Any, TypeVar
 
+from engine.declare.partition import Rendering
 from engine.declare.table import AnyTable, Table
 from engine.declare.unit_of_work import MISSING, UnitOfWork
 from engine.observe.metrics import Metrics
@@ -13,17 +14,6 @@ from engine.store.store import Store
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-class Rendering(Generic[K, V]):
-    """Rows of a table as bytes for readers, such as an answer's body; `render` may say that there is nothing to show.
-
-    What was rendered is kept: it takes less room than the row, and less time than to make it again.
-    """
-
-    def __init__(self, table: Table[K, V], render: Callable[[V], bytes | None]) -> None:
-        self.table = table
-        self.render = render
 
 
 class Rows:

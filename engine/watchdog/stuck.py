@@ -11,19 +11,16 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from engine.declare.errors import HandlerTimeout
+from engine.declare.partition import Partition
 from engine.declare.settings import Settings
 from engine.declare.timers import TIMERS, TimerKey, kind_of_topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.lanes import LANES, LaneKey
 from engine.log.ports import Record
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +83,7 @@ class StuckRecords:
         self._marks = [*self._marks, mark]
         self._save()
 
-    def forget_passed(self, task: PartitionTask) -> None:
+    def forget_passed(self, task: Partition) -> None:
         """Remove the marks of what is committed; one that cannot be removed from the disk is, at the next start."""
         left = [mark for mark in self._marks if not _is_passed(mark, task)]
         if len(left) < len(self._marks):
@@ -136,7 +133,7 @@ def _text_of(key: bytes | None) -> str:
     return (key or b"").decode(errors="backslashreplace")
 
 
-def _is_passed(mark: StuckMark, task: PartitionTask) -> bool:
+def _is_passed(mark: StuckMark, task: Partition) -> bool:
     """Whether a record is behind its agent, and does not wait for another try; or a timer is over."""
     if mark.offset >= 0:
         lane = task.read(LANES, LaneKey(mark.agent, mark.key.encode()))

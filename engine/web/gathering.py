@@ -11,9 +11,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import web
 
+from engine.declare.partition import Partition
 from engine.declare.table import TEXT_KEY, Table
 from engine.partition.engine import PartitionNotHere
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem
 from engine.web.cursors import decode_cursor, encode_cursor
 from engine.web.routing import ROUTER, task_here
@@ -88,7 +88,7 @@ async def every_row(request: web.Request, table: Table[K, V]) -> AsyncIterator[V
 
 async def every_partition(
     request: web.Request,
-    here: Callable[[PartitionTask], Awaitable[P]],
+    here: Callable[[Partition], Awaitable[P]],
     path: str,
     asked: Mapping[str, str],
     answer: type[P],
@@ -110,7 +110,7 @@ async def every_partition(
     return await asyncio.gather(*(of(number) for number in range(request.app[ENGINE].settings.partitions)))
 
 
-def own_partition(request: web.Request) -> PartitionTask:
+def own_partition(request: web.Request) -> Partition:
     """The task of the partition `{number}` in the path; raises a problem where it is none, or not here."""
     number = request.match_info["number"]
     if not (number.isascii() and number.isdecimal()):
@@ -144,7 +144,7 @@ async def _slices(
         await asyncio.sleep(0)
 
 
-def _read(task: PartitionTask, table: Table[K, V], after: bytes) -> list[tuple[K, V]]:
+def _read(task: Partition, table: Table[K, V], after: bytes) -> list[tuple[K, V]]:
     return list(islice(task.scan(table, start=after + b"\0" if after else b""), ROWS_PER_SLICE))
 
 

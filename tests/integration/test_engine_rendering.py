@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.store.rows import Rendering
+from engine.declare.partition import Rendering
 from streams.settings import Settings
 from tests.apps import Seen, Tally, caught_up, make_settings, publish, running
 

@@ -12,11 +12,11 @@ import msgspec
 from aiohttp import web
 
 from engine.declare.envelope import derived_id
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.failures.dead_letters import OPEN, DeadLetter, letter_id
 from engine.log.ports import Position
 from engine.partition.engine import PartitionNotHere
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, PASSING, Problem, json_response
 from engine.web.dead_letters.queries import REFUSED_MAX, Candidate, find_letter
 from engine.web.dead_letters.views import LETTER_PATH
@@ -78,7 +78,7 @@ def decision_id(decisions: str, partition: int, number: int) -> str:
     return derived_id(decisions, letter_id(partition, number))
 
 
-def verdict(task: PartitionTask, number: int, decision: str) -> Verdict | None:
+def verdict(task: Partition, number: int, decision: str) -> Verdict | None:
     """What became of a decision about a letter, None when that is not known."""
     letter = find_letter(task, number)
     if letter is None:

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engine.declare.envelope import Metadata
 from engine.declare.operation import LOCATION, Answer, Operation
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.failures.classify import names_in
 from engine.failures.dead_letters import (
@@ -39,7 +40,6 @@ from engine.failures.decisions import REASON_CHARACTERS_MAX, DeadLetterCommand, 
 from engine.failures.rules import CannotEdit, edited_value
 from engine.failures.topics import DEAD_LETTER_COMMANDS
 from engine.log.ports import Outgoing, Position
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, PASSING, Problem, invalid, json_response
 from engine.web.bodies import Body, read_body
 from engine.web.dead_letters.bulk import LETTERS_PER_CHUNK, Decisions, decision_id, verdict, what_became_of
@@ -167,7 +167,7 @@ def _many(answer: Any, body: Any) -> Operation:
 
 @service.route("POST", "/dead-letters/{id}/retry", _one(RetryBody, 404, 409))
 @by_partition(partition_of_letter, LETTER_PATH)
-async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def retry_letter(request: web.Request, task: Partition) -> web.StreamResponse:
     """Try a letter's record again: 202 `{id, status: "processing", state, token}`; `state` is that before the request.
 
     With `{"payload": {...}}` the record gets another payload and a new event id, which the original one causes;
@@ -192,7 +192,7 @@ async def retry_letter(request: web.Request, task: PartitionTask) -> web.StreamR
 
 @service.route("POST", "/dead-letters/{id}/discard", _one(DiscardBody, 404, 409))
 @by_partition(partition_of_letter, LETTER_PATH)
-async def discard_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def discard_letter(request: web.Request, task: Partition) -> web.StreamResponse:
     """Give a letter's record up for a `{reason}`: 202 as for a retry; what waits behind it goes on.
 
     200 when it was discarded before, 409 when its record was processed after all. `?wait=` as for a retry.
@@ -238,7 +238,7 @@ def _edited(request: web.Request, id: str, letter: DeadLetter, edit: RetryBody) 
 
 
 def _retried_before(
-    request: web.Request, task: PartitionTask, id: str, letter: DeadLetter, value: bytes | None
+    request: web.Request, task: Partition, id: str, letter: DeadLetter, value: bytes | None
 ) -> web.Response:
     """The answer for a letter that is not open; the same request again is no mistake, another one is."""
     if letter.state == DISCARDED:
@@ -249,14 +249,14 @@ def _retried_before(
     return _answer(request, id, letter, _seen(task))
 
 
-def _seen(task: PartitionTask) -> Position:
+def _seen(task: Partition) -> Position:
     """The last command that the letter shows for sure."""
     (hop,) = LETTER_PATH
     return Position(hop.topic.name, task.number, max(0, task.reached(hop.agent, hop.topic.name) - 1))
 
 
 async def _submit(
-    request: web.Request, task: PartitionTask, letter: DeadLetter, command: DeadLetterCommand, origin: Metadata
+    request: web.Request, task: Partition, letter: DeadLetter, command: DeadLetterCommand, origin: Metadata
 ) -> web.Response:
     """Publish a decision, and wait until it is carried out as long as `?wait=` says."""
     wait_s, decision = WAIT.read(request), str(uuid.uuid4())

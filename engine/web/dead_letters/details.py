@@ -9,6 +9,7 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from engine.declare.envelope import TimeText
+from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
 from engine.declare.times import format_ms
 from engine.failures.classify import names_in
@@ -17,7 +18,6 @@ from engine.failures.lanes import LANES, WAITING, LaneKey
 from engine.log.ports import Record, TransportError
 from engine.observe.records import RecordView, read_page, record_view
 from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask
 from engine.web.dead_letters.queries import LetterView, lane_behind, letter_view, text_of
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
 from tables.orders import ORDER_HISTORY
@@ -74,7 +74,7 @@ class LetterDetails(LetterView, frozen=True, kw_only=True, gc=True):
     recent_events: list[EventView] | None
 
 
-async def letter_details(engine: Engine, task: PartitionTask, number: int, letter: DeadLetter) -> LetterDetails:
+async def letter_details(engine: Engine, task: Partition, number: int, letter: DeadLetter) -> LetterDetails:
     """A letter in full, see `GET /dead-letters/{id}`."""
     refusal = why_not_retry(letter, False, int(time.time() * 1000), engine.settings)
     shown: dict[str, Any] = {**msgspec.structs.asdict(letter_view(task, number, letter)), **_record(letter)}
@@ -111,7 +111,7 @@ def _record(letter: DeadLetter) -> RecordView:
     return record_view(letter.partition, record)
 
 
-def _waiting_records(task: PartitionTask, letter: DeadLetter) -> list[WaitingRecordView]:
+def _waiting_records(task: Partition, letter: DeadLetter) -> list[WaitingRecordView]:
     """The first ones behind the letter. What is in them is the business of their own aggregate's views."""
     lane = lane_behind(task, letter)
     if lane is None:
@@ -125,7 +125,7 @@ def _waiting_records(task: PartitionTask, letter: DeadLetter) -> list[WaitingRec
     return items
 
 
-async def _recent_events(engine: Engine, task: PartitionTask, letter: DeadLetter) -> list[EventView] | None:
+async def _recent_events(engine: Engine, task: Partition, letter: DeadLetter) -> list[EventView] | None:
     """The latest events of the letter's aggregate, oldest first; null when the log cannot be read now."""
     key = text_of(letter.key)
     if not key:

@@ -13,9 +13,9 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.partition.engine import PartitionNotHere
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.dead_letters.filters import LetterFilter
 from engine.web.dead_letters.queries import (
@@ -58,7 +58,7 @@ class Question(NamedTuple, Generic[P]):
     """Something that each partition is asked for."""
 
     page: type[P]
-    answer: Callable[[PartitionTask, LetterQuery, web.Request], Awaitable[P]]
+    answer: Callable[[Partition, LetterQuery, web.Request], Awaitable[P]]
 
 
 LETTERS = Question(LetterPage, lambda task, query, _: letter_page(task, query))

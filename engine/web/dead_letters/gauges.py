@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.failures.dead_letters import DEAD_LETTER_COUNTS, DEAD_LETTERS
 from engine.health.standstill import without_room
@@ -15,13 +16,13 @@ service = Service("dead-letter-gauges")
 
 
 @service.gauge("dead_letters", "dead letters that nobody has resolved or discarded yet", label="topic")
-def open_letters(task: PartitionTask) -> Mapping[str, float]:
+def open_letters(task: Partition) -> Mapping[str, float]:
     """Open letters (retrying ones included) by the topic they came from."""
     return {topic: row.count for topic, row in task.scan(DEAD_LETTER_COUNTS)}
 
 
 @service.gauge("dead_letter_oldest_seconds", "age of the oldest open dead letter, 0 when there is none", combine=max)
-def oldest_letter(task: PartitionTask) -> Mapping[str, float]:
+def oldest_letter(task: Partition) -> Mapping[str, float]:
     """How long the oldest one is open: the first row, as letters are sorted by the time they failed."""
     _, letter = next(task.scan(DEAD_LETTERS), (0, None))
     return {"": 0.0 if letter is None else max(0.0, time.time() - letter.failed_ms / 1000)}

@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from engine.declare.envelope import TimeText
+from engine.declare.partition import Partition
 from engine.declare.settings import Settings
 from engine.declare.times import format_ms
 from engine.failures.dead_letters import (
@@ -31,7 +32,6 @@ from engine.failures.dead_letters import (
     why_not_retry,
 )
 from engine.failures.lanes import LANES, Lane, LaneKey
-from engine.partition.task import PartitionTask
 from engine.web.dead_letters.filters import LetterFilter
 
 SLICE_S: Final = 0.005
@@ -145,7 +145,7 @@ class CandidatePage(msgspec.Struct, frozen=True):
     next: int | None
 
 
-async def letter_page(task: PartitionTask, query: LetterQuery) -> LetterPage:
+async def letter_page(task: Partition, query: LetterQuery) -> LetterPage:
     """At most `query.limit` letters that are older than `query.place`."""
     items: list[LetterView] = []
 
@@ -157,7 +157,7 @@ async def letter_page(task: PartitionTask, query: LetterQuery) -> LetterPage:
     return LetterPage(items, following)
 
 
-async def group_page(task: PartitionTask, query: LetterQuery) -> GroupPage:
+async def group_page(task: Partition, query: LetterQuery) -> GroupPage:
     """Groups of letters that are older than `query.place`."""
     groups: dict[str, LetterGroup] = {}
 
@@ -170,7 +170,7 @@ async def group_page(task: PartitionTask, query: LetterQuery) -> GroupPage:
     return GroupPage(list(groups.values()), following)
 
 
-async def retry_page(task: PartitionTask, query: LetterQuery, settings: Settings) -> CandidatePage:
+async def retry_page(task: Partition, query: LetterQuery, settings: Settings) -> CandidatePage:
     """At most `query.limit` letters, newer than `query.place`, that may be tried again."""
     items: list[Candidate] = []
     refused: list[Refused] = []
@@ -191,7 +191,7 @@ async def retry_page(task: PartitionTask, query: LetterQuery, settings: Settings
     return CandidatePage(items, refused, refused_count, following)
 
 
-async def discard_page(task: PartitionTask, query: LetterQuery) -> CandidatePage:
+async def discard_page(task: Partition, query: LetterQuery) -> CandidatePage:
     """At most `query.limit` letters that are newer than `query.place`."""
     items: list[Candidate] = []
 
@@ -203,12 +203,12 @@ async def discard_page(task: PartitionTask, query: LetterQuery) -> CandidatePage
     return CandidatePage(items, [], 0, following)
 
 
-def find_letter(task: PartitionTask, number: int) -> DeadLetter | None:
+def find_letter(task: Partition, number: int) -> DeadLetter | None:
     """The letter, open or closed."""
     return task.read(DEAD_LETTERS, number) or task.read(CLOSED_DEAD_LETTERS, number)
 
 
-def lane_behind(task: PartitionTask, letter: DeadLetter) -> Lane | None:
+def lane_behind(task: Partition, letter: DeadLetter) -> Lane | None:
     """The lane whose first record is this letter's; all others in it wait for the letter."""
     if letter.lane is None or letter.state not in (OPEN, RETRYING):
         return None
@@ -216,7 +216,7 @@ def lane_behind(task: PartitionTask, letter: DeadLetter) -> Lane | None:
     return lane if lane is not None and lane.first == letter.lane else None
 
 
-def letter_view(task: PartitionTask, number: int, letter: DeadLetter) -> LetterView:
+def letter_view(task: Partition, number: int, letter: DeadLetter) -> LetterView:
     """A letter as lists show it."""
     return LetterView(
         id=letter_id(task.number, number),
@@ -245,7 +245,7 @@ def text_of(key: bytes | None) -> str | None:
     return None if key is None else key.decode(errors="replace")
 
 
-def _group(task: PartitionTask, number: int, letter: DeadLetter) -> LetterGroup:
+def _group(task: Partition, number: int, letter: DeadLetter) -> LetterGroup:
     return LetterGroup(
         letter.fingerprint,
         1,
@@ -260,12 +260,12 @@ def _group(task: PartitionTask, number: int, letter: DeadLetter) -> LetterGroup:
     )
 
 
-def _waiting(task: PartitionTask, letter: DeadLetter) -> int:
+def _waiting(task: Partition, letter: DeadLetter) -> int:
     lane = lane_behind(task, letter)
     return 0 if lane is None else len(lane) - 1
 
 
-async def _look(task: PartitionTask, query: LetterQuery, take: Take, oldest_first: bool = False) -> int | None:
+async def _look(task: Partition, query: LetterQuery, take: Take, oldest_first: bool = False) -> int | None:
     """Show the letters that are meant to `take`; the number to go on behind, None when all have been looked at."""
     place, ends_at = query.place, time.monotonic() + SCAN_S
     while True:
@@ -284,7 +284,7 @@ async def _look(task: PartitionTask, query: LetterQuery, take: Take, oldest_firs
 
 
 def _rows(
-    task: PartitionTask, wanted: LetterFilter, place: int | None, oldest_first: bool
+    task: Partition, wanted: LetterFilter, place: int | None, oldest_first: bool
 ) -> Iterator[tuple[int, DeadLetter]]:
     """Letters behind `place`, in the order of their numbers; a letter keeps its number when it is closed."""
     start = b""

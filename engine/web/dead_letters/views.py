@@ -10,11 +10,11 @@ from aiohttp import web
 
 from engine.declare.envelope import TimeText
 from engine.declare.operation import Operation, Parameter
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.times import format_ms
 from engine.failures.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
 from engine.failures.topics import DEAD_LETTER_COMMANDS
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.dead_letters.details import LetterDetails, letter_details
@@ -110,7 +110,7 @@ def partition_of_letter(request: web.Request) -> int:
 
 @service.route("GET", "/dead-letters/{id}", Operation({200: LetterDetails}, problems=(404,)))
 @by_partition(partition_of_letter, LETTER_PATH)
-async def get_letter(request: web.Request, task: PartitionTask) -> web.StreamResponse:
+async def get_letter(request: web.Request, task: Partition) -> web.StreamResponse:
     """One letter in full; with `?after=TOKEN` never older than it.
 
     What lists show, and the record itself (`timestamp`, `headers`, `value`, or `value_base64` when that is not JSON;
@@ -124,7 +124,7 @@ async def get_letter(request: web.Request, task: PartitionTask) -> web.StreamRes
     return json_response(await letter_details(request.app[ENGINE], task, number, letter))
 
 
-def letter_of(request: web.Request, task: PartitionTask) -> tuple[int, DeadLetter]:
+def letter_of(request: web.Request, task: Partition) -> tuple[int, DeadLetter]:
     """The letter in the path and its number; raises a 404 problem where there is none."""
     _, number = _parse_id(request)
     letter = find_letter(task, number)

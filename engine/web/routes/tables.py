@@ -12,10 +12,10 @@ import msgspec
 from aiohttp import web
 
 from engine.declare.operation import Operation, Parameter
+from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.table import TEXT_KEY, AnyTable
 from engine.partition.engine import PartitionNotHere
-from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, Problem, int_parameter, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.gathering import TablePage, TableRow, ask_owner, own_partition
@@ -190,7 +190,7 @@ async def get_row_here(request: web.Request) -> web.StreamResponse:
 # ---- one partition
 
 
-def table_page(task: PartitionTask, table: AnyTable, start: bytes, limit: int) -> TablePage:
+def table_page(task: Partition, table: AnyTable, start: bytes, limit: int) -> TablePage:
     """At most `limit` rows whose keys come after `start`."""
     found = list(islice(task.scan(table, start=start + b"\0" if start else b""), limit + 1))
     items = []
@@ -200,7 +200,7 @@ def table_page(task: PartitionTask, table: AnyTable, start: bytes, limit: int) -
     return TablePage(items, encode_cursor(table.key.encode(found[limit - 1][0])) if len(found) > limit else None)
 
 
-def table_row(task: PartitionTask, table: AnyTable, key: str) -> bytes | None:
+def table_row(task: Partition, table: AnyTable, key: str) -> bytes | None:
     """The stored row of a key as it stands in URLs, None where there is none."""
     try:
         found = key if table.key is TEXT_KEY else table.key.decode(decode_cursor(key))
@@ -210,7 +210,7 @@ def table_row(task: PartitionTask, table: AnyTable, key: str) -> bytes | None:
     return None if row is None else table.encode_row(row)
 
 
-async def _count(task: PartitionTask, table: AnyTable) -> int:
+async def _count(task: Partition, table: AnyTable) -> int:
     """Rows of a table, at most ROWS_COUNTED_MAX; gives the loop back in between."""
     count, start = 0, b""
     while count < ROWS_COUNTED_MAX:
@@ -223,7 +223,7 @@ async def _count(task: PartitionTask, table: AnyTable) -> int:
     return count
 
 
-async def _describe(request: web.Request, task: PartitionTask) -> PartitionView:
+async def _describe(request: web.Request, task: Partition) -> PartitionView:
     tables = request.app[ENGINE].tables.values()
     rows = {table.name: await _count(task, table) for table in tables}
     return PartitionView(task.number, rows, task.store_size_bytes())
