@@ -41,7 +41,7 @@ def test_the_banner_names_the_broker_the_stores_and_the_data_folder_that_are_use
         worker.wait_until(lambda: site.status("/readyz") == 200, "the worker is ready")
         assert worker.stop() == 0
     cells = [[cell.strip() for cell in line.split("|")] for line in worker.output.splitlines() if line.startswith("|")]
-    banner = {cell[1]: cell[2] for cell in cells}
+    banner = {cell[1]: cell[2] for cell in reversed(cells)}  # the driver of the transport stands below it
     assert banner["transport"] == "embedded://"
     assert banner["store"] == "rocksdb"
     assert banner["datadir"] == str(site.folder / "data")
