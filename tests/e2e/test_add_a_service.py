@@ -1,4 +1,4 @@
-"""The recipe of the README: a new service is one new file, and a worker that starts then has it."""
+"""The recipe of docs/services.md: a new service is one new file, and a worker that starts then has it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ NO_CACHES = shutil.ignore_patterns("__pycache__")
 
 
 def recipe() -> tuple[str, str]:
-    """The new file's path and code, as the README gives them."""
-    section = (REPOSITORY / "README.md").read_text().split("\n## Add a service\n")[1].split("\n## ")[0]
-    (code,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
-    path = re.search(r"`((?:agents|tables)/\w+\.py)`", section)
+    """The new file's path and code, as docs/services.md gives them."""
+    document = (REPOSITORY / "docs/services.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", document, flags=re.MULTILINE | re.DOTALL)
+    path = re.search(r"`((?:agents|tables)/\w+\.py)`", document)
     assert path is not None
     return path[1], code
+
+
+def test_the_readme_shows_a_part_of_the_recipe() -> None:
+    section = (REPOSITORY / "README.md").read_text().split("\n## Add a service\n")[1].split("\n## ")[0]
+    (part,) = re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+    assert f"\n{part}" in recipe()[1]
 
 
 def differences(folder: Path) -> set[str]:
@@ -41,7 +47,7 @@ def place(site: Site, order_id: str, *lines: tuple[str, int]) -> str:
     return str(answer.json()["token"])
 
 
-def test_the_service_of_the_readme_is_one_new_file_and_counts_orders_of_before_and_after(
+def test_the_service_of_the_document_is_one_new_file_and_counts_orders_of_before_and_after(
     tmp_path: Path, unused_port: int
 ) -> None:
     site = Site(tmp_path, unused_port)

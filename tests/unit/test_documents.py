@@ -12,21 +12,17 @@ import pytest
 
 from cli import main
 from engine.cli.doctor import FOREIGN_VARIABLES
+from engine.contracts.openapi import documented
+from streams.app import shop_services
 from streams.settings import Settings
 from tests.documents import settings as settings_document
 from tests.unit.test_alerts import anchors_of
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/operations.md")
+DOCUMENTS = ("README.md", "docs/commands.md", "docs/operations.md")
 # What they lead to; few commands are in there.
-GUIDES = (
-    "docs/settings.md",
-    "docs/releases.md",
-    "docs/scaling.md",
-    "docs/security.md",
-    "docs/tracing-and-logs.md",
-    "bench/README.md",
-)
+GUIDES = [*sorted({f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - set(DOCUMENTS)), "bench/README.md"]
+README_LINES_MAX = 220
 # `orders` where a shell would find a command: after a prompt, variables, a path or another command.
 COMMAND = re.compile(r"^(?:\w+=\S+ |\S+/|docker compose exec worker )*orders (.+)$")
 
@@ -49,11 +45,11 @@ def parse(arguments: list[str], command: click.Command = main, parent: click.Con
             parse(rest, found, context)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES])
 def test_command_lines_can_be_read(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     found = list(commands_in((ROOT / document).read_text()))
-    assert len(found) > 5
+    assert len(found) > 5 or document in GUIDES
     for line in found:
         arguments = [argument.strip("[]") for argument in shlex.split(re.sub(r"\s[|>&].*", "", line), comments=True)]
         for argument in arguments:
@@ -73,9 +69,20 @@ def test_command_lines_can_be_read(document: str, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES, "docker-compose.yml", ".env.example"])
 def test_settings_are_settings(document: str) -> None:
     known = {f"ORDERS_{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
-    named = set(re.findall(r"ORDERS_[A-Z_]+", (ROOT / document).read_text()))
+    named = set(re.findall(r"\bORDERS_[A-Z_]+", (ROOT / document).read_text()))
     families = {name for name in named if name.endswith("_") and any(one.startswith(name) for one in known)}
     assert named - known - families == set()
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES_MAX
+
+
+def test_the_document_of_http_has_every_route() -> None:
+    written = re.findall(r"`((?:GET|POST|PUT|DELETE) /[^`?\s]*)", (ROOT / "docs/http.md").read_text())
+    routes = {f"{found.route.method} {found.route.path}" for found in documented(shop_services())}
+    assert routes - set(written) == set(), "routes that the document lacks"
+    assert set(written) - routes <= {"GET /", "GET /live"}, "routes that there are not"
 
 
 def test_the_document_of_the_settings_is_the_one_that_the_code_makes() -> None:
