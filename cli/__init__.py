@@ -1,4 +1,4 @@
-"""The command line `orders`: the commands that every application has, and a module for each group of the shop's own."""
+"""The command line `orders`: the commands of every application, and one module for each group of the shop's own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from cli.audit import audit
 from cli.importing import import_file
 from cli.place import place
 from cli.run import run
-from engine.cli import Application, command_line
+from engine.cli import Program, command_line
 from streams.settings import Settings
+from streams.topics import ORDER_EVENTS
 
 if TYPE_CHECKING:
     from engine import EngineApp
@@ -25,7 +26,7 @@ def _create(settings: EngineSettings) -> EngineApp:
 
 
 main = command_line(
-    Application("orders", Settings, _create),
+    Program(Settings, _create, topic=ORDER_EVENTS.name),
     "Orders: an order-processing system built of events, with or without Kafka.",
     (run, import_file, place, audit),
 )

@@ -1,5 +1,8 @@
 """The front door: what an application is declared with, and composed of."""
 
+# The names of an application.
+from engine.declare.application import Application as Application
+
 # What flows: messages, their envelopes and times.
 from engine.declare.envelope import Envelope as Envelope
 from engine.declare.envelope import Id as Id

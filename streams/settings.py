@@ -1,15 +1,25 @@
 """Settings of the shop: those of the engine and its own, environment variables with the prefix ORDERS_ or `.env`."""
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
-from pydantic_settings import SettingsConfigDict
 
 from engine.declare import settings as engine_settings
+from engine.declare.application import Application
 from engine.declare.settings import is_http_url
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
+
+APPLICATION: Final = Application(
+    "orders",
+    module="streams.app",
+    title="Orders",
+    summary="Event-driven order processing",
+    distribution="orders-events",
+    packages=("streams", "domain", "tables", "agents", "cli"),
+    foreign_variables=frozenset({"ORDERS_KAFKA_JARS"}),  # read by the tests' own Kafka, not by a worker
+)
 
 
 class Settings(engine_settings.Settings):
@@ -18,7 +28,7 @@ class Settings(engine_settings.Settings):
     Times are seconds unless the name says otherwise.
     """
 
-    model_config = SettingsConfigDict(env_prefix="ORDERS_")
+    application: ClassVar[Application] = APPLICATION
 
     app_id: str = Field(
         "orders",

@@ -1,6 +1,5 @@
 """The command line of an application: the commands that every application has, and what its own are made with."""
 
-from engine.cli.application import Application as Application
 from engine.cli.client import NoWorker as NoWorker
 from engine.cli.client import Refused as Refused
 from engine.cli.client import WorkerClient as WorkerClient
@@ -16,6 +15,10 @@ from engine.cli.console import example as example
 from engine.cli.console import run_until_interrupted as run_until_interrupted
 from engine.cli.console import settings_from as settings_from
 from engine.cli.console import steps as steps
+from engine.cli.program import Command as Command
+from engine.cli.program import Group as Group
+from engine.cli.program import Program as Program
+from engine.cli.program import SettingOption as SettingOption
 from engine.cli.records import HttpRecords as HttpRecords
 from engine.cli.waiting import SAGAS_STALLED_AFTER_S as SAGAS_STALLED_AFTER_S
 from engine.cli.waiting import wait_for_sagas as wait_for_sagas

@@ -1,4 +1,4 @@
-"""`orders accept-loss`: let agents go on behind records that a topic no longer has."""
+"""The command `accept-loss`: let agents go on behind records that a topic no longer has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import click
 
 from engine.cli.client import client_for, path_of
 from engine.cli.console import echo, example, run_until_interrupted, settings_from
+from engine.cli.program import Command
 from engine.declare.settings import Settings
 
 
 @click.command(
+    cls=Command,
     name="accept-loss",
-    epilog=example("orders accept-loss order-commands 2 --reason 'customers were asked to order again'"),
+    epilog=example("$program accept-loss TOPIC 2 --reason 'the senders were asked to send again'"),
 )
 @click.argument("topic")
 @click.argument("partition", type=click.IntRange(min=0))
@@ -23,8 +25,8 @@ from engine.declare.settings import Settings
 def accept_loss(topic: str, partition: int, reason: str, by: str | None, url: str | None) -> None:
     """Let the agents of PARTITION of TOPIC go on behind records that are gone.
 
-    `orders doctor` names what is missing. Ask whoever produced it for it first: what is accepted is not looked for any
-    more. Who accepted it, when and why is kept in the table accepted-losses.
+    `$program doctor` names what is missing. Ask whoever produced it for it first: what is accepted is not looked for
+    any more. Who accepted it, when and why is kept in the table accepted-losses.
     """
     run_until_interrupted(_accept_loss(settings_from(), url, topic, partition, reason, by or _user()))
 

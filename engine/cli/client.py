@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from engine.cli.console import Failure
+from engine.declare.application import Application
 from engine.declare.settings import Settings
 
 REQUEST_TIMEOUT_S = 40.0  # above the longest wait a worker can be asked for
@@ -46,7 +47,14 @@ class WorkerClient:
     Whatever follows from the requests of one client carries its `correlation_id`.
     """
 
-    def __init__(self, url: str, api_token: str = "", headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        api_token: str = "",
+        headers: Mapping[str, str] | None = None,
+        application: Application | None = None,
+    ) -> None:
+        self._by = f" with {application.command('worker')}" if application is not None else ""
         self.url = url.rstrip("/")
         self.correlation_id = str(uuid.uuid4())
         self._headers = {"X-Correlation-Id": self.correlation_id, **(headers or {})}
@@ -135,7 +143,7 @@ class WorkerClient:
             raise NoWorker(f"{self.url} is not an address; use one like http://127.0.0.1:6066") from error
         except (aiohttp.ClientError, OSError) as error:
             raise NoWorker(
-                f"no worker answers at {self.url}. Start one with `orders worker`, or name another with --url."
+                f"no worker answers at {self.url}. Start one{self._by}, or name another with --url."
             ) from error
         except TimeoutError as error:
             raise NoWorker(f"the worker at {self.url} did not answer within {REQUEST_TIMEOUT_S:.0f} s") from error
@@ -145,9 +153,9 @@ class WorkerClient:
 
 def client_for(settings: Settings, url: str | None, headers: Mapping[str, str] | None = None) -> WorkerClient:
     """The client of the worker at `url`, or of the one these settings describe; `headers` go with every request."""
-    return WorkerClient(url or settings.local_url, settings.api_token.get_secret_value(), headers)
+    return WorkerClient(url or settings.local_url, settings.api_token.get_secret_value(), headers, settings.application)
 
 
 def path_of(*parts: str) -> str:
-    """A path of these parts, each encoded: `path_of("orders", "a/b")` is `/orders/a%2Fb`."""
+    """A path of these parts, each encoded: `path_of("topics", "a/b")` is `/topics/a%2Fb`."""
     return "".join(f"/{quote(part, safe='')}" for part in parts)

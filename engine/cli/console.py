@@ -16,7 +16,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from engine.cli.application import application
+from engine.cli.program import program
 from engine.declare.settings import Settings, SettingsError, load_settings
 from engine.observe.plain_text import plain, plain_line
 
@@ -50,7 +50,7 @@ def example(*lines: str) -> str:
 def settings_from(**overrides: Any) -> Settings:
     """Settings of the environment, with options that were given in their place; raises Failure."""
     try:
-        return load_settings(application().settings, **overrides)
+        return load_settings(program().settings, **overrides)
     except SettingsError as error:
         lines = "".join(f"\n  {line}" for line in str(error).splitlines())
         raise Failure(f"settings that cannot be used:{lines}") from error

@@ -1,4 +1,4 @@
-"""`orders contracts`: have commands and events changed so that others would break?"""
+"""The command `contracts`: have commands and events changed so that others would break?"""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from engine.cli.application import application
 from engine.cli.console import Failure, example
+from engine.cli.program import Command, program
 
 SNAPSHOT = Path("docs/contracts/events.json")
 
 
-@click.command(epilog=example("orders contracts", "orders contracts --write"))
+@click.command(cls=Command, epilog=example("$program contracts", "$program contracts --write"))
 @click.option("--write", is_flag=True, help="write the contracts of the code into the file")
 @click.option("--even-if-it-breaks", is_flag=True, help="write also what would break others")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), default=SNAPSHOT)
@@ -26,7 +26,7 @@ def contracts(file: Path, write: bool, even_if_it_breaks: bool) -> None:
     from engine.contracts import snapshot
     from engine.contracts.events import event_contracts
 
-    of = application()
+    of = program()
     engine = of.create(of.settings(_env_file=None, broker="memory://")).engine
     now, reads = event_contracts(engine.registry, tuple(engine.topics.values())), engine.registry.reads
     before = snapshot.read(file)
@@ -37,7 +37,9 @@ def contracts(file: Path, write: bool, even_if_it_breaks: bool) -> None:
         snapshot.write(file, snapshot.renew(before, now, reads))
         click.echo(f"{file}: {len(now)} contracts")
     elif found.differs:
-        raise Failure(f"{file} is not up to date, though nothing breaks: run orders contracts --write")
+        raise Failure(
+            f"{file} is not up to date, though nothing breaks: run {of.settings.application.name} contracts --write"
+        )
     else:
         click.echo("Nothing has changed.")
 

@@ -1,4 +1,4 @@
-"""`orders dead-letters`: look at what failed, and decide what becomes of it."""
+"""The command `dead-letters`: look at what failed, and decide what becomes of it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 from engine.cli.client import Refused, WorkerClient, client_for, path_of
 from engine.cli.console import Failure, echo, echo_json, example, run_until_interrupted, settings_from
 from engine.cli.letter_text import group_table, letter_table, letter_text
+from engine.cli.program import Group, in_words
 from engine.cli.waiting import wait_for_token
 
 PAGE_LETTERS = 1000
@@ -54,12 +55,13 @@ def _limit_option(default: int, maximum: int) -> Callable[[F], F]:
 
 
 @click.group(
+    cls=Group,
     name="dead-letters",
     epilog=example(
-        "orders dead-letters groups",
-        "orders dead-letters show 3-1764043200000000",
-        "orders dead-letters retry --fingerprint 9f86d081884c7d65",
-        "orders dead-letters discard 3-1764043200000000 --reason 'sent twice by mistake'",
+        "$program dead-letters groups",
+        "$program dead-letters show 3-1764043200000000",
+        "$program dead-letters retry --fingerprint 9f86d081884c7d65",
+        "$program dead-letters discard 3-1764043200000000 --reason 'sent twice by mistake'",
     ),
 )
 def dead_letters() -> None:
@@ -70,7 +72,7 @@ def dead_letters() -> None:
 
 
 @dead_letters.command(
-    name="list", epilog=example("orders dead-letters list --topic order-commands --newer-than 2h --limit 100")
+    name="list", epilog=example("$program dead-letters list --topic TOPIC --newer-than 2h --limit 100")
 )
 @_filter_options
 @_state_option
@@ -85,7 +87,7 @@ def list_letters(state: str, limit: int, as_json: bool, url: str | None, **filte
         return
     _print_lines(letter_table(found["items"]) if found["items"] else ["no dead letters"])
     if found["next_cursor"] is not None:
-        echo("There are more: see --limit, or `orders dead-letters groups`.", err=True)
+        echo(f"There are more: see --limit, or {in_words('dead-letters groups')}.", err=True)
 
 
 async def _list(client: WorkerClient, query: Mapping[str, str], limit: int) -> Any:
@@ -100,7 +102,9 @@ async def _list(client: WorkerClient, query: Mapping[str, str], limit: int) -> A
         cursor = {"cursor": page["next_cursor"]}
 
 
-@dead_letters.command(epilog=example("orders dead-letters groups", "orders dead-letters groups --state all --json"))
+@dead_letters.command(
+    epilog=example("$program dead-letters groups", "$program dead-letters groups --state all --json"),
+)
 @_filter_options
 @_state_option
 @_limit_option(20, 1000)
@@ -115,7 +119,7 @@ def groups(state: str, limit: int, as_json: bool, url: str | None, **filters: st
         _print_lines(group_table(found["items"]) if found["items"] else ["no dead letters"])
 
 
-@dead_letters.command(epilog=example("orders dead-letters show 3-1764043200000000"))
+@dead_letters.command(epilog=example("$program dead-letters show 3-1764043200000000"))
 @click.argument("id")
 @_json_option
 @_url_option
@@ -133,10 +137,10 @@ def show(id: str, as_json: bool, url: str | None) -> None:
 
 @dead_letters.command(
     epilog=example(
-        "orders dead-letters retry 3-1764043200000000",
-        "orders dead-letters retry 3-1764043200000000 --edit",
-        "jq '.value.payload | .quantity = 2' letter.json | orders dead-letters retry 3-1764043200000000 --payload -",
-        "orders dead-letters retry --topic payment-commands --error Timeout --rate 10",
+        "$program dead-letters retry 3-1764043200000000",
+        "$program dead-letters retry 3-1764043200000000 --edit",
+        "jq '.value.payload | .quantity = 2' letter.json | $program dead-letters retry 3-1764043200000000 --payload -",
+        "$program dead-letters retry --topic TOPIC --error Timeout --rate 10",
     )
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
@@ -188,8 +192,8 @@ def retry(
 
 @dead_letters.command(
     epilog=example(
-        "orders dead-letters discard 3-1764043200000000 --reason 'sent twice by mistake'",
-        "orders dead-letters discard --older-than 30d --reason 'nobody needs them any more'",
+        "$program dead-letters discard 3-1764043200000000 --reason 'sent twice by mistake'",
+        "$program dead-letters discard --older-than 30d --reason 'nobody needs them any more'",
     )
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")

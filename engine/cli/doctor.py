@@ -1,4 +1,4 @@
-"""`orders doctor`: is everything there that a worker needs, and what to do about what is not."""
+"""The command `doctor`: is everything there that a worker needs, and what to do about what is not."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import click
 import msgspec
 from dotenv import dotenv_values
 
-from engine.cli.application import application
 from engine.cli.client import Refused, WorkerClient, client_for
 from engine.cli.console import Failure, echo, example, quiet_logging, run_until_interrupted, settings_from
+from engine.cli.program import Command, program
 from engine.cli.records import open_broker
 from engine.declare.settings import ENV_FILE, Settings
 from engine.web.binding import binding_problem
@@ -21,11 +21,8 @@ from engine.web.binding import binding_problem
 if TYPE_CHECKING:
     from engine.health.check import Check
 
-# Read by the tests' own Kafka, not by a worker.
-FOREIGN_VARIABLES = frozenset({"ORDERS_KAFKA_JARS"})
 
-
-@click.command(epilog=example("orders doctor", "ORDERS_BROKER=kafka://localhost:9092 orders doctor"))
+@click.command(cls=Command, epilog=example("$program doctor", "$broker=kafka://localhost:9092 $program doctor"))
 @click.option("--url", help="the worker's address; by default what the settings say")
 def doctor(url: str | None) -> None:
     """Check settings, data folder, broker, topics and worker, and say what to do about what is found.
@@ -77,14 +74,16 @@ async def _compare(settings: Settings, url: str, found: Sequence[Check]) -> list
     of_worker = next((check.detail for check in found if check.check == WORKER_SETTINGS), None)
     if of_worker not in (None, describe_settings(settings)):
         detail = f"the worker at {url} has others: {of_worker}; what it says is about its own installation"
-        advice = "give this command the settings of that worker, or set ORDERS_WEB_PORT to the port of yours"
+        port = settings.variable("web_port")
+        advice = f"give this command the settings of that worker, or set {port} to the port of yours"
         checks.append(Check("settings", False, detail, advice))
     if settings.transport == "kafka":
         try:
             async with open_broker(settings) as broker:
                 await broker.topics()
         except Failure as failure:
-            checks.append(Check("broker", False, f"from here: {failure.message}", "correct ORDERS_BROKER, or start it"))
+            advice = f"correct {settings.variable('broker')}, or start it"
+            checks.append(Check("broker", False, f"from here: {failure.message}", advice))
     return checks
 
 
@@ -97,7 +96,7 @@ def unknown_variables(settings: type[Settings], environment: Iterable[str]) -> l
     """Names that look like settings, but are none: most likely misspelt."""
     from engine.health.check import Check
 
-    known = {settings.variable(name) for name in settings.model_fields} | FOREIGN_VARIABLES
+    known = {settings.variable(name) for name in settings.model_fields} | settings.application.foreign_variables
     prefix = settings.variable("")
     unknown = sorted(name for name in environment if name.upper().startswith(prefix) and name.upper() not in known)
     return [Check("settings", True, f"{name} is no setting and has no effect", "is it misspelt?") for name in unknown]
@@ -116,7 +115,8 @@ def check_address(settings: Settings) -> Check:
         try:
             probe.bind((settings.web_host, settings.web_port))
         except OSError as error:
-            advice = "set ORDERS_WEB_PORT to a free port and ORDERS_WEB_HOST to an address of this machine"
+            port, host = settings.variable("web_port"), settings.variable("web_host")
+            advice = f"set {port} to a free port and {host} to an address of this machine"
             return Check("worker", False, f"none answers, and none could listen on {where}: {error.strerror}", advice)
     return Check("worker", True, f"none runs here; {where} is free for one")
 
@@ -142,7 +142,7 @@ async def _examine_broker(settings: Settings) -> list[Check]:
         return []
     if settings.transport == "embedded" and not (settings.data_dir / "log").is_dir():
         return [Check("broker", True, "no embedded log yet; the first start makes it")]
-    engine = application().create(settings).engine
+    engine = program().create(settings).engine
     specs = engine.topic_specs()
     try:
         async with open_broker(settings) as broker:

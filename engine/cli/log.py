@@ -1,4 +1,4 @@
-"""`orders log`: is the embedded log whole, and going on with what is left of a damaged one."""
+"""The command `log`: is the embedded log whole, and going on with what is left of a damaged one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.console import Failure, echo, example, settings_from
+from engine.cli.program import Group
 
 if TYPE_CHECKING:
     from engine.log.embedded.check import LogReport
 
 
-@click.group(epilog=example("orders log check"))
+@click.group(cls=Group, epilog=example("$program log check"))
 def log() -> None:
     """Check and repair the embedded log of a worker that does not run."""
 
 
-@log.command(epilog=example("orders log check"))
+@log.command(epilog=example("$program log check"))
 def check() -> None:
     """Read all of the log with its checksums and say what is missing or damaged.
 
@@ -39,7 +40,7 @@ def check() -> None:
         raise SystemExit(1)
 
 
-@log.command(epilog=example('orders log repair --reason "the disk was damaged, no backup"'))
+@log.command(epilog=example('$program log repair --reason "the disk was damaged, no backup"'))
 @click.option("--reason", required=True, help="why; it is written down beside the log")
 def repair(reason: str) -> None:
     """Go on with what can be read of a damaged log, and say what is lost.
@@ -69,7 +70,8 @@ def repair(reason: str) -> None:
 def _folder() -> Path:
     settings = settings_from()
     if settings.transport != "embedded":
-        raise Failure(f"{settings.broker} is not an embedded log: set ORDERS_BROKER and ORDERS_DATA_DIR to one")
+        broker, data_dir = settings.variable("broker"), settings.variable("data_dir")
+        raise Failure(f"{settings.broker} is not an embedded log: set {broker} and {data_dir} to one")
     return settings.data_dir.absolute() / "log"
 
 

@@ -1,4 +1,4 @@
-"""`orders rebuild`: a projection made anew from its events, beside the running one."""
+"""The command `rebuild`: a projection made anew from its events, beside the running one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import msgspec
 
 from engine.cli.client import Refused, WorkerClient, client_for, path_of
 from engine.cli.console import Failure, Steps, example, run_until_interrupted, settings_from, steps
+from engine.cli.program import Command, in_words
 
 POLL_S = 0.2
 ROW_CHARACTERS_MAX = 200
 
 
 @click.command(
-    epilog=example("orders rebuild customers --check", "orders rebuild customers", "orders rebuild customers --follow")
+    cls=Command,
+    epilog=example("$program rebuild TABLE --check", "$program rebuild TABLE", "$program rebuild TABLE --follow"),
 )
 @click.argument("table")
 @click.option("--check", is_flag=True, help="show the differences, and leave the table as it is")
@@ -29,17 +31,14 @@ ROW_CHARACTERS_MAX = 200
 def rebuild(table: str, check: bool, follow: bool, cancel: bool, as_json: bool, url: str | None) -> None:
     """Make TABLE anew from the events, beside the running one, and replace the rows that differ.
 
-    Reads go on all the time. Nothing else happens: no mail, no payment, no event. It goes on when workers are killed or
-    this command ends. Shows the rows that differ; exits with 1 when the rebuild fails or is given up.
+    Reads go on all the time. Nothing else happens: no call to the outside, no event. It goes on when workers are killed
+    or this command ends. Shows the rows that differ; exits with 1 when the rebuild fails or is given up.
     """
     if check + follow + cancel > 1:
         raise click.UsageError("--check, --follow and --cancel exclude each other")
     view = run_until_interrupted(_rebuild(table, check, follow, cancel, url))
     if view is None:
-        raise Failure(
-            f"interrupted: a rebuild that has begun goes on. `orders rebuild {table} --follow` shows how far it is, "
-            f"`orders rebuild {table} --cancel` gives it up"
-        )
+        raise Failure(f"interrupted: a rebuild that has begun goes on. {_ways_on(table)}")
     click.echo(msgspec.json.encode(view).decode() if as_json else text_of(view))
     if view["state"] != "done" and not cancel:
         raise SystemExit(1)
@@ -56,6 +55,11 @@ async def _rebuild(table: str, check: bool, follow: bool, cancel: bool, url: str
             return await watch(client, path, progress)
 
 
+def _ways_on(table: str) -> str:
+    follow, cancel = in_words(f"rebuild {table} --follow"), in_words(f"rebuild {table} --cancel")
+    return f"{follow} shows how far it is, {cancel} gives it up"
+
+
 async def begin_rebuild(client: WorkerClient, path: str, table: str, check: bool) -> None:
     """Begin a rebuild; raises Failure when one is under way."""
     try:
@@ -63,10 +67,7 @@ async def begin_rebuild(client: WorkerClient, path: str, table: str, check: bool
     except Refused as refused:
         if refused.problem.get("reason") != "under_way":
             raise
-        raise Failure(
-            f"{table} is being rebuilt already: `orders rebuild {table} --follow` shows how far it is, "
-            f"`orders rebuild {table} --cancel` gives it up"
-        ) from refused
+        raise Failure(f"{table} is being rebuilt already: {_ways_on(table)}") from refused
 
 
 async def watch(client: WorkerClient, path: str, progress: Steps) -> Mapping[str, Any]:

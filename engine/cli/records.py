@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.cli.client import Refused, WorkerClient, client_for, path_of
 from engine.cli.console import Failure
+from engine.cli.program import in_words
 from engine.declare.settings import Settings
 from engine.log.ports import TransportError
 from engine.observe.records import bounds, record_view
@@ -103,7 +104,7 @@ class BrokerRecords(TopicRecords):
 
 def no_topic(name: str) -> Failure:
     """There is no such topic."""
-    return Failure(f"there is no topic {name}; `orders topics` lists them")
+    return Failure(f"there is no topic {name}; {in_words('topics')} lists them")
 
 
 @asynccontextmanager

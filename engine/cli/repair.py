@@ -1,4 +1,4 @@
-"""`orders repair`: make changelogs whole again that have less than the store of their partition."""
+"""The command `repair`: make changelogs whole again that have less than the store of their partition."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ import click
 
 from engine.cli.client import Refused, WorkerClient, client_for, path_of
 from engine.cli.console import Failure, echo, example, run_until_interrupted, settings_from, steps
+from engine.cli.program import Command
 from engine.cli.rebuild import begin_rebuild, text_of, watch
 
 POLL_S: Final = 0.2
 
 
 @click.command(
+    cls=Command,
     epilog=example(
-        "orders repair 2 --from store --reason 'retention was set on the changelogs by mistake'",
-        "orders repair --all --from store",
-    )
+        "$program repair 2 --from store --reason 'retention was set on the changelogs by mistake'",
+        "$program repair --all --from store",
+    ),
 )
 @click.argument("partition", type=click.IntRange(min=0), required=False)
 @click.option("--all", "every", is_flag=True, help="every partition that needs it")
@@ -39,12 +41,12 @@ POLL_S: Final = 0.2
 def repair(
     partition: int | None, every: bool, source: str, accept_loss: bool, reason: str, by: str | None, url: str | None
 ) -> None:
-    """Make the changelogs of PARTITION whole again. `orders doctor` says which partitions need it.
+    """Make the changelogs of PARTITION whole again. `$program doctor` says which partitions need it.
 
     --from store writes every row of the store to the changelogs that have less: nothing is lost. --from changelog goes
     on with the rows that the changelogs have (when an older log was put back on purpose), and moves the store aside.
-    --from events does so for projections and then rebuilds them. What would lose rows of orders, payments and the like,
-    or the agents' positions, is refused. The worker runs meanwhile; the partition stands still. Who asked for it, when
+    --from events does so for projections and then rebuilds them. What would lose rows that no events make anew, or
+    the agents' positions, is refused. The worker runs meanwhile; the partition stands still. Who asked for it, when
     and why is kept in the table repairs.
     """
     if (partition is None) is not every:

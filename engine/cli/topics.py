@@ -1,4 +1,4 @@
-"""`orders topics` and `orders tail`: what is in the log."""
+"""The commands `topics` and `tail`: what is in the log."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from typing import Any, NamedTuple
 import click
 import msgspec
 
-from engine.cli.application import application
 from engine.cli.client import NoWorker, client_for
 from engine.cli.console import Failure, columns, echo, example, quiet_logging, run_until_interrupted, settings_from
+from engine.cli.program import Command, in_words, program
 from engine.cli.records import TopicRecords, open_broker, open_records
 from engine.declare.settings import Settings
 from engine.observe.records import bounds
-from streams.topics import ORDER_EVENTS
 
 POLL_INTERVAL_S = 0.2
 
 
 class TopicRow(NamedTuple):
-    """A line of `orders topics`; on Kafka `records` counts transaction markers too, which take offsets."""
+    """A line of the command `topics`; on Kafka `records` counts transaction markers too, which take offsets."""
 
     name: str
     partitions: int
@@ -29,17 +28,22 @@ class TopicRow(NamedTuple):
     help: str
 
 
-@click.command(epilog=example("orders tail", "orders tail order-commands --from-beginning --max 10 | jq .value"))
-@click.argument("topic", default=ORDER_EVENTS.name)
+@click.command(
+    cls=Command, epilog=example("$program tail", "$program tail TOPIC --from-beginning --max 10 | jq .value")
+)
+@click.argument("topic", required=False)
 @click.option("--from-beginning", is_flag=True, help="start at the oldest record instead of at the next one")
 @click.option("--max", "max_records", type=click.IntRange(min=1), help="end after this many records")
 @click.option("--url", help="the worker's address; by default what the settings say")
-def tail(topic: str, from_beginning: bool, max_records: int | None, url: str | None) -> None:
-    """Print the records of TOPIC (by default order-events) as they come, as JSON lines, until Ctrl-C.
+def tail(topic: str | None, from_beginning: bool, max_records: int | None, url: str | None) -> None:
+    """Print the records of TOPIC$topic_default as they come, as JSON lines, until Ctrl-C.
 
     Records of one partition come in their order. On kafka:// they are read from Kafka, otherwise from the worker.
     """
     quiet_logging()
+    topic = topic or program().topic
+    if not topic:
+        raise click.UsageError(f"give a topic; {in_words('topics')} lists them")
     run_until_interrupted(_tail(settings_from(), url, topic, from_beginning, max_records))
 
 
@@ -68,7 +72,7 @@ async def _print_new(records: TopicRecords, positions: dict[int, int], records_m
     return printed
 
 
-@click.command(epilog=example("orders topics"))
+@click.command(cls=Command, epilog=example("$program topics"))
 @click.option("--url", help="the worker's address; by default what the settings say")
 def topics(url: str | None) -> None:
     """List the topics: partitions, records, and what they are for.
@@ -100,9 +104,9 @@ async def _topics_of_log(settings: Settings) -> list[TopicRow]:
     if settings.transport == "embedded" and not (settings.data_dir / "log").is_dir():
         raise Failure(
             f"no worker answers at {settings.local_url}, and there is no log in {settings.data_dir.absolute()} yet. "
-            "Start one with `orders worker`."
+            f"Start one with {in_words('worker')}."
         )
-    engine = application().create(settings).engine
+    engine = program().create(settings).engine
     helps = {topic.name: topic.help for topic in engine.topics.values()}
     helps |= {t.changelog_topic(settings.app_id): f"changelog of table {t.name}" for t in engine.tables.values()}
     async with open_broker(settings) as broker:

@@ -1,4 +1,4 @@
-"""`orders worker`: one worker process."""
+"""The command `worker`: one worker process."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Any
 
 import click
 
-from engine.cli.application import application
 from engine.cli.console import example, settings_from
+from engine.cli.program import Command, SettingOption, program
 
 
 def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that start a worker; each stands for a setting and wins over it."""
     options = (
-        click.option("--broker", help="embedded://, memory:// or kafka://host:9092[,host...] (ORDERS_BROKER)"),
+        click.option("--broker", cls=SettingOption, help="embedded://, memory:// or kafka://host:9092[,host...]"),
         click.option(
-            "--data-dir", type=click.Path(path_type=Path), help="RocksDB and the embedded log (ORDERS_DATA_DIR)"
+            "--data-dir", cls=SettingOption, type=click.Path(path_type=Path), help="RocksDB and the embedded log"
         ),
-        click.option("--web-host", help="address of the web view (ORDERS_WEB_HOST)"),
-        click.option("--web-port", type=click.IntRange(1, 65535), help="port of the web view (ORDERS_WEB_PORT)"),
+        click.option("--web-host", cls=SettingOption, help="address of the web view"),
+        click.option("--web-port", cls=SettingOption, type=click.IntRange(1, 65535), help="port of the web view"),
         click.option(
             "--log-level",
+            cls=SettingOption,
             type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
-            help="(ORDERS_LOG_LEVEL)",
         ),
     )
     for option in reversed(options):
@@ -32,12 +32,14 @@ def worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command(epilog=example("orders worker", "orders worker --broker kafka://localhost:9092 --web-port 6067"))
+@click.command(
+    cls=Command, epilog=example("$program worker", "$program worker --broker kafka://localhost:9092 --web-port 6067")
+)
 @worker_options
 def worker(**options: Any) -> None:
     """Run one worker: all agents, all tables and the web view, until SIGTERM or Ctrl-C.
 
-    The same as `faust -A streams.app worker`. Exits with 1 when it cannot go on, and says why.
+    The same as `faust -A $module worker`. Exits with 1 when it cannot go on, and says why.
     """
     settings = settings_from(**options)
     # Faust takes half a second to import, which other commands need not wait for.
@@ -47,6 +49,6 @@ def worker(**options: Any) -> None:
     configure_logging(settings)
 
     async def main() -> int:
-        return await serve(application().create(settings))
+        return await serve(program().create(settings))
 
     raise SystemExit(run_in_loop(main()))

@@ -2,13 +2,14 @@
 
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotParsed
 
+from engine.declare.application import Application
 from engine.declare.host import own_address
 from engine.log.kafka.tls import UnusableTlsFiles, tls_context
 from engine.log.ports import TOPIC_RECORD_BYTES_MAX
@@ -44,12 +45,15 @@ class TopicRetries(BaseModel):
 class Settings(BaseSettings):
     """What every worker can be told from outside; a value that cannot be used is refused at start.
 
-    An application derives its own class, with its prefix of environment variables, its default `app_id`, and settings
-    of its own. Times are seconds unless the name says otherwise, sizes are bytes. Settings that may hold a secret are
-    a SecretStr or have `repr=False`.
+    An application derives its own class, with its `application` (whose name begins the environment variables), its
+    default `app_id`, and settings of its own. Times are seconds unless the name says otherwise, sizes are bytes.
+    Settings that may hold a secret are a SecretStr or have `repr=False`.
     """
 
-    model_config = SettingsConfigDict(env_file=ENV_FILE, extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILE, env_prefix="ENGINE_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+    application: ClassVar[Application] = Application("engine")
 
     app_id: str = Field(
         pattern=APP_ID_PATTERN, description="name of the consumer group, and prefix of changelogs and transactional ids"
@@ -197,6 +201,12 @@ class Settings(BaseSettings):
     kafka_ssl_keyfile: str = Field("", description="PEM file with the key of that certificate")
     kafka_ssl_password: SecretStr = Field(SecretStr(""), description="password of that key")
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Look for the settings of the class under the prefix of its application."""
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.model_config["env_prefix"] = cls.application.prefix
+
     @field_validator("broker")
     @classmethod
     def _known_transport(cls, value: str) -> str:
@@ -263,7 +273,7 @@ class Settings(BaseSettings):
     @classmethod
     def variable(cls, name: str) -> str:
         """The environment variable of a setting, such as `ORDERS_WEB_PORT` for `web_port`."""
-        return f"{cls.model_config.get('env_prefix', '')}{name}".upper()
+        return cls.application.variable(name)
 
     @property
     def transport(self) -> str:

@@ -11,10 +11,9 @@ import click
 import pytest
 
 from cli import main
-from engine.cli.doctor import FOREIGN_VARIABLES
 from engine.contracts.openapi import documented
 from streams.app import shop_services
-from streams.settings import Settings
+from streams.settings import APPLICATION, Settings
 from tests.documents import settings as settings_document
 from tests.unit.test_alerts import anchors_of
 
@@ -68,7 +67,7 @@ def test_command_lines_can_be_read(document: str, tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES, "docker-compose.yml", ".env.example"])
 def test_settings_are_settings(document: str) -> None:
-    known = {f"ORDERS_{name.upper()}" for name in Settings.model_fields} | FOREIGN_VARIABLES
+    known = {f"ORDERS_{name.upper()}" for name in Settings.model_fields} | APPLICATION.foreign_variables
     named = set(re.findall(r"\bORDERS_[A-Z_]+", (ROOT / document).read_text()))
     families = {name for name in named if name.endswith("_") and any(one.startswith(name) for one in known)}
     assert named - known - families == set()

@@ -1,0 +1,61 @@
+"""The names of an application: those of its command, its environment variables, its contracts, its packages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Final
+
+ENGINE_PACKAGE: Final = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What an application is called, wherever the engine speaks of it; a class of Settings carries it.
+
+    Attributes:
+        name: its command, such as `orders`. It also begins the attributes of its spans (`orders.agent`), the headers
+            between its workers (`X-Orders-Forwarded`) and, in upper case, its environment variables (`ORDERS_`).
+        module: the module that has its Faust application, as in `faust -A streams.app`.
+        title: the heading of its documents; by default its name with a capital.
+        summary: one line about it in the OpenAPI document.
+        distribution: the installed distribution whose version is its release; without one that is 0.
+        packages: its own packages, which log at the setting `log_level` as the engine does.
+        foreign_variables: environment variables that begin with its prefix, but are no settings.
+    """
+
+    name: str
+    module: str = ""
+    title: str = ""
+    summary: str = ""
+    distribution: str = ""
+    packages: tuple[str, ...] = ()
+    foreign_variables: frozenset[str] = frozenset()
+
+    @property
+    def prefix(self) -> str:
+        """The beginning of its environment variables, such as `ORDERS_`."""
+        return f"{self.name}_".replace("-", "_").upper()
+
+    def variable(self, setting: str) -> str:
+        """The environment variable of a setting, such as `ORDERS_WEB_PORT` for `web_port`."""
+        return f"{self.prefix}{setting}".upper()
+
+    def command(self, line: str) -> str:
+        """A line of its command in a sentence, such as `orders doctor` in backticks for `doctor`."""
+        return f"`{self.name} {line}`"
+
+    @property
+    def heading(self) -> str:
+        """Its title, or its name with a capital."""
+        return self.title or self.name.capitalize()
+
+    @property
+    def release(self) -> str:
+        """The version of its distribution; 0 without one."""
+        return version(self.distribution) if self.distribution else "0"
+
+    @property
+    def own_packages(self) -> tuple[str, ...]:
+        """The packages whose lines in the log are its own: the engine's and those of the application."""
+        return (ENGINE_PACKAGE, *self.packages)
