@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 from click.testing import CliRunner, Result
 
-from cli.audit import audit as audit_command
+from cli import main
 from engine.faust.app import EngineApp
 from engine.health.audits import AUDITS, LAST
 from engine.log.embedded.maintenance import retain_partition
@@ -173,7 +173,7 @@ async def test_nothing_is_found_while_orders_come_in(app: EngineApp, client: htt
 async def command(app: EngineApp, *arguments: str) -> Result:
     """Run `orders audit` beside the application."""
     given = [*arguments, "--url", app.engine.settings.public_url]
-    return await asyncio.to_thread(CliRunner().invoke, audit_command, given)
+    return await asyncio.to_thread(CliRunner().invoke, main, ["audit", *given])
 
 
 async def test_the_command_prints_a_line_for_each_difference_and_exits_with_1(
@@ -208,7 +208,7 @@ async def test_the_command_exits_with_2_when_it_cannot_be_proven(app: EngineApp,
         assert found.exit_code == 2, found.output
         assert f"order-events/{number} begins at offset" in found.stdout
         assert "its oldest events were removed" in found.stdout
-    nobody = await asyncio.to_thread(CliRunner().invoke, audit_command, ["--url", "http://127.0.0.1:9"])
+    nobody = await asyncio.to_thread(CliRunner().invoke, main, ["audit", "--url", "http://127.0.0.1:9"])
     assert nobody.exit_code == 2
 
 

@@ -274,7 +274,7 @@ async def read_without_ids(settings: Settings, two: Two, monkeypatch: pytest.Mon
         return dict.fromkeys(names, "")
 
     with monkeypatch.context() as without:
-        for kind in ("embedded_broker.EmbeddedBroker", "kafka_broker.KafkaBroker"):
+        for kind in ("embedded.broker.EmbeddedBroker", "kafka.broker.KafkaBroker"):
             without.setattr(f"engine.log.{kind}.topic_ids", no_ids)
         await read_three(settings, two)
 
