@@ -23,11 +23,9 @@ from domain.analytics import (
     with_reason,
 )
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from engine.web.gathering import Sums
 from streams.events.orders import (
     OrderCancelled,
@@ -58,17 +56,14 @@ S = TypeVar("S", bound=Sums)
 TABLES = (ANALYTICS_TOTALS, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_COUNTRIES, ANALYTICS_STATE)
 
 service = Service("analytics", tables=TABLES)
-handlers = Handlers()
 
 
-@service.projection(ORDER_EVENTS, handlers, *TABLES)
-async def project_analytics(batches: Batches) -> None:
-    """Keep the figures of days, countries and products."""
-    async for batch in batches:
-        await batch.process_later(handlers)
+projection = service.projection(
+    "project-analytics", ORDER_EVENTS, *TABLES, help="Keep the figures of days, countries and products."
+)
 
 
-@handlers.on(OrderPlaced)
+@projection.on(OrderPlaced)
 def count_placed(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
     """Count an order on the day it was placed."""
     order = event.payload
@@ -76,7 +71,7 @@ def count_placed(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
     _count_products(work, order.total.currency, placed_products(order.items))
 
 
-@handlers.on(OrderConfirmed)
+@projection.on(OrderConfirmed)
 def count_confirmed(event: Envelope[OrderConfirmed], work: UnitOfWork) -> None:
     """Count revenue on the day the order was confirmed."""
     order, total = _order(event, work), event.payload.total
@@ -84,7 +79,7 @@ def count_confirmed(event: Envelope[OrderConfirmed], work: UnitOfWork) -> None:
     _count_products(work, total.currency, confirmed_products(order.items))
 
 
-@handlers.on(OrderCancelled)
+@projection.on(OrderCancelled)
 def count_cancelled(event: Envelope[OrderCancelled], work: UnitOfWork) -> None:
     """Count a cancellation on its day; that of a confirmed order takes its revenue back."""
     order, total = _order(event, work), event.payload.total
@@ -95,13 +90,13 @@ def count_cancelled(event: Envelope[OrderCancelled], work: UnitOfWork) -> None:
     work.put(ANALYTICS_STATE, STATE_KEY, with_reason(_state(work), event.payload.reason))
 
 
-@handlers.on(OrderShipped)
+@projection.on(OrderShipped)
 def count_shipped(event: Envelope[OrderShipped], work: UnitOfWork) -> None:
     """Count an order on the day it was sent away."""
     _count(work, event, event.payload.total.currency, SHIPPED, _order(event, work).country)
 
 
-@handlers.on(OrderRejected)
+@projection.on(OrderRejected)
 def count_rejected(event: Envelope[OrderRejected], work: UnitOfWork) -> None:
     """Count an order that was refused; it has no currency and no country. Other refused commands are not counted."""
     if event.payload.command == PlaceOrder.event_type:

@@ -1,26 +1,21 @@
 """The projection of each customer's orders."""
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.orders import OrderSummaryChanged
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
 
 service = Service("customer-orders", tables=(CUSTOMER_ORDERS,))
-handlers = Handlers()
 
 
-@service.projection(CUSTOMER_ORDER_EVENTS, handlers, CUSTOMER_ORDERS)
-async def project_customer_orders(batches: Batches) -> None:
-    """Keep each customer's list of orders."""
-    async for batch in batches:
-        await batch.process_later(handlers)
+projection = service.projection(
+    "project-customer-orders", CUSTOMER_ORDER_EVENTS, CUSTOMER_ORDERS, help="Keep each customer's list of orders."
+)
 
 
-@handlers.on(OrderSummaryChanged)
+@projection.on(OrderSummaryChanged)
 def store_summary(event: Envelope[OrderSummaryChanged], work: UnitOfWork) -> None:
     """Store the order as it is now; its place in the list never changes."""
     order = event.payload

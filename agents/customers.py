@@ -5,27 +5,22 @@ from decimal import Decimal
 from msgspec.structs import replace
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.money import EXACT_SUMS, Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderSummaryChanged
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.customers import CUSTOMERS, Customer
 
 service = Service("customers", tables=(CUSTOMERS,))
-handlers = Handlers()
 
 
-@service.projection(CUSTOMER_ORDER_EVENTS, handlers, CUSTOMERS)
-async def project_customers(batches: Batches) -> None:
-    """Keep each customer's statistics."""
-    async for batch in batches:
-        await batch.process_later(handlers)
+projection = service.projection(
+    "project-customers", CUSTOMER_ORDER_EVENTS, CUSTOMERS, help="Keep each customer's statistics."
+)
 
 
-@handlers.on(OrderSummaryChanged)
+@projection.on(OrderSummaryChanged)
 def count_change(event: Envelope[OrderSummaryChanged], work: UnitOfWork) -> None:
     """Count what happened to an order; refused commands and shipping change nothing here."""
     order = event.payload

@@ -12,10 +12,8 @@ from domain.inventory import (
     outcome,
 )
 from engine.declare.envelope import Envelope, follow_up
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.inventory import (
     INVENTORY_TYPES,
@@ -35,17 +33,12 @@ service = Service(
     topics=(INVENTORY_EVENTS, INTEGRATION_EVENTS, SAGA_REPLIES),
     types=INVENTORY_TYPES,
 )
-handlers = Handlers()
 
 
-@service.agent(INVENTORY_COMMANDS)
-async def decide_stock(batches: Batches) -> None:
-    """Turn stock commands into stock events."""
-    async for batch in batches:
-        await batch.process(handlers)
+commands = service.agent("decide-stock", INVENTORY_COMMANDS, help="Turn stock commands into stock events.")
 
 
-@handlers.on(AddStock, AdjustStock)
+@commands.on(AddStock, AdjustStock)
 def change_stock(command: Envelope[AddStock | AdjustStock], work: UnitOfWork) -> None:
     """Decide what changes the shelf, unless it is a repeated command."""
     if work.get(HANDLED_STOCK_COMMANDS, command.event_id) is None:
@@ -54,7 +47,7 @@ def change_stock(command: Envelope[AddStock | AdjustStock], work: UnitOfWork) ->
         _mark(work, command, event)
 
 
-@handlers.on(ReserveStock, ReleaseStock, ShipStock)
+@commands.on(ReserveStock, ReleaseStock, ShipStock)
 def change_line(command: Envelope[LineCommand], work: UnitOfWork) -> None:
     """Decide what becomes of a line's pieces; a repeated command is answered and changes nothing."""
     key = ReservationKey(command.aggregate_id, command.payload.order_id, command.payload.line)

@@ -6,12 +6,10 @@ from typing import Any
 
 from domain.notifications import notification_of_order, notification_of_payment
 from engine.declare.envelope import Envelope, follow_up
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
 from engine.observe.quiet import Quiet
-from engine.partition.batch import Batches
 from streams.events.notifications import NOTIFICATION_TYPES, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PAYMENT_TYPES, PaymentFailed
@@ -30,48 +28,35 @@ service = Service(
     topics=(NOTIFICATION_COMMANDS,),
     types=(*NOTIFICATION_TYPES, *PAYMENT_TYPES),
 )
-order_handlers = Handlers()
-payment_handlers = Handlers()
-send_handlers = Handlers()
 
 log = logging.getLogger(__name__)
 _quiet = Quiet()
 
 
-@service.agent(ORDER_EVENTS)
-async def request_order_notifications(batches: Batches) -> None:
-    """Ask for the mails that follow from events of orders."""
-    async for batch in batches:
-        await batch.process_later(order_handlers)
+order_events = service.agent(
+    "request-order-notifications",
+    ORDER_EVENTS,
+    help="Ask for the mails that follow from events of orders.",
+    deferred=True,
+)
+payment_events = service.agent(
+    "request-payment-notifications",
+    PAYMENT_EVENTS,
+    help="Ask for the mails that follow from failed payments.",
+    deferred=True,
+)
+commands = service.agent(
+    "send-notifications", NOTIFICATION_COMMANDS, help="Send mail, and keep what became of it.", opens=open_mailer
+)
 
 
-@service.agent(PAYMENT_EVENTS)
-async def request_payment_notifications(batches: Batches) -> None:
-    """Ask for the mails that follow from failed payments."""
-    async for batch in batches:
-        await batch.process_later(payment_handlers)
-
-
-@service.agent(NOTIFICATION_COMMANDS)
-async def send_notifications(batches: Batches) -> None:
-    """Send mail, and keep what became of it."""
-    sender = parse_sender(shop_settings(batches.settings).mail_from)
-    async with open_mailer(shop_settings(batches.settings)) as mailer:
-
-        def prepare(command: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Delivery] | None:
-            return call_for(command, work, mailer, sender)
-
-        async for batch in batches:
-            await batch.process_after(prepare, send_handlers)
-
-
-@order_handlers.on(OrderPlaced, OrderConfirmed, OrderCancelled)
+@order_events.on(OrderPlaced, OrderConfirmed, OrderCancelled)
 def ask_after_order(event: Envelope[OrderPlaced | OrderConfirmed | OrderCancelled], work: UnitOfWork) -> None:
     """Ask for the mail that follows from an event of an order."""
     _ask(event, notification_of_order(event.payload, work.get(ORDERS, event.aggregate_id)), work)
 
 
-@payment_handlers.on(PaymentFailed)
+@payment_events.on(PaymentFailed)
 def ask_after_payment(event: Envelope[PaymentFailed], work: UnitOfWork) -> None:
     """Ask for the mail that follows from a failed payment."""
     _ask(event, notification_of_payment(event.payload, work.get(ORDERS, event.aggregate_id)), work)
@@ -83,17 +68,18 @@ def _ask(event: Envelope[Any], notification: SendNotification | None, work: Unit
         work.send(NOTIFICATION_COMMANDS, event.aggregate_id, command)
 
 
+@commands.call
 def call_for(
-    command: Envelope[Any], work: UnitOfWork, mailer: Mailer, sender: Mailbox
+    mailer: Mailer, command: Envelope[SendNotification], work: UnitOfWork
 ) -> Coroutine[Any, Any, Delivery] | None:
     """The call that sends a mail, None for one that is settled or has an address that no mail can go to."""
-    if not isinstance(command.payload, SendNotification) or work.get(NOTIFICATIONS, _key(command.payload)) is not None:
+    if work.get(NOTIFICATIONS, _key(command.payload)) is not None:
         return None
     try:
         to = parse_address(command.payload.email)
     except InvalidAddress:
         return None
-    return _deliver(command, to, mailer, sender)
+    return _deliver(command, to, mailer, parse_sender(shop_settings(work.settings).mail_from))
 
 
 async def _deliver(command: Envelope[SendNotification], to: Mailbox, mailer: Mailer, sender: Mailbox) -> Delivery:
@@ -111,7 +97,7 @@ def _without_call(notification: SendNotification, work: UnitOfWork) -> Delivery 
     return None
 
 
-@send_handlers.on(SendNotification)
+@commands.on(SendNotification)
 def keep_outcome(command: Envelope[SendNotification], work: UnitOfWork) -> None:
     """Keep what became of a mail."""
     notification = command.payload

@@ -8,28 +8,27 @@ from typing import Any
 
 from domain.orders import begins_order
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected, OrderShipped
 from streams.topics import ORDER_EVENTS
 from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, Entry, PlacedOrder
 
 service = Service("order-index", tables=(ORDERS_BY_TIME, ORDERS_BY_CORRELATION))
-handlers = Handlers()
 
 _ENTRY = Entry()
 
 
-@service.projection(ORDER_EVENTS, handlers, ORDERS_BY_TIME, ORDERS_BY_CORRELATION)
-async def index_orders(batches: Batches) -> None:
-    """Keep orders where they are found by time and by correlation."""
-    async for batch in batches:
-        await batch.process_later(handlers)
+projection = service.projection(
+    "index-orders",
+    ORDER_EVENTS,
+    ORDERS_BY_TIME,
+    ORDERS_BY_CORRELATION,
+    help="Keep orders where they are found by time and by correlation.",
+)
 
 
-@handlers.on(OrderPlaced, OrderConfirmed, OrderCancelled, OrderShipped, OrderRejected)
+@projection.on(OrderPlaced, OrderConfirmed, OrderCancelled, OrderShipped, OrderRejected)
 def index_order(event: Envelope[Any], work: UnitOfWork) -> None:
     """Give an order that begins its place; note each correlation the first time something of it happens to an order."""
     order_id = event.aggregate_id

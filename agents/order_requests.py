@@ -1,27 +1,20 @@
 """Orders placed with an Idempotency-Key: the first request under a key becomes a command, repeated ones do not."""
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.orders import PlaceOrder
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
 from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest
 
 service = Service("order-requests", tables=(ORDER_REQUESTS,), topics=(ORDER_COMMANDS,))
-handlers = Handlers()
 
 
-@service.agent(REQUESTS_TOPIC)
-async def accept_requests(batches: Batches) -> None:
-    """Let one request per Idempotency-Key through."""
-    async for batch in batches:
-        await batch.process(handlers)
+requests = service.agent("accept-requests", REQUESTS_TOPIC, help="Let one request per Idempotency-Key through.")
 
 
-@handlers.on(PlaceOrder)
+@requests.on(PlaceOrder)
 def accept(command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
     """Pass the command on, if it is the first under its key.
 

@@ -7,10 +7,8 @@ import msgspec
 
 from domain.orders import InvalidOrderState, check_requested, decide, evolve, refusal
 from engine.declare.envelope import Envelope, follow_up
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.money import Money
 from streams.events.orders import (
@@ -32,17 +30,12 @@ service = Service(
     tables=(ORDERS, ORDER_HISTORY, HANDLED_COMMANDS),
     topics=(ORDER_EVENTS, CUSTOMER_ORDER_EVENTS, INTEGRATION_EVENTS),
 )
-handlers = Handlers()
 
 
-@service.agent(ORDER_COMMANDS)
-async def decide_orders(batches: Batches) -> None:
-    """Turn order commands into order events."""
-    async for batch in batches:
-        await batch.process(handlers)
+commands = service.agent("decide-orders", ORDER_COMMANDS, help="Turn order commands into order events.")
 
 
-@handlers.on(PlaceOrder, ConfirmOrder, CancelOrder, ShipOrder)
+@commands.on(PlaceOrder, ConfirmOrder, CancelOrder, ShipOrder)
 def decide_order(command: Envelope[OrderCommand], work: UnitOfWork) -> None:
     """Decide one command, unless it is a repeated one; a refusal is an event too."""
     if work.get(HANDLED_COMMANDS, command.event_id) is not None:

@@ -5,10 +5,8 @@ from typing import Any
 
 from domain.payments import Charge, Outcome, PaymentCommand, PaymentEvent, call_for, decide, evolve, restate
 from engine.declare.envelope import Envelope, follow_up
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.integration import to_integration
 from streams.events.payments import PAYMENT_TYPES, ChargePayment, RefundPayment
 from streams.payment_gateway import open_gateway
@@ -23,21 +21,17 @@ service = Service(
     topics=(PAYMENT_EVENTS, SAGA_REPLIES, INTEGRATION_EVENTS),
     types=PAYMENT_TYPES,
 )
-handlers = Handlers()
 
 
-@service.agent(PAYMENT_COMMANDS)
-async def decide_payments(batches: Batches) -> None:
-    """Ask the payment gateway, and turn payment commands into payment events."""
-    async with open_gateway(shop_settings(batches.settings)) as gateway:
-
-        def prepare(command: Envelope[PaymentCommand], work: UnitOfWork) -> Coroutine[Any, Any, Outcome] | None:
-            return ask(gateway, command, work)
-
-        async for batch in batches:
-            await batch.process_after(prepare, handlers)
+commands = service.agent(
+    "decide-payments",
+    PAYMENT_COMMANDS,
+    help="Ask the payment gateway, and turn payment commands into payment events.",
+    opens=open_gateway,
+)
 
 
+@commands.call
 def ask(
     gateway: PaymentGateway, command: Envelope[PaymentCommand], work: UnitOfWork
 ) -> Coroutine[Any, Any, Outcome] | None:
@@ -52,7 +46,7 @@ def ask(
     return gateway.refund(call.order_id, call.reference, call.amount, call.key)
 
 
-@handlers.on(ChargePayment, RefundPayment)
+@commands.on(ChargePayment, RefundPayment)
 def decide_payment(command: Envelope[PaymentCommand], work: UnitOfWork) -> None:
     """Decide one command with the gateway's answer; one that changes nothing is told how the payment stands."""
     payment = work.get(PAYMENTS, command.aggregate_id)

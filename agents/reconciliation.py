@@ -7,10 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
-from engine.partition.batch import Batches
 from streams.events.inventory import INVENTORY_TYPES, StockAdded, StockShipped
 from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderShipped
@@ -22,28 +20,11 @@ from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUM
 service = Service(
     "reconciliation", tables=(ORDER_SUMS, STOCK_SUMS, PAYMENT_SUMS), types=(*INVENTORY_TYPES, *PAYMENT_TYPES)
 )
-orders, stock, payments = Handlers(), Handlers(), Handlers()
 
 
-@service.projection(ORDER_EVENTS, orders, ORDER_SUMS)
-async def reconcile_orders(batches: Batches) -> None:
-    """Keep the sums of orders."""
-    async for batch in batches:
-        await batch.process_later(orders)
-
-
-@service.projection(INVENTORY_EVENTS, stock, STOCK_SUMS)
-async def reconcile_stock(batches: Batches) -> None:
-    """Keep the sums of pieces."""
-    async for batch in batches:
-        await batch.process_later(stock)
-
-
-@service.projection(PAYMENT_EVENTS, payments, PAYMENT_SUMS)
-async def reconcile_payments(batches: Batches) -> None:
-    """Keep the sums of money."""
-    async for batch in batches:
-        await batch.process_later(payments)
+orders = service.projection("reconcile-orders", ORDER_EVENTS, ORDER_SUMS, help="Keep the sums of orders.")
+stock = service.projection("reconcile-stock", INVENTORY_EVENTS, STOCK_SUMS, help="Keep the sums of pieces.")
+payments = service.projection("reconcile-payments", PAYMENT_EVENTS, PAYMENT_SUMS, help="Keep the sums of money.")
 
 
 @orders.on(OrderPlaced)

@@ -24,14 +24,12 @@ from domain.sagas import (
     wakes_at,
 )
 from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
-from engine.declare.handlers import Handlers
 from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.timers import Timer
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
 from engine.observe.quiet import Quiet
-from engine.partition.batch import Batches
 from streams.events.inventory import INVENTORY_TYPES
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from streams.events.payments import PAYMENT_TYPES
@@ -60,25 +58,15 @@ service = Service(
     topics=(INVENTORY_COMMANDS, PAYMENT_COMMANDS),
     types=(*INVENTORY_TYPES, *PAYMENT_TYPES, *SAGA_TYPES),
 )
-replies = Handlers()
-commands = Handlers()
 
 log = logging.getLogger(__name__)
 _quiet = Quiet()
 
 
-@service.agent(SAGA_REPLIES)
-async def take_replies(batches: Batches) -> None:
-    """Bring what services answer to everybody who shares the order's partition."""
-    async for batch in batches:
-        await batch.process(replies)
-
-
-@service.agent(SAGA_COMMANDS)
-async def resume_sagas(batches: Batches) -> None:
-    """Resume sagas whose compensation failed."""
-    async for batch in batches:
-        await batch.process(commands)
+replies = service.agent(
+    "take-replies", SAGA_REPLIES, help="Bring what services answer to everybody who shares the order's partition."
+)
+commands = service.agent("resume-sagas", SAGA_COMMANDS, help="Resume sagas whose compensation failed.")
 
 
 @replies.on(*STOCK_REPLIES)

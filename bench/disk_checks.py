@@ -41,9 +41,8 @@ from engine.log.embedded import opening as log_opening
 from engine.log.embedded import storage as log_storage
 from engine.log.embedded.mark import MarkFile
 from engine.log.ports import Record
-from engine.partition.batch import Batch
 from engine.store import opening, store
-from tests.apps import HandFed, hand_fed, make_settings
+from tests.apps import HandFed, hand_fed, make_settings, process
 
 MARKS = 10_000
 
@@ -122,7 +121,7 @@ async def _handle(fed: HandFed, values: Sequence[tuple[bytes | None, bytes]]) ->
     records = [Record(index, 0, key, value, ()) for index, (key, value) in enumerate(values)]
     began = time.process_time()
     for first in range(0, len(records), FETCH):
-        await Batch(fed.fetch(0, INPUT, records[first : first + FETCH]), "count-orders").process(counting)
+        await process(fed.fetch(0, INPUT, records[first : first + FETCH]), counting.name, fed.bound(counting))
     await fed.engine.tasks[0].suspend()  # commits what is open
     return time.process_time() - began
 

@@ -30,7 +30,6 @@ import msgspec
 
 from bench.produce import records as orders
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
@@ -38,10 +37,9 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
 from engine.observe.gauges import Gauges
 from engine.observe.metrics import Metrics
-from engine.partition.batch import Batch, Batches
 from streams.app import create_app
 from streams.events.orders import OrderPlaced
-from tests.apps import HandFed, hand_fed, make_settings
+from tests.apps import HandFed, hand_fed, make_settings, process
 
 SCRAPES = 50
 FETCH = 500
@@ -72,14 +70,7 @@ class Cost(msgspec.Struct, frozen=True):
 INPUT = Topic("cost-input", "orders of the orders job", own_key=False)
 COUNTS: Table[str, CustomerCount] = Table("cost-counts", CustomerCount, help="orders by customer")
 service = Service("cost", tables=(COUNTS,))
-counting = Handlers()
-
-
-@service.agent(INPUT)
-async def count_orders(batches: Batches) -> None:
-    """Count each customer's orders."""
-    async for batch in batches:
-        await batch.process(counting)
+counting = service.agent("count-orders", INPUT, help="Count each customer's orders.")
 
 
 @counting.on(OrderPlaced)
@@ -117,7 +108,7 @@ async def _run(fed: HandFed, values: Sequence[tuple[bytes | None, bytes]], offse
     records = [Record(offset + index, 0, key, value, ()) for index, (key, value) in enumerate(values)]
     began = time.process_time()
     for first in range(0, len(records), FETCH):
-        await Batch(fed.fetch(0, INPUT, records[first : first + FETCH]), "count-orders").process(counting)
+        await process(fed.fetch(0, INPUT, records[first : first + FETCH]), counting.name, fed.bound(counting))
     task = fed.engine.tasks[0]
     await task.suspend()  # commits what is open
     used = time.process_time() - began

@@ -19,8 +19,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers, acceptance
+from engine.declare.handlers import acceptance
 from engine.declare.registry import EventRegistry
 from engine.declare.table import Table
 from engine.declare.topic import Topic
@@ -52,7 +53,7 @@ print(server.server_port, flush=True)
 server.serve_forever()
 """
 
-handlers = Handlers()
+events = Agent[None]("accept-orders", ORDER_EVENTS)
 SEEN: Table[str, Any] = CUSTOMERS
 
 
@@ -63,7 +64,7 @@ class NoRows:
         """Nothing."""
 
 
-@handlers.on(OrderPlaced)
+@events.on(OrderPlaced)
 def accept_order(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
     """Read a row, replace it, send one record on."""
     work.get(SEEN, event.aggregate_id)
@@ -103,7 +104,7 @@ def cost(tracing: Untraced, records: list[Record], settings: Settings, flush: Ca
     """Handle the records and send the spans there are."""
     registry = EventRegistry(ORDER_TYPES)
     accept = tracing.accept(acceptance(registry, ORDER_EVENTS, 1 << 20, lambda key: 0))
-    handle = tracing.handler(handlers.bind(ORDER_EVENTS, accept), "accept-orders", ORDER_EVENTS.name)
+    handle = tracing.handler(events.bind(accept), events.name, ORDER_EVENTS.name)
     began, loop_began = time.process_time(), time.thread_time()
     for first in range(0, len(records), RECORDS_PER_COMMIT):
         work = tracing.unit_of_work(0, NoRows(), lambda key: 0, registry.encode, settings)

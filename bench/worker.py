@@ -11,13 +11,11 @@ from pathlib import Path
 import msgspec
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.worker import run_in_loop, serve
-from engine.partition.batch import Batches
 from streams.app import create_app
 from streams.events.orders import OrderPlaced
 from streams.settings import Settings
@@ -45,17 +43,12 @@ TOTALS: Table[str, CustomerTotal] = Table("customer-totals", CustomerTotal)
 NOTHING = CustomerTotal(0, Decimal(0))
 
 service = Service("orders-job", tables=(TOTALS,), topics=(OUTPUT,))
-handlers = Handlers()
 
 
-@service.agent(SOURCE)
-async def accept_orders(batches: Batches) -> None:
-    """Do the orders job."""
-    async for batch in batches:
-        await batch.process(handlers)
+events = service.agent("accept-orders", SOURCE, help="Do the orders job.")
 
 
-@handlers.on(OrderPlaced)
+@events.on(OrderPlaced)
 def accept_order(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
     """Add the order to its customer's total and emit the derived event."""
     order = event.payload

@@ -1,5 +1,8 @@
 """The front door: what an application is declared with, and composed of."""
 
+# The readers of topics.
+from engine.declare.agent import Agent as Agent
+
 # The names of an application.
 from engine.declare.application import Application as Application
 
@@ -21,9 +24,9 @@ from engine.declare.errors import RecordError as RecordError
 from engine.declare.errors import Unavailable as Unavailable
 
 # Services: agents, tables, topics, timers.
-from engine.declare.handlers import Handlers as Handlers
 from engine.declare.partition import Partition as Partition
 from engine.declare.partition import Rendering as Rendering
+from engine.declare.projection import Projection as Projection
 from engine.declare.registry import EventRegistry as EventRegistry
 from engine.declare.service import Service as Service
 from engine.declare.settings import APP_ID_PATTERN as APP_ID_PATTERN
@@ -64,6 +67,5 @@ from engine.observe.tracing.current import answered as answered
 from engine.observe.tracing.current import calling as calling
 
 # A partition, as timers, figures and views read it.
-from engine.partition.batch import Batches as Batches
 from engine.partition.engine import Engine as Engine
 from engine.partition.task import PartitionTask as PartitionTask

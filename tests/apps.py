@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 import pytest
 
+from engine.declare.agent import Agent
 from engine.declare.handlers import RecordHandler
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
@@ -23,7 +24,7 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.topics import DEAD_LETTERS
 from engine.faust.app import EngineApp
 from engine.log.ports import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
-from engine.partition.batch import Batch, Batches, Fetched
+from engine.partition.batch import Fetched
 from engine.partition.engine import Engine
 from streams.app import create_app
 from streams.settings import Settings
@@ -276,12 +277,8 @@ class Tally:
         self.table: Table[str, Seen] = Table(f"{name}-seen", Seen)
         self.service = Service(name, tables=(self.table,), topics=(self.output,))
         self.poison: set[bytes] = set()
-        self.service.agents[agent] = self.source, self._tally
-
-    async def _tally(self, batches: Batches) -> None:
-        """Add up what comes."""
-        async for batch in batches:
-            await batch.process(self.handle)
+        adding = self.service.agent(agent, self.source, help="Add up what comes.")
+        adding.on_record(lambda record, work: self.handle(record, work))  # as it is then: tests replace it
 
     def handle(self, record: Record, work: UnitOfWork) -> str:
         """Handle one record as the engine asks for it."""
@@ -336,6 +333,11 @@ class Hand:
         self.delivered.append(fetched)
 
 
+async def process(fetched: Fetched, agent: str, handler: RecordHandler) -> None:
+    """Hand a fetch on as the Faust agent of that name does."""
+    await fetched.task.process(fetched, agent, handler)
+
+
 class HandFed:
     """An engine that is fed by hand: the test decides what arrives when."""
 
@@ -360,7 +362,11 @@ class HandFed:
     async def handle(self, number: int, topic: Topic, agent: str, handler: RecordHandler, *values: Outgoing) -> None:
         """Write records to the log and let `agent` handle them as one fetch."""
         records = await self.write(topic, number, values)
-        await Batch(self.fetch(number, topic, records), agent).process(handler)
+        await process(self.fetch(number, topic, records), agent, handler)
+
+    def bound(self, agent: Agent[Any]) -> RecordHandler:
+        """The function that handles a record for a declared agent."""
+        return agent.bind(self.engine.accept(agent.topic.name))
 
     async def write(self, topic: Topic, number: int, values: Sequence[Outgoing]) -> list[Record]:
         """Write records to the log and read them back."""

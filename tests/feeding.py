@@ -11,10 +11,10 @@ from typing import Any
 from engine.faust.embedded import report_damage
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.ports import Reader, Record, TransportError
-from engine.partition.batch import Batch, StaleBatch
+from engine.partition.batch import StaleBatch
 from engine.partition.task import PartitionTask
 from streams.settings import Settings
-from tests.apps import HandFed, Tally, make_settings, wait_until
+from tests.apps import HandFed, Tally, make_settings, process, wait_until
 
 HEALING_S = 10.0
 FETCH = 2
@@ -59,7 +59,7 @@ class Fed(HandFed):
     async def _hand_over(self, task: PartitionTask, records: Sequence[Record]) -> None:
         fetched = task.fetched(self.tally.source.name, records, records[-1].offset + 1)
         try:
-            await Batch(fetched, Tally.AGENT).process(self.tally.handle)
+            await process(fetched, Tally.AGENT, self.tally.handle)
         except StaleBatch:
             return
         except Exception as error:  # as the agents' feed does

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 from engine.calls.circuit import CircuitState, Permit
 from engine.calls.time_limit import within
 from engine.calls.window import CallWindow, Entry
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
 from engine.declare.errors import Unavailable
-from engine.declare.handlers import Handlers, RecordHandler
+from engine.declare.handlers import RecordHandler
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError
 from engine.failures.lane_loop import NotNow
@@ -52,17 +53,16 @@ class OutsideCalls:
     def __init__(
         self,
         task: PartitionTask,
-        source: tuple[str, str],
+        agent: Agent[Any],
         prepare: Prepare,
-        handlers: Handlers,
         context: EngineContext,
     ) -> None:
         self._task = task
-        self._source = source
-        self._accept = context.accept(source[1])
-        self._handlers = handlers
+        self._source = source = agent.name, agent.topic.name
+        self._accept = context.accept(agent.topic.name)
+        self._agent = agent
         self._prepare = prepare
-        self._handle_record = context.bind(handlers, source[1])
+        self._handle_record = agent.bind(self._accept)
         self._tracing = context.tracing
         self._calls_max = context.settings.outside_calls_max
         self._timeout_s = context.settings.call_timeout
@@ -175,7 +175,7 @@ class OutsideCalls:
 
     def _prepared(self, record: Record, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
         message = self._accept(record, work.partition)
-        if type(message.payload) not in self._handlers:
+        if type(message.payload) not in self._agent:
             return None
         work.record = record
         return self._prepare(message, work)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from engine.calls.outside import OutsideCalls, Prepare
-from engine.declare.handlers import Handlers
+from engine.declare.agent import Agent
 from engine.partition.batch import Fetched, StaleBatch
 from engine.partition.context import EngineContext
 
@@ -28,9 +28,9 @@ class PartitionCalls:
         self._context = context
         self._windows: dict[Source, OutsideCalls] = {}
 
-    async def process(self, fetched: Fetched, agent: str, prepare: Prepare, handlers: Handlers) -> None:
-        """Handle the records of a fetch after calls to the outside; see Batch.process_after."""
-        source, task = (agent, fetched.topic), self._task
+    async def process(self, fetched: Fetched, agent: Agent[Any], prepare: Prepare) -> None:
+        """Handle the records of a fetch, each after its call to the outside; returns before that is done."""
+        source, task = (agent.name, fetched.topic), self._task
         if task.losses.is_behind_gap(source, fetched):
             task.finished(fetched)
             return
@@ -38,7 +38,7 @@ class PartitionCalls:
             task.check(fetched.epoch, fetched.topic)
             calls = self._windows.get(source)
             if calls is None:
-                calls = self._windows[source] = OutsideCalls(task, source, prepare, handlers, self._context)
+                calls = self._windows[source] = OutsideCalls(task, agent, prepare, self._context)
             calls.add(fetched)
         except StaleBatch as error:
             # Not the agent's concern: its calls for other partitions go on.
@@ -68,15 +68,6 @@ class PartitionCalls:
         """The offset of the first record of an agent that waits for its call; None where none does."""
         calls = self._windows.get(source)
         return calls.first_offset() if calls is not None else None
-
-    def drop(self, agent: str, error: BaseException) -> None:
-        """The agent that made these calls has ended: what waits for them must be asked for again."""
-        for source in [source for source in self._windows if source[0] == agent]:
-            calls = self._windows.pop(source)
-            waiting = bool(calls)
-            calls.cancel()
-            if waiting:
-                self._task.fail(error)
 
     def cancel(self) -> None:
         """End all calls; what they did is asked for again in the partition's next life."""

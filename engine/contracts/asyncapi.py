@@ -168,11 +168,11 @@ def _operations(services: Iterable[Service]) -> dict[str, Any]:
     """What each agent takes, and what each service writes."""
     operations: dict[str, Any] = {}
     for service in services:
-        for agent, (topic, function) in service.agents.items():
-            operations[f"{agent}.receive"] = {
+        for agent in service.agents.values():
+            operations[f"{agent.name}.receive"] = {
                 "action": "receive",
-                "channel": {"$ref": f"#/channels/{topic.name}"},
-                "summary": (inspect.getdoc(function) or agent).split("\n\n")[0],
+                "channel": {"$ref": f"#/channels/{agent.topic.name}"},
+                "summary": agent.help,
                 "tags": [{"name": service.name}],
             }
         for topic in service.produces:

@@ -1,7 +1,7 @@
-"""Handlers: one function per event type, found by the type of the decoded payload."""
+"""What handles records and messages, and the checks that a record passes before it is handled."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from engine.declare.envelope import Envelope
 from engine.declare.errors import (
@@ -9,7 +9,6 @@ from engine.declare.errors import (
     KeyMismatch,
     MissingKey,
     OversizeRecord,
-    UnknownEventType,
     WrongPartition,
 )
 from engine.declare.registry import EventRegistry
@@ -21,55 +20,10 @@ from engine.log.ports import Record
 Handler = Callable[[Envelope[Any], UnitOfWork], None]
 RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, for metrics
 Acceptance = Callable[[Record, int], Envelope[Any]]
-F = TypeVar("F", bound=Callable[..., None])
 
 KEY_BYTES_MAX = 2048  # an Idempotency-Key and a customer's id, in the longest UTF-8
 HEADER_BYTES_MAX = 64 << 10
 SHARED_MESSAGES_MAX = 16_384  # of one topic, until all of its agents have had them
-
-
-class Handlers:
-    """The handlers of one agent.
-
-    A handler is synchronous, reads and writes through its unit of work, and raises to fail its record alone.
-    """
-
-    def __init__(self) -> None:
-        self._by_payload: dict[type, Handler] = {}
-
-    def on(self, *payloads: type) -> Callable[[F], F]:
-        """Register the decorated function for these payload types; a type has one handler per agent."""
-
-        def register(handler: F) -> F:
-            for payload in payloads:
-                if payload in self._by_payload:
-                    raise ValueError(f"{payload.__name__} has a handler already: {self._by_payload[payload]}")
-                self._by_payload[payload] = handler
-            return handler
-
-        return register
-
-    def __contains__(self, payload: type) -> bool:
-        """Whether there is a handler for this payload type."""
-        return payload in self._by_payload
-
-    def bind(self, topic: Topic, accept: Acceptance) -> RecordHandler:
-        """What the engine calls for each record of `topic`: accepts, decodes and dispatches.
-
-        The returned function raises a RecordError for a record that can never be processed.
-        """
-        by_payload, strict = self._by_payload, topic.strict
-
-        def handle(record: Record, work: UnitOfWork) -> str:
-            envelope = accept(record, work.partition)
-            handler = by_payload.get(type(envelope.payload))
-            if handler is not None:
-                handler(envelope, work)
-            elif strict:
-                raise UnknownEventType(f"{envelope.event_type} does not belong into {topic.name}")
-            return envelope.event_type
-
-        return handle
 
 
 def _value_within_bounds(record: Record, topic: str, record_bytes_max: int) -> bytes:

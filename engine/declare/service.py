@@ -1,22 +1,22 @@
 """Services: what a module declares - its agents, timers, tables and routes - for `create_app` to find and bind."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, overload
 
 from aiohttp import web
 
+from engine.declare.agent import Agent, Opens
 from engine.declare.envelope import Message
-from engine.declare.handlers import Handler, Handlers, RecordHandler
+from engine.declare.handlers import Handler
 from engine.declare.operation import Operation, Undocumented
-from engine.declare.projection import Projection, check_source
+from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.table import AnyTable
 from engine.declare.topic import Topic
-from engine.partition.batch import Batches
 from engine.partition.context import TimerHandler
 
-AgentFunction = Callable[[Batches], Awaitable[None]]
-A = TypeVar("A", bound=AgentFunction)
+A = TypeVar("A", bound=Agent[Any])
+C = TypeVar("C")
 T = TypeVar("T", bound=TimerHandler)
 GaugeFunction = Callable[[Any], Mapping[str, float]]  # of a Partition, or of the whole task where the engine counts
 G = TypeVar("G", bound=GaugeFunction)
@@ -66,8 +66,7 @@ class Service:
     ) -> None:
         self.name = name
         self.tables: Sequence[AnyTable] = tuple(tables)
-        self.agents: dict[str, tuple[Topic, AgentFunction]] = {}
-        self.projections: list[Projection] = []
+        self.agents: dict[str, Agent[Any]] = {}
         self.timers: dict[str, TimerHandler] = {}
         self.gauges: list[ServiceGauge] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
@@ -80,37 +79,41 @@ class Service:
     @property
     def topics(self) -> Sequence[Topic]:
         """Topics it consumes and those it says it produces to."""
-        return (*(topic for topic, _ in self.agents.values()), *self.produces)
+        return (*(agent.topic for agent in self.agents.values()), *self.produces)
 
-    def agent(self, topic: Topic) -> Callable[[A], A]:
-        """Declare an agent: an async function that takes batches of `topic`; its position is stored under its name."""
+    @overload
+    def agent(self, name: str, topic: Topic, *, help: str = "", deferred: bool = False) -> Agent[None]: ...
 
-        def register(function: A) -> A:
-            name = function.__name__.replace("_", "-")
-            if name in self.agents:
-                raise ValueError(f"service {self.name} has an agent {name} already")
-            self.agents[name] = topic, function
-            return function
+    @overload
+    def agent(self, name: str, topic: Topic, *, help: str = "", opens: Opens[C]) -> Agent[C]: ...
 
-        return register
+    def agent(
+        self, name: str, topic: Topic, *, help: str = "", opens: Opens[Any] | None = None, deferred: bool = False
+    ) -> Agent[Any]:
+        """Declare an agent, a reader of `topic`; its position is stored under its name. Handlers are registered on it.
 
-    def projection(self, topic: Topic, handlers: Handlers | RecordHandler, *tables: AnyTable) -> Callable[[A], A]:
-        """Declare an agent that makes `tables` of `topic` with `handlers`, and nothing else: they can be rebuilt.
+        `opens` makes, of the application's settings, an async context manager of the client that the agent's calls to
+        the outside need (`@agent.call`). It is entered before the first record, and tried again while it fails.
+        """
+        return self._add(Agent(name, topic, help=help, opens=opens, deferred=deferred))
+
+    def projection(
+        self, name: str, topic: Topic, *tables: AnyTable, help: str = "", deferred: bool = True
+    ) -> Projection:
+        """Declare an agent that makes `tables` of `topic`, and nothing else: they can be rebuilt.
 
         The topic is kept for ever. What a handler sends or schedules is left out in a rebuild; what it reads of other
         tables must never change there once the record exists.
         """
-        check_source(topic)
         if missing := [table.name for table in tables if table not in self.tables]:
             raise ValueError(f"service {self.name} does not write {', '.join(missing)}")
+        return self._add(Projection(name, topic, *tables, help=help, deferred=deferred))
 
-        def register(function: A) -> A:
-            self.agent(topic)(function)
-            name = next(reversed(self.agents))
-            self.projections.append(Projection(name, topic, handlers, tables))
-            return function
-
-        return register
+    def _add(self, agent: A) -> A:
+        if agent.name in self.agents:
+            raise ValueError(f"service {self.name} has an agent {agent.name} already")
+        self.agents[agent.name] = agent
+        return agent
 
     def reaction(self, *payloads: type[Message]) -> Callable[[H], H]:
         """Declare a handler of messages that other services deliver (`work.deliver`) rather than send.

@@ -6,7 +6,6 @@ from msgspec.structs import replace
 
 from engine.declare.envelope import Envelope
 from engine.declare.errors import MissingKey, WrongPartition
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import names_in
@@ -27,20 +26,14 @@ from engine.failures.decisions import DEAD_LETTER_TYPES, DiscardDeadLetter, Retr
 from engine.failures.replay import give_up, send_home, try_again
 from engine.failures.rules import difference
 from engine.failures.topics import DEAD_LETTER_COMMANDS
-from engine.partition.batch import Batches
 
 service = Service("dead-letters", types=DEAD_LETTER_TYPES)
-handlers = Handlers()
 
 
-@service.agent(DEAD_LETTER_COMMANDS)
-async def manage_dead_letters(batches: Batches) -> None:
-    """Retry and discard dead letters."""
-    async for batch in batches:
-        await batch.process(handlers)
+decisions = service.agent("manage-dead-letters", DEAD_LETTER_COMMANDS, help="Retry and discard dead letters.")
 
 
-@handlers.on(RetryDeadLetter)
+@decisions.on(RetryDeadLetter)
 def retry(command: Envelope[RetryDeadLetter], work: UnitOfWork) -> None:
     """Try a letter's record again, edited or as it is; asking twice is the same as asking once.
 
@@ -68,7 +61,7 @@ def retry(command: Envelope[RetryDeadLetter], work: UnitOfWork) -> None:
         try_again(work, number, letter, max(work.now_ms, asked.not_before_ms), by, command.event_id)
 
 
-@handlers.on(DiscardDeadLetter)
+@decisions.on(DiscardDeadLetter)
 def discard(command: Envelope[DiscardDeadLetter], work: UnitOfWork) -> None:
     """Give a letter's record up; one that was processed after all stays so, and its audit trail says so."""
     number, reason, by = _number(command, work), command.payload.reason, command.metadata.user_id

@@ -9,34 +9,33 @@ import os
 import pkgutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured
-from faust.serializers.schemas import Schema
 from faust.transport.drivers import TRANSPORTS
 
 from engine.contracts.documents import DOCUMENTS, Documents
 from engine.declare.handlers import Handler
+from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
-from engine.declare.service import AgentFunction, Service
+from engine.declare.service import Service
 from engine.declare.settings import Settings
 from engine.declare.topic import Topic
 from engine.failures.service import service as dead_letters
 from engine.failures.topics import DEAD_LETTERS
 from engine.faust import commands
+from engine.faust.agents import bind_agent
 from engine.faust.assignor import NumberAssignor
 from engine.faust.tables import EngineTables
 from engine.faust.web_server import WebServer
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.kafka.broker import KafkaBroker
 from engine.log.ports import Broker
-from engine.observe.about import about
 from engine.observe.gauges import Gauges
 from engine.observe.tracing import environment
-from engine.partition.batch import Batch, Batches, StaleBatch
 from engine.partition.engine import Engine
 from engine.web.answers import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, answer_problems
 from engine.web.routing import install as install_routing
@@ -138,16 +137,6 @@ class EngineApp(faust.App):
         """Nothing: Faust keeps no state here, and the engine makes the folders it needs."""
 
 
-class _WholeFetch(Schema[Any, Any]):
-    """Leaves a fetch as it is; records are decoded by the handlers."""
-
-    def loads_key(self, app: Any, message: Any, **kwargs: Any) -> Any:
-        return None
-
-    def loads_value(self, app: Any, message: Any, **kwargs: Any) -> Any:
-        return message.value
-
-
 def create_app(settings: Settings, services: Iterable[Service], *, registry: EventRegistry | None = None) -> EngineApp:
     """Compose an application of services; may be called several times in a process.
 
@@ -178,8 +167,8 @@ def create_app(settings: Settings, services: Iterable[Service], *, registry: Eve
     app.services = found
     app.engine = _create_engine(settings, found, _registry_of(found, registry))
     for service in found:
-        for name, (topic, function) in service.agents.items():
-            _bind_agent(app, name, topic, function)
+        for agent in service.agents.values():
+            bind_agent(app, app.engine, agent)
     return app
 
 
@@ -199,10 +188,10 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
     agents: dict[str, Topic] = {}
     tables: dict[str, Any] = {}
     for service in services:
-        for name, (topic, _) in service.agents.items():
+        for name, agent in service.agents.items():
             if name in agents:
                 raise ValueError(f"two agents are called {name}")
-            agents[name] = topic
+            agents[name] = agent.topic
         for table in service.tables:
             if table.name in tables:
                 raise ValueError(f"two services write table {table.name}")
@@ -214,7 +203,7 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
             reactions.setdefault(payload, []).append(handler)
     in_memory = settings.transport == "memory"
     stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
-    projections = [projection for service in services for projection in service.projections]
+    projections = [a for service in services for a in service.agents.values() if isinstance(a, Projection)]
     owned = {topic.name for service in services for topic in service.produces}
     owned |= {topic.name for topic in agents.values() if topic.strict}
     return Engine(
@@ -230,63 +219,6 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
         projections,
         owned - {DEAD_LETTERS.name},  # each application has dead letters of its own in it
     )
-
-
-def _bind_agent(app: EngineApp, name: str, topic: Topic, function: AgentFunction) -> None:
-    """Make `function` a Faust agent of `app`: it is fed batches and kept alive."""
-    source = app.topic(topic.name, partitions=app.engine.settings.partitions, schema=_WholeFetch(), acks=False)
-
-    async def agent(stream: Any) -> None:
-        fetches = stream.__aiter__()
-        while True:
-            feed = _Feed(app.engine, name, fetches)
-            try:
-                await function(feed)
-                return
-            except Exception as error:
-                feed.fail(error)
-                app.engine.drop_calls(name, error)
-                if not feed.begun:  # what it opens for itself is not to be had: that must not hold up everything else
-                    log.error("agent %s cannot begin; tried again", name, exc_info=error, extra=about(agent=name))
-                    await asyncio.sleep(app.engine.settings.restart_backoff_max)
-
-    agent.__name__ = agent.__qualname__ = name.replace("-", "_")
-    agent.__doc__ = function.__doc__
-    faust.App.agent(app, source, name=name)(agent)
-
-
-class _Feed(Batches):
-    """The batches of one agent. One that is not processed to its end takes its partition back to the last commit."""
-
-    def __init__(self, engine: Engine, agent: str, fetches: AsyncIterator[Any]) -> None:
-        self.settings = engine.settings
-        self._agent = agent
-        self._fetches = fetches
-        self._batch: Batch | None = None
-        self.begun = False
-
-    async def __anext__(self) -> Batch:
-        self.begun = True
-        if self._batch is not None and not self._batch.done:
-            self.fail(RuntimeError(f"agent {self._agent} asked for a batch before it had processed the last one"))
-        fetched = await self._fetches.__anext__()
-        while fetched.agent not in (None, self._agent):
-            fetched.task.not_for(fetched)
-            fetched = await self._fetches.__anext__()
-        self._batch = Batch(fetched, self._agent)
-        return self._batch
-
-    def fail(self, error: BaseException) -> None:
-        """The agent did not get through its batch: nothing of it may be skipped."""
-        batch, self._batch = self._batch, None
-        if batch is None or batch.done:
-            return
-        if isinstance(error, StaleBatch):
-            log.info("%s", error)
-            return
-        place = about(agent=self._agent, topic=batch.topic, partition=batch.partition)
-        log.error("agent %s failed on %s/%d", self._agent, batch.topic, batch.partition, exc_info=error, extra=place)
-        batch.task.fail(error)
 
 
 def engine_services() -> tuple[Service, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.calls.circuit import Circuit
-from engine.declare.handlers import Acceptance, Handlers, RecordHandler
+from engine.declare.handlers import Acceptance, RecordHandler
 from engine.declare.projection import Projection
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable
@@ -58,9 +58,6 @@ class EngineContext(Protocol):
 
     def agents_of(self, topic: str) -> tuple[str, ...]:
         """Names of the agents that consume `topic`."""
-
-    def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
-        """The function that handles one record of `topic`; no span is made for it."""
 
     def bind_apart(self, projection: Projection) -> RecordHandler:
         """The function that handles one record in a rebuild; it shares nothing with what the agents are handed."""

@@ -14,7 +14,7 @@ import msgspec
 
 from engine.calls.circuit import Circuit, Pause
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Acceptance, Handlers, RecordHandler, SharedAcceptance, acceptance
+from engine.declare.handlers import Acceptance, RecordHandler, SharedAcceptance, acceptance
 from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.settings import Settings
@@ -118,7 +118,7 @@ class Engine:
         self.probe: Callable[[str], None] = lambda step: None
         self.reactions = reactions
         self.tracing = Untraced()
-        self.projections: Mapping[str, Projection] = {made.agent: made for made in projections}
+        self.projections: Mapping[str, Projection] = {made.name: made for made in projections}
         self.rebuild_turns = asyncio.Lock()
         self.commit_listeners = CommitListeners()
         self.ownership = Ownership(settings, broker, owned, stores_dir, on_loss=self.die)
@@ -136,7 +136,6 @@ class Engine:
         self._agents_of = {
             name: tuple(agent for agent, topic in self.agents.items() if topic.name == name) for name in self.topics
         }
-        self._bound: dict[tuple[int, str], RecordHandler] = {}
         self._acceptances: dict[str, Acceptance] = {}
 
     def clients(self) -> Sequence[ClientState]:
@@ -148,16 +147,6 @@ class Engine:
     def agents_of(self, topic: str) -> tuple[str, ...]:
         """Names of the agents that consume `topic`."""
         return self._agents_of.get(topic, ())
-
-    def bind(self, handlers: Handlers | RecordHandler, topic: str) -> RecordHandler:
-        """The function that handles one record of `topic`, made once for each pair."""
-        if not isinstance(handlers, Handlers):
-            return handlers
-        bound = self._bound.get((id(handlers), topic))
-        if bound is None:
-            bound = handlers.bind(self.topics[topic], self.accept(topic))
-            self._bound[id(handlers), topic] = bound
-        return bound
 
     def accept(self, topic: str) -> Acceptance:
         """The function that checks and decodes a record of `topic`, the same one for all agents of the topic."""
@@ -174,8 +163,7 @@ class Engine:
 
     def bind_apart(self, projection: Projection) -> RecordHandler:
         """The function that handles one record in a rebuild; it shares nothing with what the agents are handed."""
-        handlers, topic = projection.handlers, projection.topic
-        return handlers.bind(topic, self._acceptance(topic)) if isinstance(handlers, Handlers) else handlers
+        return projection.bind(self._acceptance(projection.topic))
 
     def projection_of(self, table: str) -> Projection | None:
         """The projection that makes a table, None where the table is none."""
@@ -406,11 +394,6 @@ class Engine:
         for number, task in self.tasks.items():
             if number not in busy and task.state is TaskState.RUNNING:
                 task.background.call(task.ran_dry)
-
-    def drop_calls(self, agent: str, error: BaseException) -> None:
-        """An agent has failed, and with it its connections to the outside."""
-        for task in self.tasks.values():
-            task.calls.drop(agent, error)
 
     # ---- reads
 

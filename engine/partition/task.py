@@ -15,7 +15,7 @@ from operator import attrgetter
 from typing import TypeVar
 
 from engine.calls.partition_calls import PartitionCalls
-from engine.declare.handlers import Handlers, RecordHandler
+from engine.declare.handlers import RecordHandler
 from engine.declare.partition import Rendering
 from engine.declare.table import AnyTable, Table
 from engine.declare.timers import TIMERS
@@ -338,13 +338,16 @@ class PartitionTask:
             return records
         return records[bisect_left(records, position, key=_offset) :]
 
-    async def process(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
-        """Handle the records of a fetch in slices; see Batch.process."""
+    async def process(self, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+        """Handle the records of a fetch for an agent, in order and in slices, within the partition's unit of work.
+
+        A record that fails is taken back alone, and tried again or made a dead letter. Raises StaleBatch when the
+        partition is lost on the way; nothing of an uncommitted record then stays.
+        """
         source = agent, fetched.topic
         if self.losses.is_behind_gap(source, fetched):
             self.finished(fetched)
             return
-        handle = self._bind(handlers, source)
         try:
             if fetched.turns:
                 await self.lanes.take_turns(source, fetched, handle)
@@ -360,23 +363,22 @@ class PartitionTask:
             self.busy_at = time.monotonic()
             self.finished(fetched)
 
-    async def process_later(self, fetched: Fetched, agent: str, handlers: Handlers | RecordHandler) -> None:
-        """Handle the records of a fetch when the partition is quiet; see Batch.process_later."""
+    async def process_later(self, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+        """Handle the records of a fetch for a deferred agent when the partition is quiet; returns before that is done.
+
+        When all agents of the topic are deferred, later fetches go to `handle` past them.
+        """
         if fetched.turns or self.losses.is_behind_gap((agent, fetched.topic), fetched):
-            await self.process(fetched, agent, handlers)
+            await self.process(fetched, agent, handle)
             return
         try:
             self.check(fetched.epoch, fetched.topic)
             source = agent, fetched.topic
-            self._lingering.add(source, fetched, self._bind(handlers, source))
+            self._lingering.add(source, fetched, handle)
         except StaleBatch as error:
             log.info("%s", error)
         finally:
             self.finished(fetched)
-
-    def _bind(self, handlers: Handlers | RecordHandler, source: tuple[str, str]) -> RecordHandler:
-        """What handles each record of a fetch: asked once per fetch."""
-        return self._context.tracing.handler(self._context.bind(handlers, source[1]), *source)
 
     async def handle_fetch(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
         """Handle what is not handled yet of a fetch, and move past it; raises as `run_records` does.

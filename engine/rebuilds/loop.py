@@ -104,15 +104,15 @@ class RebuildLoop:
             run = self._run = RebuildRun(self._task, self._context, projection)
             try:
                 await run.run()
-                await self._until(lambda agent=projection.agent: not self._rebuilds[agent].is_active)  # type: ignore[misc]
+                await self._until(lambda agent=projection.name: not self._rebuilds[agent].is_active)  # type: ignore[misc]
             except TransportError as error:
-                log.warning("rebuild of %s stops for a moment: %s", projection.agent, error)
+                log.warning("rebuild of %s stops for a moment: %s", projection.name, error)
                 await asyncio.sleep(self._context.settings.restart_backoff)
             except INFRASTRUCTURE_ERRORS as error:
                 self._task.fail(error)
                 return
             except Exception as error:
-                log.exception("rebuild of %s failed", projection.agent)
+                log.exception("rebuild of %s failed", projection.name)
                 run.fail(f"{type(error).__name__}: {text_of(error)}")
                 await asyncio.sleep(self._context.settings.restart_backoff)
         self._runner = self._run = None
@@ -125,22 +125,22 @@ class RebuildLoop:
         Raises RebuildUnderWay for another one of the same projection, InfrastructureError when the partition goes away.
         """
         self._check_running()
-        before = self._task.current_work.get(REBUILDS, projection.agent)
+        before = self._task.current_work.get(REBUILDS, projection.name)
         if before is not None and before.is_active and before.id != id:
             raise RebuildUnderWay(before)
         if before is None or before.id != id:
             self._put(projection, Rebuild(id, now_ms, check))
-        await self._until(lambda: self._is(projection.agent, id))
-        return self._rebuilds[projection.agent]
+        await self._until(lambda: self._is(projection.name, id))
+        return self._rebuilds[projection.name]
 
     async def stop(self, projection: Projection, now_ms: int) -> Rebuild | None:
         """Cancel a rebuild unless its outcome is decided; the rebuild as it is then, committed."""
         self._check_running()
-        rebuild = self._task.current_work.get(REBUILDS, projection.agent)
+        rebuild = self._task.current_work.get(REBUILDS, projection.name)
         if rebuild is not None and rebuild.outcome == RUNNING:
             self._put(projection, ended(rebuild, CANCELLED, now_ms))
-            await self._until(lambda: self._rebuilds[projection.agent].outcome != RUNNING)
-        return self._rebuilds.get(projection.agent)
+            await self._until(lambda: self._rebuilds[projection.name].outcome != RUNNING)
+        return self._rebuilds.get(projection.name)
 
     def all_progress(self) -> Iterator[tuple[str, Progress]]:
         """How far the last rebuild of each projection is that ever was rebuilt, by agent."""
@@ -150,12 +150,12 @@ class RebuildLoop:
 
     def progress(self, projection: Projection) -> Progress | None:
         """How far the last rebuild is, as committed; None when there was none."""
-        rebuild = self._rebuilds.get(projection.agent)
+        rebuild = self._rebuilds.get(projection.name)
         if rebuild is None:
             return None
         if rebuild.outcome == DONE:
             return Progress(rebuild, rebuild.next, rebuild.next, 0.0, DONE)
-        total = max(rebuild.next, self._task.reached(projection.agent, projection.topic.name))
+        total = max(rebuild.next, self._task.reached(projection.name, projection.topic.name))
         run = self._run
         if run is None or run.projection is not projection or not rebuild.is_active:
             return Progress(rebuild, rebuild.next, total, 0.0, "waiting" if rebuild.is_active else rebuild.state)
@@ -168,7 +168,7 @@ class RebuildLoop:
 
     def _put(self, projection: Projection, rebuild: Rebuild) -> None:
         work = self._task.open_work()
-        work.put(REBUILDS, projection.agent, rebuild)
+        work.put(REBUILDS, projection.name, rebuild)
         work.release()
         self._task.commit_soon()
 

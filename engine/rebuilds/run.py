@@ -76,9 +76,9 @@ class RebuildRun:
         self.began_at = time.monotonic()
         self._task = task
         self._context = context
-        self._source = projection.agent, projection.topic.name
+        self._source = projection.name, projection.topic.name
         self._handle = context.bind_apart(projection)
-        self._stuck_as = f"rebuild of {projection.agent}"
+        self._stuck_as = f"rebuild of {projection.name}"
         self._unsettled = UnsettledRecords(task, self._source)
         self._work = self._new_work()
         self._reader = context.broker.reader(task.number, [projection.topic.name])
@@ -118,13 +118,13 @@ class RebuildRun:
             self._comparison.changed(work)
 
     def _rebuild(self) -> Rebuild:
-        rebuild = self._task.current_work.get(REBUILDS, self.projection.agent)
+        rebuild = self._task.current_work.get(REBUILDS, self.projection.name)
         assert rebuild is not None
         return rebuild
 
     def _put(self, rebuild: Rebuild) -> None:
         work = self._task.open_work()
-        work.put(REBUILDS, self.projection.agent, rebuild)
+        work.put(REBUILDS, self.projection.name, rebuild)
         work.release()
         self._task.commit_soon()
 

@@ -93,7 +93,7 @@ async def _in_partition(
     if task is not None:
         return await act_here(task, projection, action, id, check)
     query = urlencode({"id": id, "check": "true" if check else "false"}) if action == "begin" else ""
-    path = f"/internal/rebuilds/{quote(projection.agent, safe='')}/{number}?{query}"
+    path = f"/internal/rebuilds/{quote(projection.name, safe='')}/{number}?{query}"
     headers = {name: request.headers[name] for name in ("Authorization",) if name in request.headers}
     status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S, headers, _METHODS[action])
     if status != 200:
@@ -184,7 +184,7 @@ def view_of(projection: Projection, table: str, parts: Sequence[PartOfRebuild]) 
     return {
         "table": table,
         "tables": [made.name for made in projection.tables],
-        "projection": projection.agent,
+        "projection": projection.name,
         "topic": projection.topic.name,
         "id": last.id,
         "check": last.check,

@@ -30,14 +30,14 @@ def main() -> None:
     """Run the worker until it is killed or told to stop."""
     settings = load_settings()
     configure_logging(settings)
-    cancel = orders.handlers._by_payload[CancelOrder]
+    cancel = orders.commands.handlers[CancelOrder]
 
     def handle(command: Envelope[Any], work: UnitOfWork) -> None:
         if command.payload.reason == BUG and not Path(MENDED).exists():
             raise Bug(BUG)
         cancel(command, work)
 
-    orders.handlers._by_payload[CancelOrder] = handle
+    orders.commands.handlers[CancelOrder] = handle
     raise SystemExit(run_in_loop(serve(create_app(settings))))
 
 

@@ -17,7 +17,6 @@ from engine.declare.table import Table
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.embedded import opening as log_opening
 from engine.log.ports import Record
-from engine.partition.batch import Batches
 from engine.partition.engine import Engine, PartitionNotHere
 from engine.rebuilds.loop import RebuildUnderWay
 from engine.store import store
@@ -53,13 +52,7 @@ class SweptTally(Tally):
         self.marks: Table[str, Mark] = Table("marks", Mark, marked_at_ms=lambda row: row.marked_at_ms)
         self.service.tables = (*self.service.tables, self.marks)
         del self.service.agents[self.AGENT]
-
-        async def tally(batches: Batches) -> None:
-            """Add up what comes."""
-            async for batch in batches:
-                await batch.process(self.handle)
-
-        self.service.projection(self.source, self.handle, self.table, self.marks)(tally)
+        self.service.projection(self.AGENT, self.source, self.table, self.marks, deferred=False).on_record(self.handle)
 
     def handle(self, record: Record, work: UnitOfWork) -> str:
         """Handle one record as the engine asks for it."""

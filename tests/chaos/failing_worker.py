@@ -11,14 +11,15 @@ import asyncio
 import os
 import random
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents import customer_orders, inventory, notifications, orders, payments, sagas
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
 from engine.declare.errors import NotRetryable
-from engine.declare.handlers import Handler, Handlers
+from engine.declare.handlers import Handler
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.worker import run_in_loop, serve
 from engine.log.ports import Record
@@ -29,14 +30,14 @@ from tests.chaos.releases import BUGS, Releases
 from tests.chaos.spoiler import Spoiler
 
 FOR_GOOD = 1_000_000
-FAILING: Mapping[str, Handlers] = {
-    "decide-orders": orders.handlers,
-    "project-customer-orders": customer_orders.handlers,
-    "send-notifications": notifications.send_handlers,
-    "decide-stock": inventory.handlers,
-    "decide-payments": payments.handlers,
-    "take-replies": sagas.replies,
-}
+FAILING: Sequence[Agent[Any]] = (
+    orders.commands,
+    customer_orders.projection,
+    notifications.commands,
+    inventory.commands,
+    payments.commands,
+    sagas.replies,
+)
 
 
 class Bug(Exception):
@@ -92,24 +93,22 @@ def trouble_of(agent: str, event_id: str) -> Trouble | None:
     return None
 
 
-def fail_at_random(
-    agent: str, handlers: Handlers, releases: Releases, handled: Callable[[Record], None] | None
-) -> None:
+def fail_at_random(agent: Agent[Any], releases: Releases, handled: Callable[[Record], None] | None) -> None:
     """Let the handlers of an agent do all of their work, and then fail where trouble is."""
 
     def failing(handler: Handler) -> Handler:
         def handle(envelope: Envelope[Any], work: UnitOfWork) -> None:
             handler(envelope, work)
-            trouble = trouble_of(agent, envelope.event_id)
+            trouble = trouble_of(agent.name, envelope.event_id)
             if trouble is not None and trouble.strikes(work.retry_count, releases):
-                raise trouble.error(f"{agent} has bug {trouble.bug}")
+                raise trouble.error(f"{agent.name} has bug {trouble.bug}")
             if handled is not None:
                 handled(work.record)
 
         return handle
 
-    for payload, handler in handlers._by_payload.items():
-        handlers._by_payload[payload] = failing(handler)
+    for payload, handler in agent.handlers.items():
+        agent.handlers[payload] = failing(handler)
 
 
 def main() -> None:
@@ -118,8 +117,8 @@ def main() -> None:
     configure_logging(settings)
     releases = Releases(Path(os.environ["FAILING_RELEASE"]))
     spoiler = Spoiler(float(os.environ["FAILING_SPOILED_PER_S"]), lambda: not releases.is_sound)
-    for agent, handlers in FAILING.items():
-        fail_at_random(agent, handlers, releases, spoiler.note if agent == "decide-orders" else None)
+    for agent in FAILING:
+        fail_at_random(agent, releases, spoiler.note if agent is orders.commands else None)
 
     async def live() -> int:
         app = create_app(settings)

@@ -14,14 +14,12 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from engine.declare.envelope import Envelope, Message, follow_up
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.worker import run_in_loop, serve
 from engine.observe.logs import configure_logging
-from engine.partition.batch import Batches
 from streams.app import create_app, shop_services
 from streams.events.orders import OrderItem, OrderPlaced
 from streams.settings import load_settings
@@ -109,7 +107,8 @@ def product_counts(
     pieces_of: Callable[[Any], int],
 ) -> Service:
     """What both releases do, with lines in one version."""
-    splitting, counting = Handlers(), Handlers()
+    service = Service("product-counts", tables=(PRODUCT_COUNTS,), topics=(PRODUCT_LINES,), types=(line,))
+    splitting, counting = service.agent("split-lines", ORDER_EVENTS), service.agent("count-lines", PRODUCT_LINES)
 
     @splitting.on(OrderPlaced)
     def split(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
@@ -123,15 +122,13 @@ def product_counts(
         counted = Count(found.records + 1, found.pieces + pieces_of(event.payload))
         work.put(PRODUCT_COUNTS, event.aggregate_id, counted)
 
-    service = Service("product-counts", tables=(PRODUCT_COUNTS,), topics=(PRODUCT_LINES,), types=(line,))
-    _add_agent(service, "split-lines", ORDER_EVENTS, splitting)
-    _add_agent(service, "count-lines", PRODUCT_LINES, counting)
     return service
 
 
 def customer_counts() -> Service:
     """What only the release after has."""
-    passing_on, counting = Handlers(), Handlers()
+    service = Service("customer-counts", tables=(CUSTOMER_COUNTS,), topics=(CUSTOMER_PLACED,))
+    passing_on, counting = service.agent("pass-on-placed", ORDER_EVENTS), service.agent("count-placed", CUSTOMER_PLACED)
 
     @passing_on.on(OrderPlaced)
     def pass_on(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
@@ -143,19 +140,7 @@ def customer_counts() -> Service:
         found = work.get(CUSTOMER_COUNTS, customer_id) or Count()
         work.put(CUSTOMER_COUNTS, customer_id, Count(found.records + 1, found.pieces + pieces))
 
-    service = Service("customer-counts", tables=(CUSTOMER_COUNTS,), topics=(CUSTOMER_PLACED,))
-    _add_agent(service, "pass-on-placed", ORDER_EVENTS, passing_on)
-    _add_agent(service, "count-placed", CUSTOMER_PLACED, counting)
     return service
-
-
-def _add_agent(service: Service, name: str, topic: Topic, handlers: Handlers) -> None:
-    async def agent(batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(handlers)
-
-    agent.__name__ = name.replace("-", "_")
-    service.agent(topic)(agent)
 
 
 def main() -> None:

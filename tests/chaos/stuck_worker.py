@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.timers import Timer
@@ -23,7 +22,6 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.faust.worker import run_in_loop, serve
 from engine.observe.logs import configure_logging
-from engine.partition.batch import Batches
 from streams.app import create_app
 from streams.settings import load_settings
 from tests.apps import Seen, keys_beside, publish_keyed
@@ -62,18 +60,13 @@ class Stubborn:
         self.source = Topic(f"{name}-in", "words", strict=True)
         self.table: Table[str, Seen] = Table(f"{name}-seen", Seen)
         self.service = Service(name, tables=(self.table,), types=(Ask,))
-        self.service.agents[f"{name}-add"] = self.source, self._add
+        adding = self.service.agent(f"{name}-add", self.source, help="Add up the words.")
+        adding.on(Ask)(self._handle)
+        adding.call(self._prepare)
         self.service.timers[f"{name}-ring"] = self._ring
         self._timer = f"{name}-ring"
-        self._handlers = Handlers()
-        self._handlers.on(Ask)(self._handle)
 
-    async def _add(self, batches: Batches) -> None:
-        """Add up the words."""
-        async for batch in batches:
-            await batch.process_after(self._prepare, self._handlers)
-
-    def _prepare(self, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, None] | None:
+    def _prepare(self, client: None, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, None] | None:
         if message.payload.word == "prepare":
             never_return()
         return self._call() if message.payload.word == "call" else None

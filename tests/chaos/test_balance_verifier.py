@@ -143,7 +143,7 @@ def is_cancelled(app: EngineApp, order: Order) -> bool:
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     """A sound world."""
-    scene, by_payload = Scene(), orders_service.handlers._by_payload
+    scene, by_payload = Scene(), orders_service.commands.handlers
     handle = by_payload[ConfirmOrder]
 
     def fail(command: Envelope[Any], work: UnitOfWork) -> None:

@@ -11,7 +11,6 @@ from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing, Record
-from engine.partition.batch import Batches
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -66,11 +65,7 @@ async def test_each_key_is_handled_in_order_and_once_and_sent_to_the_partition_o
 async def test_an_agent_gets_records_as_they_were_written(settings: Settings) -> None:
     topic, service, got = Topic(unique("raw"), "raw records"), Service("raw"), list[Record]()
 
-    @service.agent(topic)
-    async def keep_raw(batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(keep)
-
+    @service.agent("keep-raw", topic).on_record
     def keep(record: Record, work: UnitOfWork) -> str:
         got.append(record)
         return "raw"
@@ -92,11 +87,7 @@ async def test_a_position_passes_everything_so_that_an_idle_topic_has_no_lag(set
     first = Tally("first")
     chain, seen = Service("chain"), list[bytes | None]()
 
-    @chain.agent(first.output)
-    async def follow(batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(remember)
-
+    @chain.agent("follow", first.output).on_record
     def remember(record: Record, work: UnitOfWork) -> str:
         seen.append(record.value)
         return "seen"

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 
 from engine.declare.envelope import Envelope, Metadata, new_envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.partitioner import partition_for
 from engine.log.ports import Outgoing, Record
-from engine.partition.batch import Batches
 from streams.events.money import Money
 from streams.events.orders import ConfirmOrder, OrderConfirmed, OrderItem, PlaceOrder, registry
 from streams.settings import Settings
@@ -66,14 +64,8 @@ class Shop:
         self.output = Topic(f"{name}-out", "orders seen")
         self.table: Table[str, Seen] = Table(f"{name}-orders", Seen)
         self.service = Service(name, tables=(self.table,), topics=(self.output,))
-        self.handlers = Handlers()
-        self.handlers.on(PlaceOrder)(self.place)
-        self.service.agents["shop"] = self.source, self._shop
-        self.service.agents["listen"] = self.events, self._shop
-
-    async def _shop(self, batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(self.handlers)
+        self.service.agent("shop", self.source).on(PlaceOrder)(self.place)
+        self.service.agent("listen", self.events).on(PlaceOrder)(self.place)
 
     def place(self, command: Envelope[PlaceOrder], work: UnitOfWork) -> None:
         seen = work.get(self.table, command.aggregate_id) or Seen()

@@ -33,7 +33,7 @@ from tests.apps import (
     unique,
     wait_until,
 )
-from tests.integration.test_engine_outside import Ask, Asking
+from tests.integration.test_engine_outside import Ask, Asking, Outside
 
 KEY = "key"
 
@@ -147,11 +147,11 @@ async def test_whatever_a_timer_raises_ends_that_timer_alone(settings: Settings)
 def _in_prepare(asking: Asking) -> None:
     ask = asking._prepare
 
-    def prepare(message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
+    def prepare(outside: Outside, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
         fail(message.payload.word)
-        return ask(message, work)
+        return ask(outside, message, work)
 
-    asking._prepare = prepare  # type: ignore[method-assign]
+    asking.asking.make_call = prepare
 
 
 def _in_the_call(asking: Asking) -> None:
@@ -172,7 +172,7 @@ def _in_the_handler(asking: Asking) -> None:
         store(message, work)
         fail(message.payload.word)
 
-    asking.handlers._by_payload[Ask] = failing
+    asking.asking.handlers[Ask] = failing
 
 
 @pytest.mark.parametrize("where", [_in_prepare, _in_the_call, _in_the_handler])
@@ -197,14 +197,14 @@ async def test_prepare_may_raise_anything_when_a_call_is_made_again_too(settings
     asking = Asking()
     ask, prepared = asking._prepare, 0
 
-    def prepare(message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
+    def prepare(outside: Outside, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
         nonlocal prepared
         prepared += 1
         if prepared > 1 and message.payload.word == "SystemExit":
             fail("SystemExit")
-        return ask(message, work)
+        return ask(outside, message, work)
 
-    asking._prepare = prepare  # type: ignore[method-assign]
+    asking.asking.make_call = prepare
     async with running(settings, [asking.service]) as app:
         before = lives(app)
         asking.outside.away = True

@@ -250,7 +250,7 @@ async def test_a_busy_partition_commits_many_records_at_once_and_never_more_than
 ) -> None:
     settings = make_settings("memory://", tmp_path, partitions=1, commit_interval=5.0, commit_records_max=50)
     topic, service, sizes = Topic(unique("busy"), "busy"), Service("busy"), list[int]()
-    service.agents["count"] = topic, _nothing
+    service.agent("count", topic)
 
     def count(record: Record, work: UnitOfWork) -> str:
         sizes.append(work.records + 1)
@@ -270,7 +270,7 @@ async def test_a_busy_partition_commits_many_records_at_once_and_never_more_than
 async def test_while_somebody_asks_the_embedded_log_is_written_in_small_commits(tmp_path: Path) -> None:
     settings = make_settings("memory://", tmp_path, partitions=1, commit_interval=5.0)
     topic, service, sizes = Topic(unique("asked"), "asked"), Service("asked"), list[int]()
-    service.agents["count"] = topic, _nothing
+    service.agent("count", topic)
 
     def count(record: Record, work: UnitOfWork) -> str:
         sizes.append(work.records + 1)
@@ -293,16 +293,12 @@ async def test_a_partition_with_more_to_come_commits_when_the_interval_is_over(t
         await wait_until(lambda: task.reached(Tally.AGENT, tally.source.name) == 1, "the interval is over")
 
 
-async def _nothing(batches: object) -> None:
-    """Stand for an agent that is fed by hand."""
-
-
 # ---- the loop stays alive
 
 
 async def test_a_large_batch_lets_others_run_in_between(own_settings: Settings) -> None:
     topic, service = Topic(unique("large"), "large"), Service("large")
-    service.agents["spin"] = topic, _nothing
+    service.agent("spin", topic)
     turns_at: list[int] = []
     turns = 0
     record_s = 5e-6  # the batch is 100 ms of work

@@ -12,7 +12,6 @@ from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
-from engine.partition.batch import Batches
 from tests.apps import caught_up, make_settings, publish, running, unique, wait_until
 
 WINDOW_S = 0.1
@@ -33,12 +32,7 @@ class Marks:
         self.source = Topic(unique("marks"), "times in milliseconds")
         self.table: Table[str, Mark] = Table("marks", Mark, marked_at_ms=lambda row: row.marked_at_ms)
         self.service = Service("marks", tables=(self.table,))
-        self.service.agent(self.source)(self.set_marks)
-
-    async def set_marks(self, batches: Batches) -> None:
-        """Set a mark for each record."""
-        async for batch in batches:
-            await batch.process(self.set_mark)
+        self.service.agent("set-marks", self.source, help="Set a mark for each record.").on_record(self.set_mark)
 
     def set_mark(self, record: Record, work: UnitOfWork) -> str:
         """Set one mark."""

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from engine.declare.agent import Agent
+from engine.declare.handlers import RecordHandler
 from engine.faust.app import EngineApp
 from engine.partition import lingering
-from engine.partition.batch import Batches
+from engine.partition.batch import Fetched
+from engine.partition.task import PartitionTask
 from tests.apps import (
     KAFKA,
     TRANSPORTS,
@@ -38,13 +41,9 @@ class Pair:
         self.prompt = Tally("prompt", "prompt")
         self.slow = Tally("slow", "slow")
         self.slow.source = self.prompt.source
-        self.slow.service.agents["slow"] = self.prompt.source, self._linger
+        self.slow.service.agents["slow"] = Agent("slow", self.prompt.source, deferred=True)
+        self.slow.service.agents["slow"].on_record(self.slow.handle)
         self.services = [self.prompt.service, self.slow.service]
-
-    async def _linger(self, batches: Batches) -> None:
-        """Take its time."""
-        async for batch in batches:
-            await batch.process_later(self.slow.handle)
 
     async def send(self, app: EngineApp, key: str, *values: str) -> None:
         """Write values under a key."""
@@ -141,20 +140,22 @@ async def test_a_record_that_fails_while_lingering_is_a_dead_letter_alone(tmp_pa
 
 
 class Alone:
-    """A service that is alone on its topic, and lets everything linger; its agent can be held up."""
+    """A service that is alone on its topic, and deferred; its agent can be held up."""
 
-    def __init__(self) -> None:
+    def __init__(self, patched: pytest.MonkeyPatch) -> None:
         self.tally = Tally("slow", "slow")
-        self.tally.service.agents["slow"] = self.tally.source, self._linger
-        self.batches = 0
+        self.tally.service.agents["slow"].deferred = True
+        self.fetches = 0  # that came through the agent
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
+        process_later = PartitionTask.process_later
 
-    async def _linger(self, batches: Batches) -> None:
-        async for batch in batches:
-            self.batches += 1
+        async def held_up(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+            self.fetches += 1
             await self.may_go_on.wait()
-            await batch.process_later(self.tally.handle)
+            await process_later(task, fetched, agent, handle)
+
+        patched.setattr(PartitionTask, "process_later", held_up)
 
     async def send(self, app: EngineApp, value: str) -> None:
         """Write a value, and wait until the transport has handed it on."""
@@ -167,29 +168,33 @@ class Alone:
         return (row(app, self.tally.table, "k") or Seen()).values
 
 
-async def test_later_fetches_go_past_an_agent_that_lets_all_of_them_linger(broker: str, tmp_path: Path) -> None:
-    alone = Alone()
+async def test_later_fetches_go_past_an_agent_that_lets_all_of_them_linger(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Alone(monkeypatch)
     async with running(make_settings(broker, tmp_path), [alone.tally.service]) as app:
         for number in range(20):
             await alone.send(app, str(number))
             await caught_up(app)
         assert alone.seen(app) == tuple(str(number) for number in range(20))
-        assert alone.batches == 1
+        assert alone.fetches == 1
 
 
-async def test_no_fetch_overtakes_one_that_its_agent_still_has(broker: str, tmp_path: Path) -> None:
-    alone = Alone()
+async def test_no_fetch_overtakes_one_that_its_agent_still_has(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = Alone(monkeypatch)
     async with running(make_settings(broker, tmp_path), [alone.tally.service]) as app:
         alone.may_go_on.clear()
         await alone.send(app, "a")
-        await wait_until(lambda: alone.batches == 1, "the agent has the first")
+        await wait_until(lambda: alone.fetches == 1, "the agent has the first")
         task, topic = app.engine.task(app.engine.partition_for(b"k")), alone.tally.source.name
         await publish(app, alone.tally.source, "k", b"b")
         await wait_until(lambda: task.queued[topic] == 2, "the second waits for the agent")
         # One turn for the first: from now on the agent is known to let everything linger, and still has the second.
         alone.may_go_on.set()
         alone.may_go_on.clear()
-        await wait_until(lambda: alone.batches == 2, "the agent has the second")
+        await wait_until(lambda: alone.fetches == 2, "the agent has the second")
         await publish(app, alone.tally.source, "k", b"c")
         await asyncio.sleep(0.3)
         assert alone.seen(app) in ((), ("a",))

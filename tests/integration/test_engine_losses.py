@@ -16,7 +16,6 @@ from engine.faust.app import EngineApp
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.partitioner import partition_for
 from engine.log.ports import Record
-from engine.partition.batch import Batches
 from engine.positions.acceptance import accept_losses
 from engine.positions.positions import ACCEPTED_LOSSES, POSITIONS, position_key
 from streams.settings import Settings
@@ -51,15 +50,8 @@ class Two:
         self.elsewhere = Topic(unique("elsewhere"), "what the other one reads")
         self.got: dict[str, list[str]] = {READER: [], OTHER: []}
         self.service = Service("two")
-        self.service.agents[READER] = self.topic, self._agent(READER)
-        self.service.agents[OTHER] = self.elsewhere, self._agent(OTHER)
-
-    def _agent(self, name: str):  # type: ignore[no-untyped-def]
-        async def read(batches: Batches) -> None:
-            async for batch in batches:
-                await batch.process(self.note_for(name))
-
-        return read
+        self.service.agent(READER, self.topic).on_record(self.note_for(READER))
+        self.service.agent(OTHER, self.elsewhere).on_record(self.note_for(OTHER))
 
     def note_for(self, name: str):  # type: ignore[no-untyped-def]
         def note(record: Record, work: UnitOfWork) -> str:
@@ -71,7 +63,7 @@ class Two:
     def with_late_agent(self) -> Two:
         """The same with a second agent on the topic of the reader."""
         self.got["late"] = []
-        self.service.agents["late"] = self.topic, self._agent("late")
+        self.service.agent("late", self.topic).on_record(self.note_for("late"))
         return self
 
 
@@ -330,7 +322,7 @@ async def test_partitions_added_to_a_topic_are_reported_with_what_nobody_reads_a
 async def test_the_embedded_log_keeps_what_no_agent_has_passed_however_old_it_is(settings: Settings) -> None:
     two = Two()
     two.topic = Topic(two.topic.name, two.topic.help, retention_ms=1)
-    two.service.agents[READER] = two.topic, two._agent(READER)
+    two.service.agents[READER].topic = two.topic
     async with running(settings, [two.service]) as app:
         number, broker = partition(app), app.engine.broker
         assert isinstance(broker, EmbeddedBroker)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,13 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.calls.circuit import OUTCOMES_MIN, Circuit, CircuitState
 from engine.declare.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
 from engine.declare.errors import Unavailable
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
+from engine.declare.settings import Settings
 from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
-from engine.partition.batch import Batches
 from engine.web.routes import health
 from engine.web.routes import topics as topic_views
 from tests.apps import (
@@ -68,6 +68,8 @@ class Outside:
     """What is called: notes every call, and answers when the test lets it."""
 
     def __init__(self) -> None:
+        self.opened = 0  # or tried to be
+        self.fails_to_open = 0  # how many times at first
         self.calls: list[tuple[str, str]] = []
         self.open = 0
         self.most_open = 0
@@ -121,29 +123,27 @@ class Asking:
         self.others: Table[str, Seen] = Table(f"{name}-others", Seen)
         self.outside = Outside()
         self.service = Service(name, tables=(self.table, self.others), types=(Ask,))
-        self.service.agents[f"{name}-ask"] = self.source, self._ask
-        self.service.agents[f"{name}-other"] = self.source, self._other
         self.agent = f"{name}-ask"
         self.other_agent = f"{name}-other"
-        self.handlers = Handlers()
-        self.handlers.on(Ask)(self._store)
-        self.other_handlers = Handlers()
-        self.other_handlers.on(Ask)(self._store_other)
+        self.asking = self.service.agent(
+            self.agent, self.source, help="Ask about each record.", opens=self.open_outside
+        )
+        self.asking.on(Ask)(self._store)
+        self.asking.call(self._prepare)
+        self.service.agent(self.other_agent, self.source, help="Need no calls.").on(Ask)(self._store_other)
 
-    async def _ask(self, batches: Batches) -> None:
-        """Ask about each record."""
-        async for batch in batches:
-            await batch.process_after(self._prepare, self.handlers)
+    @asynccontextmanager
+    async def open_outside(self, settings: Settings) -> AsyncIterator[Outside]:
+        """Give the outside, once it lets itself be opened."""
+        self.outside.opened += 1
+        if self.outside.opened <= self.outside.fails_to_open:
+            raise OSError("no such thing yet")
+        yield self.outside
 
-    async def _other(self, batches: Batches) -> None:
-        """Need nothing from the outside."""
-        async for batch in batches:
-            await batch.process(self.other_handlers)
-
-    def _prepare(self, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
+    def _prepare(self, outside: Outside, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
         known = work.get(self.table, message.aggregate_id) or Seen()
         word = message.payload.word
-        return None if word.upper() in known.values else self.outside.ask(message.aggregate_id, word)
+        return None if word.upper() in known.values else outside.ask(message.aggregate_id, word)
 
     def _store(self, message: Envelope[Ask], work: UnitOfWork) -> None:
         known = work.get(self.table, message.aggregate_id) or Seen()
@@ -323,21 +323,11 @@ async def test_a_partition_that_waits_keeps_no_other_partition_waiting(broker: s
 
 async def test_an_agent_that_cannot_begin_is_tried_again_and_holds_up_nobody(tmp_path: Path) -> None:
     asking = Asking()
-    tries = 0
-
-    async def ask(batches: Batches) -> None:
-        """Reach for something that is not there at first."""
-        nonlocal tries
-        tries += 1
-        if tries < 3:
-            raise OSError("no such thing yet")
-        await asking._ask(batches)
-
-    asking.service.agents[asking.agent] = asking.source, ask
+    asking.outside.fails_to_open = 2
     async with running(make_settings("memory://", tmp_path, restart_backoff_max=0.02), [asking.service]) as app:
         await asking.send(app, "k", "a")
         await caught_up(app)
-        assert (tries, asking.answers(app, "k")) == (3, ("A",))
+        assert (asking.outside.opened, asking.answers(app, "k")) == (3, ("A",))
         assert row(app, asking.others, "k") == Seen(("a",))
 
 

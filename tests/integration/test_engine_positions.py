@@ -10,9 +10,18 @@ from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing, Record
-from engine.partition.batch import Batch, Batches
 from streams.settings import Settings
-from tests.apps import DURABLE_TRANSPORTS, broker_url, caught_up, hand_fed, make_settings, publish, running, unique
+from tests.apps import (
+    DURABLE_TRANSPORTS,
+    broker_url,
+    caught_up,
+    hand_fed,
+    make_settings,
+    process,
+    publish,
+    running,
+    unique,
+)
 
 KEY = "key"
 
@@ -30,14 +39,7 @@ class Listeners:
         self.topic = topic
         self.got: dict[str, list[str]] = {name: [] for name in names}
         for name in names:
-            self.service.agents[name] = topic, self._agent(name)
-
-    def _agent(self, name: str):  # type: ignore[no-untyped-def]
-        async def listen(batches: Batches) -> None:
-            async for batch in batches:
-                await batch.process(self.note_for(name))
-
-        return listen
+            self.service.agent(name, topic).on_record(self.note_for(name))
 
     def note_for(self, name: str):  # type: ignore[no-untyped-def]
         def note(record: Record, work: UnitOfWork) -> str:
@@ -92,8 +94,8 @@ async def test_agents_at_different_positions_go_on_from_their_own_and_the_group_
         records = await fed.write(topic, 0, keyed(*range(6)))
         first = fed.fetch(0, topic, records[:2])
         for name in ("fast", "slow"):
-            await Batch(first, name).process(listeners.note_for(name))
-        await Batch(fed.fetch(0, topic, records[2:]), "fast").process(listeners.note_for("fast"))
+            await process(first, name, listeners.note_for(name))
+        await process(fed.fetch(0, topic, records[2:]), "fast", listeners.note_for("fast"))
         await fed.engine.revoked()
         task = fed.engine.tasks[0]
         assert (task.reached("fast", topic.name), task.reached("slow", topic.name)) == (6, 2)
@@ -103,10 +105,10 @@ async def test_agents_at_different_positions_go_on_from_their_own_and_the_group_
     async with hand_fed(settings, [listeners.service]) as fed:
         assert fed.hand.positions[topic.name, 0] == 2
         again = fed.fetch(0, topic, records[2:])
-        assert list(Batch(again, "fast").records) == []
-        assert [record.offset for record in Batch(again, "slow").records] == [2, 3, 4, 5]
+        assert list(again.task.unhandled(again, "fast")) == []
+        assert [record.offset for record in again.task.unhandled(again, "slow")] == [2, 3, 4, 5]
         for name in ("fast", "slow"):
-            await Batch(again, name).process(listeners.note_for(name))
+            await process(again, name, listeners.note_for(name))
         await fed.engine.revoked()
         assert await fed.engine.broker.committed([(topic.name, 0)]) == {(topic.name, 0): 6}
     assert got == {"fast": texts(*range(6)), "slow": texts(*range(6))}
@@ -120,6 +122,6 @@ async def test_an_agent_of_one_topic_is_not_held_up_by_that_of_another(settings:
         held = await fed.write(stuck, 0, keyed(1))
         fed.fetch(0, stuck, held)  # its agent never gets round to it
         records = await fed.write(quick, 0, keyed(1, 2))
-        await Batch(fed.fetch(0, quick, records), "quick").process(listeners.note_for("quick"))
+        await process(fed.fetch(0, quick, records), "quick", listeners.note_for("quick"))
         await fed.engine.revoked()
         assert (task.reached("quick", quick.name), task.reached("stuck", stuck.name)) == (2, 0)

@@ -11,7 +11,7 @@ import pytest
 
 from engine.faust.app import EngineApp
 from engine.log.ports import Outgoing, ProducerFenced
-from engine.partition.batch import Batch, StaleBatch
+from engine.partition.batch import StaleBatch
 from engine.partition.task import TaskState
 from engine.store.store import Store
 from streams.settings import Settings
@@ -23,6 +23,7 @@ from tests.apps import (
     broker_url,
     hand_fed,
     make_settings,
+    process,
     publish,
     read_topic,
     row,
@@ -101,16 +102,16 @@ async def test_a_batch_of_an_earlier_epoch_is_refused_and_its_records_come_again
     async with hand_fed(settings, [tally.service]) as fed:
         task = fed.engine.tasks[0]
         records = await fed.write(tally.source, 0, keyed("a", "b"))
-        late = Batch(fed.fetch(0, tally.source, records), Tally.AGENT)
+        late = fed.fetch(0, tally.source, records)
         await fed.engine.revoked()
         with pytest.raises(StaleBatch):
-            await late.process(tally.handle)
+            await process(late, Tally.AGENT, tally.handle)
         await fed.assign([0], generation=2)
         assert fed.engine.tasks[0] is task
         with pytest.raises(StaleBatch):
-            await late.process(tally.handle)
+            await process(late, Tally.AGENT, tally.handle)
         assert fed.hand.positions[tally.source.name, 0] == 0
-        await Batch(fed.fetch(0, tally.source, records), Tally.AGENT).process(tally.handle)
+        await process(fed.fetch(0, tally.source, records), Tally.AGENT, tally.handle)
         await fed.engine.revoked()
         assert task.read(tally.table, KEY) == Seen(("a", "b"))
 
@@ -123,8 +124,8 @@ async def test_a_batch_in_the_middle_of_which_the_partition_is_lost_stops_there(
         task = fed.engine.tasks[0]
         records = await fed.write(tally.source, 0, keyed(*"abcdefgh"))
         gate.clear()
-        batch = Batch(fed.fetch(0, tally.source, records), Tally.AGENT)
-        handling = asyncio.create_task(batch.process(tally.handle))
+        fetched = fed.fetch(0, tally.source, records)
+        handling = asyncio.create_task(process(fetched, Tally.AGENT, tally.handle))
         await wait_until(
             lambda: task.positions.get((Tally.AGENT, tally.source.name)) == 6, "two units of work are full"
         )
@@ -186,11 +187,11 @@ async def test_a_worker_that_lost_its_partition_without_knowing_does_no_harm(
         await zombie.engine.revoked()
         await zombie.assign([0], generation=2)
         records = await zombie.write(tally.source, 0, keyed("b"))
-        await Batch(zombie.fetch(0, tally.source, records), Tally.AGENT).process(tally.handle)
+        await process(zombie.fetch(0, tally.source, records), Tally.AGENT, tally.handle)
         async with hand_fed(elsewhere, [tally.service]) as owner:
             assert owner.engine.tasks[0].read(tally.table, KEY) == Seen(("a",))
             assert owner.hand.positions[tally.source.name, 0] <= records[0].offset
-            await Batch(owner.fetch(0, tally.source, records), Tally.AGENT).process(tally.handle)
+            await process(owner.fetch(0, tally.source, records), Tally.AGENT, tally.handle)
             owner.engine.tasks[0].ran_dry()
             zombie.engine.tasks[0].ran_dry()
             await wait_until(lambda: zombie.hand.rejoins, "the zombie is fenced")

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.declare.handlers import Handlers
+from engine.declare.projection import Projection
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic
@@ -27,7 +27,6 @@ from engine.failures.dead_letters import DEAD_LETTERS, DeadLetter
 from engine.failures.replay import give_up, try_again
 from engine.faust.app import EngineApp
 from engine.log.ports import Reader, Record
-from engine.partition.batch import Batches
 from engine.partition.engine import PartitionNotHere
 from engine.positions.acceptance import accept_losses
 from engine.rebuilds import run as rebuild_run
@@ -82,13 +81,8 @@ class Projected:
         self.fired: list[str] = []
         self.poison: set[bytes] = set()
         self.sent: dict[str, list[str]] = {}
-
-        async def project_seen(batches: Batches) -> None:
-            """Keep what was seen."""
-            async for batch in batches:
-                await batch.process_later(self.handle)
-
-        self.service.projection(self.source, self.handle, self.seen, self.counts)(project_seen)
+        projection = self.service.projection(AGENT, self.source, self.seen, self.counts, help="Keep what was seen.")
+        projection.on_record(self.handle)
 
     def handle(self, record: Record, work: UnitOfWork) -> str:
         """Handle one record, with effects elsewhere if there are to be any."""
@@ -509,8 +503,8 @@ async def test_a_handler_that_changes_a_table_its_projection_does_not_name_ends_
     own_settings: Settings,
 ) -> None:
     projected = Projected()
-    (declared,) = projected.service.projections
-    projected.service.projections[0] = declared._replace(tables=(projected.seen,))
+    projected.service.agents[AGENT] = Projection(AGENT, projected.source, projected.seen)
+    projected.service.agents[AGENT].on_record(projected.handle)
     async with running(own_settings, [projected.service]) as app:
         await projected.send(app, ("k1", "a"))
         await at_rest(app)
@@ -628,9 +622,9 @@ def test_what_is_made_of_a_topic_that_forgets_is_no_projection() -> None:
     table: Table[str, Seen] = Table("seen", Seen)
     service = Service("forgetful", tables=(table,))
     with pytest.raises(ValueError, match="not kept for ever"):
-        service.projection(Topic("short", "kept a second", retention_ms=1000), Handlers(), table)
+        service.projection("short", Topic("short", "kept a second", retention_ms=1000), table)
     with pytest.raises(ValueError, match="does not write other"):
-        service.projection(Topic("long", "kept"), Handlers(), Table("other", Seen))
+        service.projection("long", Topic("long", "kept"), Table("other", Seen))
 
 
 async def test_more_differences_than_one_commit_takes_are_replaced_in_portions(

@@ -19,7 +19,6 @@ from engine.failures.lanes import WAITING
 from engine.failures.topics import DEAD_LETTER_COMMANDS
 from engine.faust.app import EngineApp
 from engine.log.ports import Record
-from engine.partition.batch import Batch, Batches
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -33,6 +32,7 @@ from tests.apps import (
     dead_letters,
     hand_fed,
     make_settings,
+    process,
     publish,
     publish_keyed,
     running,
@@ -75,9 +75,9 @@ class Moody(Tally):
 class Slow(Moody):
     """The same as a projection that lingers."""
 
-    async def _tally(self, batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process_later(self.handle)
+    def __init__(self) -> None:
+        super().__init__()
+        self.service.agents["moody"].deferred = True
 
 
 ALWAYS = 1_000_000
@@ -313,7 +313,7 @@ async def test_a_record_that_fails_in_the_commit_in_which_a_letter_is_retried_wa
     tmp_path: Path, is_retryable: bool
 ) -> None:
     moody = Moody()
-    topic, agent, letters_agent = moody.source, "moody", "manage-dead-letters"
+    topic, agent = moody.source, "moody"
     settings = make_settings("memory://", tmp_path, partitions=1, commit_interval=5.0, retry_backoff=60.0)
     async with hand_fed(settings, moody.services) as fed:
         task = fed.engine.tasks[0]
@@ -323,8 +323,8 @@ async def test_a_record_that_fails_in_the_commit_in_which_a_letter_is_retried_wa
         await wait_until(lambda: task.reached(agent, topic.name) == 1, "the letter is committed")
 
         asked = await fed.write(DEAD_LETTER_COMMANDS, 0, [decision(RetryDeadLetter(letter_id(0, number)))])
-        retry_it = Batch(fed.fetch(0, DEAD_LETTER_COMMANDS, asked), letters_agent)
-        await retry_it.process(service_of_letters.handlers)
+        decisions = service_of_letters.decisions
+        await process(fed.fetch(0, DEAD_LETTER_COMMANDS, asked), decisions.name, fed.bound(decisions))
         moody.fails, moody.hopeless = ({b"a": 1}, set()) if is_retryable else ({}, {b"a"})
         await fed.handle(0, topic, agent, moody.handle, (b"k", b"a", ()))
         task.ran_dry()

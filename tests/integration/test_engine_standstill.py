@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from engine.calls.circuit import OUTCOMES_MIN
 from engine.declare.envelope import Metadata, encode_envelope, new_envelope
+from engine.declare.handlers import RecordHandler
 from engine.declare.topic import Topic
 from engine.failures import service as managing
 from engine.failures.decisions import RetryDeadLetter
@@ -24,7 +25,8 @@ from engine.health.doctor import check_faults, check_stalled
 from engine.health.faults import Fault
 from engine.health.standstill import StandstillWatch, without_room
 from engine.log.ports import Outgoing
-from engine.partition.batch import Batch
+from engine.partition.batch import Fetched
+from engine.partition.task import PartitionTask
 from engine.web.routes import health
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -223,16 +225,16 @@ async def test_records_that_are_not_read_or_not_finished_are_faults_and_those_th
 ) -> None:
     tally, finish = Tally(), asyncio.Event()
     finish.set()
-    process = Batch.process
+    process = PartitionTask.process
 
-    async def process_slowly(batch: Batch, handlers: Any) -> None:
+    async def process_slowly(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
         await finish.wait()
-        await process(batch, handlers)
+        await process(task, fetched, agent, handle)
 
     settings = make_settings("memory://", tmp_path, partitions=1)
     clock = Clock()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Batch, "process", process_slowly)
+        patched.setattr(PartitionTask, "process", process_slowly)
         async with running(settings, [tally.service]) as app:
             watch = StandstillWatch(app.engine, clock)
             for word in (b"a", b"b", b"c"):  # behind at each look, and further each time

@@ -39,7 +39,7 @@ from tests.apps import (
     wait_until,
 )
 from tests.integration.test_engine_base_exceptions import apart, error_types, lives
-from tests.integration.test_engine_outside import Ask, Asking
+from tests.integration.test_engine_outside import Ask, Asking, Outside
 
 KEY = "key"
 TIMEOUT_S = 0.2
@@ -140,11 +140,11 @@ async def test_a_timer_that_hangs_is_a_dead_letter_and_others_fire(settings: Set
 def _in_prepare(asking: Asking) -> None:
     ask = asking._prepare
 
-    def prepare(message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
+    def prepare(outside: Outside, message: Envelope[Ask], work: UnitOfWork) -> Coroutine[Any, Any, str] | None:
         hang(message.payload.word)
-        return ask(message, work)
+        return ask(outside, message, work)
 
-    asking._prepare = prepare  # type: ignore[method-assign]
+    asking.asking.make_call = prepare
 
 
 def _in_the_call(asking: Asking) -> None:
@@ -165,7 +165,7 @@ def _in_the_handler(asking: Asking) -> None:
         store(message, work)
         hang(message.payload.word)
 
-    asking.handlers._by_payload[Ask] = hanging
+    asking.asking.handlers[Ask] = hanging
 
 
 @pytest.mark.parametrize("where", [_in_prepare, _in_the_call, _in_the_handler])

@@ -18,7 +18,6 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures import service as service_of_letters
 from engine.failures.topics import DEAD_LETTERS
 from engine.log.ports import Outgoing, Record
-from engine.partition.batch import Batches
 from engine.partition.task import TaskState
 from streams.settings import Settings
 from tests.apps import (
@@ -62,14 +61,10 @@ class Alarms:
         self.output = Topic(f"{name}-out", "timers that fired")
         self.table: Table[str, Seen] = Table(f"{name}-fired", Seen)
         self.service = Service(name, tables=(self.table,), topics=(self.output,))
-        self.service.agents["alarms"] = self.source, self._set_alarms
+        self.service.agent("alarms", self.source).on_record(self.set_alarm)
         self.service.timers["ring"] = self.ring
         self.service.timers["broken"] = self.break_down
         self.base_ms: int | None = None
-
-    async def _set_alarms(self, batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(self.set_alarm)
 
     def set_alarm(self, record: Record, work: UnitOfWork) -> str:
         name, _, delay = (record.value or b"").decode().partition(":")

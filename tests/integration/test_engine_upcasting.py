@@ -11,14 +11,12 @@ import pytest
 from domain.orders import evolve, replay
 from engine.declare.envelope import Envelope
 from engine.declare.errors import UnknownEventVersion
-from engine.declare.handlers import Handlers
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
 from engine.declare.table import NUMBERED_KEY, Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing
-from engine.partition.batch import Batches
 from streams.events.orders import registry
 from streams.settings import Settings
 from tables.orders import Order
@@ -48,19 +46,13 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
 class Book:
     """A service of a later release: `order.placed` is at version 3; keeps each order and its history as it came."""
 
-    def __init__(self, source: Topic | None = None) -> None:
+    def __init__(self, source: Topic | None = None, agent: str = "book") -> None:
         name = unique("book")
         self.source = source or Topic(f"{name}-events", "order events of all releases")
         self.orders: Table[str, Order] = Table(f"{name}-orders", Order)
         self.history: Table[tuple[str, int], msgspec.Raw] = Table(f"{name}-history", msgspec.Raw, NUMBERED_KEY)
         self.service = Service(name, tables=(self.orders, self.history))
-        self.handlers = Handlers()
-        self.handlers.on(OrderPlacedV3)(self.keep)
-        self.service.agents["book"] = self.source, self._book
-
-    async def _book(self, batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(self.handlers)
+        self.service.agent(agent, self.source).on(OrderPlacedV3)(self.keep)
 
     def keep(self, event: Envelope[OrderPlacedV3], work: UnitOfWork) -> None:
         assert (type(event.payload), event.version) == (OrderPlacedV3, 3)
@@ -100,8 +92,7 @@ async def test_a_topic_with_all_versions_is_read_from_the_beginning_by_a_new_pro
         records: list[Outgoing] = [(KEY, value, ()) for value in VERSIONS.values()]
         await app.engine.broker.publish(book.source.name, number, records)
         await caught_up(app)
-    rebuilt = Book(book.source)
-    rebuilt.service.agents["rebuilt"] = rebuilt.service.agents.pop("book")
+    rebuilt = Book(book.source, "rebuilt")
     async with running(settings, [rebuilt.service], registry=later) as app:
         await caught_up(app)
         today = evolve(None, registry().decode(PLACED_V1))

@@ -50,8 +50,8 @@ class Bug:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.commands: set[str] = set()
-        self._handle = inventory.handlers._by_payload[AddStock]
-        monkeypatch.setitem(inventory.handlers._by_payload, AddStock, self.fail)
+        self._handle = inventory.commands.handlers[AddStock]
+        monkeypatch.setitem(inventory.commands.handlers, AddStock, self.fail)
 
     def fail(self, command: Envelope[Any], work: UnitOfWork) -> None:
         self._handle(command, work)
@@ -164,7 +164,7 @@ async def test_between_agents_the_transaction_delivers_once_without_any_mark(
     settings = make_settings(broker_url(request), tmp_path)
     first, second = Tally("first", "first"), Tally("second", "second")
     second.source = first.output
-    second.service.agents["second"] = first.output, second._tally
+    second.service.agents["second"].topic = first.output
     services, failures = [first.service, second.service], ["after 3", "after 5", "before 2", "after 5"]
 
     def probe(step: str) -> None:

@@ -14,12 +14,10 @@ import pytest
 
 from engine.declare.envelope import Envelope
 from engine.declare.errors import NotRetryable
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.faust.web_server import WebServer
-from engine.partition.batch import Batches
 from engine.web.event_stream import FRAMES_MAX
 from engine.web.live import hub as hubs
 from engine.web.live.changes import ITEMS_MAX
@@ -156,17 +154,11 @@ async def test_many_changes_are_told_in_few_events_that_say_what_they_leave_out(
 
 async def test_dead_letters_and_sagas_are_told_too(tmp_path: Path) -> None:
     failing = Service("failing")
-    handlers = Handlers()
 
     class Broken(NotRetryable):
         pass
 
-    @failing.agent(ORDER_EVENTS)
-    async def fail_on_orders(batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(handlers)
-
-    @handlers.on(OrderPlaced)
+    @failing.agent("fail-on-orders", ORDER_EVENTS).on(OrderPlaced)
     def fail(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
         raise Broken("as always")
 

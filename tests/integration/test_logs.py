@@ -12,14 +12,12 @@ import pytest
 
 from agents import notifications, sagas
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.service import Service
 from engine.declare.timers import Timer
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.observe.logs import OWN_PACKAGES, log_handler
 from engine.observe.quiet import Quiet
-from engine.partition.batch import Batches
 from streams.app import create_app
 from streams.events.orders import OrderPlaced
 from streams.settings import Settings
@@ -86,15 +84,9 @@ class logging_as:
 
 def moody() -> Service:
     """A service whose handlers fail with words from the record, for good or not, and whose timers do."""
-    service, handlers = Service("moody"), Handlers()
+    service = Service("moody")
 
-    @service.agent(ORDER_EVENTS)
-    async def fail_on_orders(batches: Batches) -> None:
-        """Fail."""
-        async for batch in batches:
-            await batch.process(handlers)
-
-    @handlers.on(OrderPlaced)
+    @service.agent("fail-on-orders", ORDER_EVENTS, help="Fail.").on(OrderPlaced)
     def fail(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
         work.schedule("moody", event.aggregate_id, work.now_ms)
         if event.aggregate_id == "o-fails":

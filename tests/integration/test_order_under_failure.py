@@ -17,7 +17,6 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures import service as service_of_letters
 from engine.faust.app import EngineApp
 from engine.log.ports import Record
-from engine.partition.batch import Batches
 from tests.apps import HandlerFailed, Tally, at_rest, crash, make_settings, publish, start, stop, wait_until
 from tests.letters import closed_letters, discard, open_letters, retry, waiting
 
@@ -84,12 +83,8 @@ class Failing(Tally):
     def __init__(self, lingers: bool) -> None:
         super().__init__("failing", "failing")
         self.failures: dict[bytes, int] = {}
-        self._lingers = lingers
+        self.service.agents["failing"].deferred = lingers
         self.services = [self.service, service_of_letters.service]
-
-    async def _tally(self, batches: Batches) -> None:
-        async for batch in batches:
-            await (batch.process_later(self.handle) if self._lingers else batch.process(self.handle))
 
     def handle(self, record: Record, work: UnitOfWork) -> str:
         """Do all of the work, and fail."""

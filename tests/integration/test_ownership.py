@@ -216,7 +216,7 @@ async def test_an_application_that_only_reads_the_topics_of_another_is_not_refus
 ) -> None:
     reading = Tally("reading")
     reading.source = tally.output
-    reading.service.agents[Tally.AGENT] = tally.output, reading._tally
+    reading.service.agents[Tally.AGENT].topic = tally.output
     async with running(settings, [tally.service]) as app:
         await process(app, tally, b"a")
     if settings.transport == "embedded":

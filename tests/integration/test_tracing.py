@@ -18,7 +18,6 @@ from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.log.ports import Headers, Record
-from engine.partition.batch import Batches
 from engine.partition.tracing import Untraced
 from streams.app import create_app
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS
@@ -253,11 +252,7 @@ async def test_a_timer_goes_on_with_the_trace_of_the_record_that_set_it(
     def wake(timer: Timer, work: UnitOfWork) -> None:
         work.send_raw(output, timer.key.encode(), b"{}")
 
-    async def set_timers(batches: Batches) -> None:
-        async for batch in batches:
-            await batch.process(set_timer)
-
-    service.agents["set-timers"] = source, set_timers
+    service.agent("set-timers", source).on_record(set_timer)
     async with running(make_settings("memory://", tmp_path), [service]) as app:
         await give(app, source, "k", b"{}", [("traceparent", TRACEPARENT.encode())])
         await receiver.wait_for(lambda: receiver.named("process timer wake"), "the timer")
@@ -410,8 +405,10 @@ async def main():
         for topic in app.engine.topics.values():
             for record in await read_topic(app, topic):
                 print(topic.name, *(name for name, _ in record.headers if name.startswith("trace")))
-        bound = app.engine._bound.values()
-        assert bound and all(handle.__module__ == "engine.declare.handlers" for handle in bound)
+        agents = [agent for service in app.services for agent in service.agents.values()]
+        accepting = [app.engine.accept(agent.topic.name) for agent in agents]
+        bound = [agent.bind(accept) for agent, accept in zip(agents, accepting)]
+        assert bound and all(app.engine.tracing.accept(accept) is accept for accept in accepting)
         assert all(app.engine.tracing.handler(handle, "a", "t") is handle for handle in bound)
         assert {type(task.current_work) for task in app.engine.tasks.values()} == {UnitOfWork}
     print("imported", *(name for name in sys.modules if name.startswith("opentelemetry")))

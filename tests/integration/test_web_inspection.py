@@ -12,11 +12,13 @@ import pytest
 import pytest_asyncio
 from prometheus_client.parser import text_string_to_metric_families
 
+from engine.declare.handlers import RecordHandler
 from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from engine.health.faults import Fault
-from engine.partition.batch import Batches
+from engine.partition.batch import Fetched
+from engine.partition.task import PartitionTask
 from engine.web.routes import health
 from streams.topics import ORDER_COMMANDS
 from tests.apps import caught_up, make_settings, publish, running, wait_until
@@ -225,15 +227,16 @@ async def test_metrics_are_prometheus_text_with_lag_and_partitions(app: EngineAp
     assert [sample.value for sample in families["partitions_restoring"].samples] == [0.0]
 
 
-async def test_an_agent_that_is_held_up_has_lag(tmp_path: Path) -> None:
+async def test_an_agent_that_is_held_up_has_lag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     topic, released = Topic("held-up", "records that wait"), asyncio.Event()
-    held_up = Service("held-up")
+    held_up, process = Service("held-up"), PartitionTask.process
+    held_up.agent("wait-for-release", topic).on_record(lambda record, work: "value")
 
-    @held_up.agent(topic)
-    async def wait_for_release(batches: Batches) -> None:
-        async for batch in batches:
-            await released.wait()
-            await batch.process(lambda record, work: "value")
+    async def wait_for_release(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+        await released.wait()
+        await process(task, fetched, agent, handle)
+
+    monkeypatch.setattr(PartitionTask, "process", wait_for_release)
 
     async def lags(client: httpx.AsyncClient) -> tuple[float, float]:
         families = text_string_to_metric_families((await client.get("/metrics")).text)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from agents.analytics import TABLES as ANALYTICS
 from engine.cli.rebuild import rebuild as rebuild_command
 from engine.cli.rebuild import text_of
+from engine.declare.projection import Projection
 from engine.declare.table import Table
 from engine.declare.timers import TIMERS
 from engine.faust.app import EngineApp
@@ -389,7 +390,9 @@ def test_options_that_exclude_each_other_are_refused() -> None:
 async def test_the_command_fails_when_the_rebuild_does(line: CommandLine) -> None:
     engine = line.app.engine
     declared = engine.projections["project-customers"]
-    engine.projections = {**engine.projections, declared.agent: declared._replace(handlers=_fail)}
+    failing = Projection(declared.name, declared.topic, *declared.tables)
+    failing.on_record(_fail)
+    engine.projections = {**engine.projections, declared.name: failing}
     said, _ = await line.run("customers", status=1)
     assert "the rebuild failed" in said
     assert "ZeroDivisionError" in said

@@ -12,8 +12,8 @@ import pytest
 
 from agents import customer_orders as project_customer_orders
 from agents import orders as decide_orders
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Handlers
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
@@ -102,30 +102,30 @@ async def test_a_worker_that_stops_lets_waiting_requests_go(tmp_path: Path) -> N
 # ---- records that are passed, and wait to be tried again
 
 
-def failing_once(handlers: Handlers, payload: type, monkeypatch: pytest.MonkeyPatch) -> None:
+def failing_once(agent: Agent[Any], payload: type, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a handler fail the first time, after it has done its work."""
-    handle, failures = handlers._by_payload[payload], iter([HandlerFailed("the first time")])
+    handle, failures = agent.handlers[payload], iter([HandlerFailed("the first time")])
 
     def fail_once(message: Envelope[Any], work: UnitOfWork) -> None:
         handle(message, work)
         for failure in failures:
             raise failure
 
-    monkeypatch.setitem(handlers._by_payload, payload, fail_once)
+    monkeypatch.setitem(agent.handlers, payload, fail_once)
 
 
 @pytest.mark.parametrize(
-    ("handlers", "payload", "path"),
+    ("agent", "payload", "path"),
     [
-        (decide_orders.handlers, PlaceOrder, "/orders/o-1"),
-        (decide_orders.handlers, PlaceOrder, "/customers/c-1/orders"),
-        (project_customer_orders.handlers, OrderSummaryChanged, "/customers/c-1/orders"),
+        (decide_orders.commands, PlaceOrder, "/orders/o-1"),
+        (decide_orders.commands, PlaceOrder, "/customers/c-1/orders"),
+        (project_customer_orders.projection, OrderSummaryChanged, "/customers/c-1/orders"),
     ],
 )
 async def test_a_read_waits_for_what_is_to_be_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handlers: Handlers, payload: type, path: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, agent: Agent[Any], payload: type, path: str
 ) -> None:
-    failing_once(handlers, payload, monkeypatch)
+    failing_once(agent, payload, monkeypatch)
     settings = make_settings("memory://", tmp_path, partitions=2, retry_backoff=0.5, retry_jitter=0.0)
     async with running(settings) as app, client_of(app) as client:
         token = await place(client, order("c-1", "o-1"))
@@ -138,7 +138,7 @@ async def test_a_read_waits_for_what_is_to_be_tried_again(
 async def test_placing_with_wait_waits_for_what_is_to_be_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    failing_once(decide_orders.handlers, PlaceOrder, monkeypatch)
+    failing_once(decide_orders.commands, PlaceOrder, monkeypatch)
     settings = make_settings("memory://", tmp_path, partitions=2, retry_backoff=0.5, retry_jitter=0.0)
     async with running(settings) as app, client_of(app) as client:
         early = await client.post("/orders", json=order("c-1", "o-1"), params={"wait": "50ms"})

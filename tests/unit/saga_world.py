@@ -7,10 +7,8 @@ delivered next, again, late or never, and when time passes.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
 
 import msgspec
 
@@ -18,8 +16,9 @@ from agents import inventory, orders, payments, sagas, shipping
 from agents.choreography import order as choreographed_order
 from agents.choreography import payment as choreographed_payment
 from agents.choreography import stock as choreographed_stock
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
-from engine.declare.handlers import Handlers, acceptance
+from engine.declare.handlers import acceptance
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
 from engine.declare.timers import TIMERS
@@ -107,7 +106,7 @@ class World:
         self.failures: list[BaseException] = []
         types = dict.fromkeys((*ORDER_TYPES, *(kind for service in SERVICES for kind in service.types)))
         self.registry = EventRegistry(types)
-        self._agents: dict[str, tuple[Topic, Any]] = {}
+        self._agents: dict[str, Agent[Any]] = {}
         self._timers: dict[str, Any] = {}
         self._reactions: dict[type, list[Any]] = {}
         for service in SERVICES:
@@ -208,19 +207,24 @@ class World:
         self.now_ms += 1
         record = Record(len(self.topics[topic]), self.now_ms, key, value, tuple(headers))
         self.topics[topic].append(record)
-        for agent, (source, _) in self._agents.items():
-            if source.name == topic:
-                self.waiting[agent].append(record)
+        for name, agent in self._agents.items():
+            if agent.topic.name == topic:
+                self.waiting[name].append(record)
 
-    def _handle(self, agent: str, record: Record) -> None:
+    def _handle(self, name: str, record: Record) -> None:
+        """Let an agent make the record's call to the bank, if it makes any, handle the record and commit."""
         self.now_ms += 1
-        topic, function = self._agents[agent]
-        with patch.object(payments, "open_gateway", self._open_bank):
-            _run(function(_OneBatch(self, topic, record)))
-
-    @asynccontextmanager
-    async def _open_bank(self, settings: Settings) -> Any:
-        yield self.bank
+        agent, outcome = self._agents[name], None
+        if agent.make_call is not None:
+            work = self.new_work()
+            work.record = record
+            call = agent.make_call(self.bank, self.registry.decode(record.value or b""), work)
+            outcome = _result(call) if call is not None else None
+        work = self.new_work()
+        work.record, work.outcome = record, outcome
+        agent.bind(acceptance(self.registry, agent.topic, 1 << 20, lambda key: 0))(record, work)
+        work.release()
+        self._commit(work)
 
     def new_work(self) -> UnitOfWork:
         """A unit of work on this world's rows."""
@@ -246,50 +250,10 @@ class World:
                 self._append(topic, key or b"", value or b"", headers)
 
 
-def _run(coroutine: Any) -> None:
-    """Run a coroutine that never has to wait: nothing here is outside of this process."""
+def _result(coroutine: Any) -> Any:
+    """The result of a coroutine that never has to wait: nothing here is outside of this process."""
     try:
         coroutine.send(None)
-    except StopIteration:
-        return
-    raise AssertionError("an agent waits for something")
-
-
-class _OneBatch:
-    """The batches of an agent that is given a single record; the batch itself, too."""
-
-    def __init__(self, world: World, topic: Topic, record: Record) -> None:
-        self.settings = world.settings
-        self._world = world
-        self._topic = topic
-        self._record: Record | None = record
-
-    def __aiter__(self) -> _OneBatch:
-        return self
-
-    async def __anext__(self) -> _OneBatch:
-        if self._record is None:
-            raise StopAsyncIteration
-        return self
-
-    async def process(self, handlers: Handlers) -> None:
-        """Handle the record and commit."""
-        self._handle(handlers, None)
-
-    async def process_after(self, prepare: Callable[..., Any], handlers: Handlers) -> None:
-        """Make the record's call, handle it and commit."""
-        assert self._record is not None
-        work = self._world.new_work()
-        work.record = self._record
-        call = prepare(self._world.registry.decode(self._record.value or b""), work)
-        self._handle(handlers, await call if call is not None else None)
-
-    def _handle(self, handlers: Handlers, outcome: Any) -> None:
-        record, self._record = self._record, None
-        assert record is not None
-        work = self._world.new_work()
-        work.record, work.outcome = record, outcome
-        handle = handlers.bind(self._topic, acceptance(self._world.registry, self._topic, 1 << 20, lambda key: 0))
-        handle(record, work)
-        work.release()
-        self._world._commit(work)
+    except StopIteration as ended:
+        return ended.value
+    raise AssertionError("a call waits for something")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from engine.declare import handlers as handlers_module
+from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
 from engine.declare.errors import (
     InvalidBusinessTime,
@@ -18,7 +20,7 @@ from engine.declare.errors import (
     UnknownEventType,
     WrongPartition,
 )
-from engine.declare.handlers import Handlers, RecordHandler, SharedAcceptance, acceptance
+from engine.declare.handlers import RecordHandler, SharedAcceptance, acceptance
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
@@ -37,18 +39,29 @@ class Book:
 
     def __init__(self) -> None:
         self.got: list[tuple[str, Any]] = []
-        self.handlers = Handlers()
+        self.agents = [Agent[None](topic.name, topic) for topic in (OPEN, STRICT, REKEYED)]
 
-        @self.handlers.on(OrderPlaced)
+        @self.on(OrderPlaced)
         def placed(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
             self.got.append(("placed", event.payload))
 
-        @self.handlers.on(OrderConfirmed, OrderCancelled)
+        @self.on(OrderConfirmed, OrderCancelled)
         def ended(event: Envelope[OrderConfirmed | OrderCancelled], work: UnitOfWork) -> None:
             self.got.append(("ended", event.payload))
 
+    def on(self, *payloads: type) -> Callable[[Any], Any]:
+        """Register a handler on the agents of all topics."""
+
+        def register(handler: Any) -> Any:
+            for agent in self.agents:
+                agent.on(*payloads)(handler)
+            return handler
+
+        return register
+
     def bind(self, topic: Topic, partition_of_key: int = 0) -> RecordHandler:
-        return self.handlers.bind(topic, acceptance(registry(), topic, BYTES_MAX, lambda key: partition_of_key))
+        accept = acceptance(registry(), topic, BYTES_MAX, lambda key: partition_of_key)
+        return next(agent for agent in self.agents if agent.topic is topic).bind(accept)
 
 
 def record(value: bytes | None = PLACED_V1, key: bytes | None = KEY) -> Record:
@@ -71,15 +84,16 @@ def test_each_type_finds_its_handler_and_names_itself() -> None:
 
 def test_a_type_has_one_handler_per_agent() -> None:
     with pytest.raises(ValueError, match="OrderPlaced has a handler already"):
-        Book().handlers.on(OrderPlaced)(lambda event, work: None)
+        Book().on(OrderPlaced)(lambda event, work: None)
 
 
 def test_a_type_without_a_handler_is_ignored_on_open_topics_and_refused_on_strict_ones() -> None:
-    nobody = Handlers()
-    handle = nobody.bind(OPEN, acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))
+    handle = Agent[None]("open", OPEN).bind(acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))
     assert handle(record(), new_work()) == "order.placed"
     with pytest.raises(UnknownEventType, match="does not belong into commands"):
-        nobody.bind(STRICT, acceptance(registry(), STRICT, BYTES_MAX, lambda key: 0))(record(), new_work())
+        Agent[None]("strict", STRICT).bind(acceptance(registry(), STRICT, BYTES_MAX, lambda key: 0))(
+            record(), new_work()
+        )
 
 
 @pytest.mark.parametrize(
@@ -132,14 +146,14 @@ def test_a_business_time_out_of_bounds_is_refused_where_any_client_writes(time: 
 
 
 def test_what_a_handler_raises_is_the_records_error() -> None:
-    handlers = Handlers()
+    agent = Agent[None]("failing", OPEN)
 
-    @handlers.on(OrderPlaced)
+    @agent.on(OrderPlaced)
     def fail(event: Envelope[OrderPlaced], work: UnitOfWork) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError, match="no"):
-        handlers.bind(OPEN, acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))(record(), new_work())
+        agent.bind(acceptance(registry(), OPEN, BYTES_MAX, lambda key: 0))(record(), new_work())
 
 
 class Decodings:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from agents.inventory import handlers
+from agents.inventory import commands
 from domain.inventory import LineCommand, StockCommand, evolve
 from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
 from engine.declare.handlers import acceptance
@@ -40,7 +40,7 @@ from tests.unit.test_inventory_domain import Product
 
 SETTINGS = Settings(_env_file=None)
 REGISTRY = EventRegistry(INVENTORY_TYPES)
-HANDLE = handlers.bind(INVENTORY_COMMANDS, acceptance(REGISTRY, INVENTORY_COMMANDS, 1 << 20, lambda key: 0))
+HANDLE = commands.bind(acceptance(REGISTRY, INVENTORY_COMMANDS, 1 << 20, lambda key: 0))
 
 products = st.sampled_from(["p", "q"])
 orders = st.sampled_from(["o-1", "o-2", "o-3"])

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from agents.payments import ask, handlers
+from agents.payments import ask, commands
 from domain.payments import evolve
 from engine.declare.envelope import Envelope, Metadata, new_envelope
 from engine.declare.errors import Unavailable
@@ -38,7 +38,7 @@ from tests.unit.test_envelope import TEN_O_CLOCK
 ORDERS = ("order-1", "order-2")
 REGISTRY = EventRegistry(PAYMENT_TYPES)
 SETTINGS = Settings(_env_file=None)
-HANDLE = handlers.bind(PAYMENT_COMMANDS, acceptance(REGISTRY, PAYMENT_COMMANDS, 1 << 20, lambda key: 0))
+HANDLE = commands.bind(acceptance(REGISTRY, PAYMENT_COMMANDS, 1 << 20, lambda key: 0))
 
 # What goes wrong on the way: the request is lost, the answer is lost, the process dies before it commits the answer.
 Trouble = Literal["request lost", "answer lost", "crash"]

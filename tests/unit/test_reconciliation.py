@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agents.reconciliation import orders, payments, service, stock
+from engine.declare.agent import Agent
 from engine.declare.envelope import Message, Metadata, new_envelope
-from engine.declare.handlers import Handlers
 from engine.declare.unit_of_work import UnitOfWork
 from streams.app import shop_services
 from streams.events.inventory import StockAdded, StockReleased, StockReserved, StockShipped
@@ -51,11 +51,11 @@ PLACED, CONFIRMED = OrderPlaced("o-1", "c-1", (), GBP), OrderConfirmed("o-1", "c
 CANCELLED, SHIPPED = OrderCancelled("o-1", "c-1", None, GBP), OrderShipped("o-1", "c-1", GBP)
 
 
-def handle(handlers: Handlers, work: UnitOfWork, *events: Message) -> None:
+def handle(agent: Agent[Any], work: UnitOfWork, *events: Message) -> None:
     for payload in events:
-        if type(payload) in handlers:
+        if type(payload) in agent:
             envelope = new_envelope(payload, event_id="e", aggregate_id="o-1", timestamp=NOW, metadata=Metadata())
-            handlers._by_payload[type(payload)](envelope, work)
+            agent.handlers[type(payload)](envelope, work)
 
 
 def order_sums(row: Order, *events: Message) -> OrderSums:
@@ -264,6 +264,6 @@ def test_nothing_at_all_adds_up() -> None:
 
 
 def test_it_waits_for_all_agents_whose_sums_it_compares() -> None:
-    agents = {name: topic for found in shop_services() for name, (topic, _) in found.agents.items()}
+    agents = {name: agent.topic for found in shop_services() for name, agent in found.agents.items()}
     assert all(agents[hop.agent] is hop.topic for hop in HOPS)
     assert {hop.agent for hop in HOPS} == {*service.agents, "project-analytics"}

@@ -24,7 +24,7 @@ from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, ORDER_PATH, S
 from tables.sagas import SAGAS
 
 SERVICES = shop_services()
-AGENTS = {name: (topic, service) for service in SERVICES for name, (topic, _) in service.agents.items()}
+AGENTS = {name: (agent.topic, service) for service in SERVICES for name, agent in service.agents.items()}
 # What a service does in reaction to another's message is sent by the agent that delivers the message.
 REACTIONS = {topic for service in SERVICES if service.reactions for topic in service.topics}
 
