@@ -20,6 +20,7 @@ from tests.kafka import kill_when_we_die
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "online-retail-sample.csv.gz"
 ORDERS = (sys.executable, "-m", "cli")
+ORDERS_OF_4FFE7DF = (sys.executable, "-m", "agents.cli")
 FAUST = (sys.executable, "-m", "faust", "-A", "streams.app")
 DEADLINE_S = 150.0  # far beyond what anything here takes: reaching it is a failure, not slowness
 STOP_DEADLINE_S = 10.0  # promised: whoever sent SIGTERM may kill after it
@@ -57,7 +58,7 @@ class Site:
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON at a path of the worker."""
-        return httpx.get(self.url + path, params=query, timeout=DEADLINE_S).raise_for_status().json()
+        return httpx.get(self.url + path, params=query or None, timeout=DEADLINE_S).raise_for_status().json()
 
     def status(self, path: str) -> int | None:
         """The HTTP status of a path, None when nobody answers."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import subprocess
-import tarfile
 from collections import Counter
 from pathlib import Path
 
@@ -12,11 +10,12 @@ import httpx
 import pytest
 
 from engine.installation.mark import INSTALLATION_TOPIC
-from tests.e2e.processes import REPOSITORY, Running, Site
+from tests.e2e.processes import ORDERS_OF_4FFE7DF, Running, Site
 from tests.integration.web import order
 from tests.kafka import KafkaBroker, unused_port
+from tests.release_data import RELEASE as BEFORE_MARKS
+from tests.release_data import checked_out
 
-BEFORE_MARKS = "4ffe7df"
 PRODUCT = "SKU-1"
 
 pytestmark = pytest.mark.slow
@@ -25,13 +24,10 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def old_release(tmp_path: Path) -> str:
     """The folder of a checkout of the last release that wrote no marks; skips where git has no history."""
-    archive = subprocess.run(["git", "archive", BEFORE_MARKS], cwd=REPOSITORY, capture_output=True, check=False)
-    if archive.returncode != 0:
+    try:
+        return checked_out(BEFORE_MARKS, tmp_path / "old")
+    except subprocess.CalledProcessError:
         pytest.skip(f"the history of this checkout does not reach back to {BEFORE_MARKS}")
-    folder = tmp_path / "old"
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(folder, filter="data")
-    return str(folder)
 
 
 def place(site: Site, worker: Running, name: str) -> None:
@@ -61,7 +57,10 @@ def test_an_installation_without_a_mark_gets_it_while_it_is_upgraded_worker_by_w
         (tmp_path / name).mkdir()
     a, b = (Site(tmp_path / name, unused_port(), broker=broker) for name in ("a", "b"))
     other = Site(tmp_path / "other", unused_port(), broker=broker, app_id="other")
-    with a.start("worker", PYTHONPATH=old_release) as old_a, b.start("worker", PYTHONPATH=old_release) as old_b:
+    with (
+        a.start("worker", command=ORDERS_OF_4FFE7DF, PYTHONPATH=old_release) as old_a,
+        b.start("worker", command=ORDERS_OF_4FFE7DF, PYTHONPATH=old_release) as old_b,
+    ):
         old_a.wait_until_ready()
         old_b.wait_until_ready()
         assert httpx.put(f"{a.url}/inventory/{PRODUCT}", json={"quantity": 50}).status_code == 202
