@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,7 +114,7 @@ def _work(site: Site, worker: Running) -> None:
         body = order(CUSTOMER, name, country="France") | ({"items": items} if name == "no-stock" else {})
         assert httpx.post(f"{site.url}/orders", json=body, timeout=30).status_code == 202
         expected = "cancelled" if name == "no-stock" else "confirmed"
-        worker.wait_until(lambda name=name, expected=expected: _status(site, name) == expected, f"{name}: {expected}")
+        worker.wait_until(partial(_has_status, site, name, expected), f"{name} is {expected}")
     assert httpx.post(f"{site.url}/orders/cancelled/cancel", json={"reason": "changed my mind"}).status_code == 202
     worker.wait_until(lambda: site.get("/payments/cancelled")["status"] == "refunded", "the money is back")
     assert httpx.post(f"{site.url}/orders/shipped/ship", json={}).status_code == 202
@@ -121,8 +122,8 @@ def _work(site: Site, worker: Running) -> None:
     worker.wait_until(lambda: _at_rest(site), "nothing is under way")
 
 
-def _status(site: Site, name: str) -> str | None:
-    return site.get(f"/orders/{name}")["status"] if site.status(f"/orders/{name}") == 200 else None
+def _has_status(site: Site, name: str, status: str) -> bool:
+    return site.status(f"/orders/{name}") == 200 and bool(site.get(f"/orders/{name}")["status"] == status)
 
 
 def _at_rest(site: Site) -> bool:
