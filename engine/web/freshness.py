@@ -11,6 +11,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import web
 
+from engine.declare.agent import Agent
 from engine.declare.operation import Parameter, implies
 from engine.declare.topic import Topic
 from engine.log.ports import Position, TransportError
@@ -33,13 +34,16 @@ RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Hop(NamedTuple):
-    """One step of a command on its way into a view: the agent that takes it from `topic`."""
+    """An agent by its name and topic, for modules that cannot import the agent itself."""
 
-    agent: str
+    name: str
     topic: Topic
 
 
-Path = Sequence[Hop]
+Step = Agent[Any] | Hop
+"""One step of a command on its way into a view: the agent that takes it from its topic."""
+
+Path = Sequence[Step]
 """All steps from a command to a view; the last one writes the view, in the partition of the view's key."""
 
 
@@ -112,7 +116,7 @@ async def catch_up(request: web.Request, path: Path, number: int | None, key: by
         came_through = came_through or bool(wanted)
 
 
-async def catch_up_with_now(request: web.Request, hops: Sequence[Hop]) -> None:
+async def catch_up_with_now(request: web.Request, hops: Sequence[Step]) -> None:
     """Wait until each hop's agent has committed all that is in its topic at this moment, in all partitions.
 
     For views that compare what several agents made of different topics. Raises problems as `catch_up` does.
@@ -137,7 +141,7 @@ def _read_token(engine: Engine, text: str) -> Token:
     return token
 
 
-def _wanted(positions: Sequence[Position], hop: Hop) -> dict[int, int]:
+def _wanted(positions: Sequence[Position], hop: Step) -> dict[int, int]:
     """The offset to be reached in each partition of the hop's topic."""
     return {at.partition: at.offset + 1 for at in positions if at.topic == hop.topic.name}
 
@@ -152,7 +156,7 @@ async def _ends(engine: Engine, topic: str, numbers: set[int] | None) -> dict[in
     return dict(zip(listed, offsets, strict=True))
 
 
-async def wait_at(request: web.Request, hop: Hop, number: int, wanted: Wanted, deadline: float) -> None:
+async def wait_at(request: web.Request, hop: Step, number: int, wanted: Wanted, deadline: float) -> None:
     """Wait until the hop's agent has committed what is wanted of partition `number`, wherever that is.
 
     `deadline` is the loop's time. Raises a 504 problem with the lag when it passes.
@@ -162,7 +166,7 @@ async def wait_at(request: web.Request, hop: Hop, number: int, wanted: Wanted, d
     if task is None:
         await _wait_elsewhere(request, hop, number, wanted, timeout_s)
     else:
-        await wait_here(task, hop.agent, hop.topic.name, wanted, timeout_s)
+        await wait_here(task, hop.name, hop.topic.name, wanted, timeout_s)
 
 
 async def wait_here(task: PartitionTask, agent: str, topic: str, wanted: Wanted, timeout_s: float) -> None:
@@ -211,8 +215,8 @@ def lost(detail: str) -> Problem:
     return Problem(410, detail)
 
 
-async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: Wanted, timeout_s: float) -> None:
-    asked = {"agent": hop.agent, "offset": wanted.offset, "timeout": f"{int(timeout_s * 1000)}ms"}
+async def _wait_elsewhere(request: web.Request, hop: Step, number: int, wanted: Wanted, timeout_s: float) -> None:
+    asked = {"agent": hop.name, "offset": wanted.offset, "timeout": f"{int(timeout_s * 1000)}ms"}
     if wanted.is_exact:
         asked["exact"] = 1
     if wanted.key is not None:
@@ -225,7 +229,7 @@ async def _wait_elsewhere(request: web.Request, hop: Hop, number: int, wanted: W
         found: Mapping[str, Any] = msgspec.json.decode(body)
         if status == 410:
             raise lost(found["detail"])
-        raise _behind(found["detail"], found["lag_records"], hop.agent, hop.topic.name, number)
+        raise _behind(found["detail"], found["lag_records"], hop.name, hop.topic.name, number)
     if status != 200:
         raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
 

@@ -12,7 +12,7 @@ from aiohttp import web
 from engine.log.ports import Position
 from engine.partition.task import PartitionTask
 from engine.web.answers import ENGINE, PASSING, Problem
-from engine.web.freshness import Hop
+from engine.web.freshness import Step
 from engine.web.routing import ROUTER, task_here
 from engine.web.tokens import encode_token
 
@@ -37,7 +37,7 @@ class Unprocessed(Exception):
 
 
 async def wait_for_outcome(
-    request: web.Request, hop: Hop, position: Position, outcome: Outcome, path: str, location: str, wait_s: float
+    request: web.Request, hop: Step, position: Position, outcome: Outcome, path: str, location: str, wait_s: float
 ) -> web.Response | None:
     """Return what became of the command at `position`, None when that takes longer or cannot be known now.
 
@@ -50,7 +50,7 @@ async def wait_for_outcome(
         task = task_here(request, number)
         if task is not None:
             offset = position.offset + 1
-            is_handled = await task.waiters.wait(hop.agent, hop.topic.name, offset, wait_s, is_exact=True)
+            is_handled = await task.waiters.wait(hop.name, hop.topic.name, offset, wait_s, is_exact=True)
             return await _outcome(request.app[ENGINE].task(number), hop, outcome) if is_handled else None
         query = urlencode({"after": encode_token([position]), "timeout": f"{int(wait_s * 1000)}ms"})
         status, body = await request.app[ROUTER].ask(number, f"{path}?{query}", wait_s)
@@ -63,23 +63,23 @@ async def wait_for_outcome(
     return None
 
 
-async def outcome_at(task: PartitionTask, hop: Hop, outcome: Outcome) -> web.Response:
+async def outcome_at(task: PartitionTask, hop: Step, outcome: Outcome) -> web.Response:
     """Return what became of a command that the agent of `hop` has passed, for another worker; 504 when not known now.
 
     Raises the problems of `outcome`, and 410 or 500 when nothing came of the command.
     """
     found = await _outcome(task, hop, outcome)
     if found is None:
-        raise Problem(504, f"what became of the command cannot be known now: {hop.agent} stands still")
+        raise Problem(504, f"what became of the command cannot be known now: {hop.name} stands still")
     return found
 
 
-async def _outcome(task: PartitionTask, hop: Hop, outcome: Outcome) -> web.Response | None:
+async def _outcome(task: PartitionTask, hop: Step, outcome: Outcome) -> web.Response | None:
     """None when the agent's position says nothing about the log as it is now: the topic may have been made anew."""
     try:
         return outcome(task)
     except Unprocessed as nothing:
-        detail, about, source = nothing.detail, nothing.about, (hop.agent, hop.topic.name)
+        detail, about, source = nothing.detail, nothing.about, (hop.name, hop.topic.name)
     if not await task.losses.fits(source):
         return None
     if accepted := task.losses.accepted(source):

@@ -19,7 +19,7 @@ from engine.faust.app import EngineApp
 from engine.faust.assignor import NumberAssignor
 from engine.partition.waiters import Wanted
 from engine.web import freshness, gathering
-from engine.web.freshness import Hop
+from engine.web.freshness import Step
 from streams.app import create_app
 from tables import analytics_views
 from tests.apps import TRANSPORTS, make_settings, running, stop, wait_until
@@ -275,8 +275,8 @@ async def test_a_view_of_all_partitions_waits_for_every_one_of_them(
     waited: list[tuple[str, int]] = []
     wait_at = freshness.wait_at
 
-    async def noting(request: Any, hop: Hop, number: int, wanted: Wanted, deadline: float) -> None:
-        waited.append((hop.agent, number))
+    async def noting(request: Any, hop: Step, number: int, wanted: Wanted, deadline: float) -> None:
+        waited.append((hop.name, number))
         await wait_at(request, hop, number, wanted, deadline)
 
     monkeypatch.setattr(freshness, "wait_at", noting)

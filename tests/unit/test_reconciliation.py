@@ -265,5 +265,5 @@ def test_nothing_at_all_adds_up() -> None:
 
 def test_it_waits_for_all_agents_whose_sums_it_compares() -> None:
     agents = {name: agent.topic for found in shop_services() for name, agent in found.agents.items()}
-    assert all(agents[hop.agent] is hop.topic for hop in HOPS)
-    assert {hop.agent for hop in HOPS} == {*service.agents, "project-analytics"}
+    assert all(agents[hop.name] is hop.topic for hop in HOPS)
+    assert {hop.name for hop in HOPS} == {*service.agents, "project-analytics"}

@@ -51,8 +51,8 @@ REACTIONS = {topic for service in SERVICES if service.reactions for topic in ser
 def test_each_hop_is_an_agent_that_feeds_the_next_and_the_last_one_writes_the_view(path: Path, table: object) -> None:
     check_agents(path)
     for hop, following in pairwise(path):
-        assert following.topic in {*AGENTS[hop.agent][1].topics, *REACTIONS}
-    assert table in AGENTS[path[-1].agent][1].tables
+        assert following.topic in {*AGENTS[hop.name][1].topics, *REACTIONS}
+    assert table in AGENTS[path[-1].name][1].tables
 
 
 def test_dead_letters_are_the_engines_rows_and_one_agent_changes_them() -> None:
@@ -62,4 +62,4 @@ def test_dead_letters_are_the_engines_rows_and_one_agent_changes_them() -> None:
 def check_agents(path: Path) -> None:
     """Check that each hop's agent takes records of the hop's topic."""
     for hop in path:
-        assert AGENTS[hop.agent][0] is hop.topic
+        assert AGENTS[hop.name][0] is hop.topic

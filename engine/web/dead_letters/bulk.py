@@ -159,7 +159,7 @@ async def _here(request: web.Request, partition: int, asked: _Asked) -> Decision
     """What became of some decisions about letters of an owned partition, after waiting for the last one."""
     engine = request.app[ENGINE]
     waiters = engine.task(partition).waiters
-    await waiters.wait(_hop.agent, _hop.topic.name, asked.offset + 1, asked.wait_s, is_exact=True)
+    await waiters.wait(_hop.name, _hop.topic.name, asked.offset + 1, asked.wait_s, is_exact=True)
     task, refused, undecided = engine.task(partition), [], 0
     for number in asked.letters:
         found = verdict(task, number, decision_id(asked.decisions, partition, number))

@@ -252,7 +252,7 @@ def _retried_before(
 def _seen(task: Partition) -> Position:
     """The last command that the letter shows for sure."""
     (hop,) = LETTER_PATH
-    return Position(hop.topic.name, task.number, max(0, task.reached(hop.agent, hop.topic.name) - 1))
+    return Position(hop.topic.name, task.number, max(0, task.reached(hop.name, hop.topic.name) - 1))
 
 
 async def _submit(
@@ -276,7 +276,7 @@ async def _decided(
     (hop,) = LETTER_PATH
     engine, id = request.app[ENGINE], command.dead_letter_id
     waiters = engine.task(partition).waiters
-    if not await waiters.wait(hop.agent, hop.topic.name, position.offset + 1, wait_s, is_exact=True):
+    if not await waiters.wait(hop.name, hop.topic.name, position.offset + 1, wait_s, is_exact=True):
         return None
     found = verdict(engine.task(partition), parse_letter_id(id)[1], decision)
     if found is not None and found.refused is not None:

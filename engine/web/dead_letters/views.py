@@ -14,7 +14,7 @@ from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.times import format_ms
 from engine.failures.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
-from engine.failures.topics import DEAD_LETTER_COMMANDS
+from engine.failures.service import decisions
 from engine.web.answers import ENGINE, Problem, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.dead_letters.details import LetterDetails, letter_details
@@ -30,10 +30,10 @@ from engine.web.dead_letters.filters import (
 )
 from engine.web.dead_letters.gathering import letter_groups, newest_letters
 from engine.web.dead_letters.queries import LetterGroup, LetterView, find_letter
-from engine.web.freshness import FRESHNESS, Hop, Path, by_partition, catch_up
+from engine.web.freshness import FRESHNESS, Path, by_partition, catch_up
 from engine.web.parameters import CURSOR, LIMIT
 
-LETTER_PATH: Final[Path] = (Hop("manage-dead-letters", DEAD_LETTER_COMMANDS),)
+LETTER_PATH: Final[Path] = (decisions,)
 _PLACE: Final = struct.Struct(">QH")  # number and partition
 
 service = Service("dead-letter-views")
