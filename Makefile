@@ -3,7 +3,7 @@
 .PHONY: help run test check format lock kafka docs screenshots bench chaos clean setup
 
 BIN := .venv/bin
-CODE := $(wildcard engine streams domain tables agents cli tests bench)
+CODE := $(wildcard engine streams domain tables agents cli examples tests bench)
 # uv is used for nothing but the lock, in an environment of its own.
 UV_VERSION := 0.13.9
 

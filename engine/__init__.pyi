@@ -49,6 +49,7 @@ from engine.declare.unit_of_work import UnitOfWork as UnitOfWork
 
 # Applications.
 from engine.faust.app import EngineApp as EngineApp
+from engine.faust.app import app_from_environment as app_from_environment
 from engine.faust.app import create_app as create_app
 from engine.faust.app import discover as discover
 from engine.faust.app import engine_services as engine_services
@@ -65,7 +66,3 @@ from engine.observe.tracing.current import Attributes as Attributes
 from engine.observe.tracing.current import annotate as annotate
 from engine.observe.tracing.current import answered as answered
 from engine.observe.tracing.current import calling as calling
-
-# A partition, as timers, figures and views read it.
-from engine.partition.engine import Engine as Engine
-from engine.partition.task import PartitionTask as PartitionTask

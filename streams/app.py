@@ -7,11 +7,10 @@ from typing import Any
 
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
-from engine.declare.settings import SettingsError
-from engine.faust.app import EngineApp, discover, engine_services
+from engine.faust.app import EngineApp, app_from_environment, discover, engine_services
 from engine.faust.app import create_app as create_engine_app
 from streams.events.orders import registry as order_registry
-from streams.settings import Settings, load_settings
+from streams.settings import Settings
 
 # Packages whose modules may declare services; named here so that streams imports none of them.
 SERVICE_PACKAGES = ("tables", "agents")
@@ -40,9 +39,5 @@ def __getattr__(name: str) -> Any:
     """`app`, made from the environment when `faust -A streams.app` asks for it, so that importing makes none."""
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        app = create_app(load_settings())
-    except SettingsError as error:
-        raise SystemExit(str(error)) from error
-    globals()["app"] = app
+    app = globals()["app"] = app_from_environment(Settings, create_app)
     return app

@@ -94,8 +94,12 @@ async def start(
     probe: Callable[[str], None] | None = None,
 ) -> EngineApp:
     """Start an application and wait until all of its partitions are restored."""
-    app = create_app(settings, services=services, registry=registry)
-    if settings.app_id.startswith(UNOWNED):
+    return await started(create_app(settings, services=services, registry=registry), probe)
+
+
+async def started(app: EngineApp, probe: Callable[[str], None] | None = None) -> EngineApp:
+    """Start an application that is made already, and wait until all of its partitions are restored."""
+    if app.engine.settings.app_id.startswith(UNOWNED):
         app.engine.ownership.topics = frozenset()
     if probe is not None:
         app.engine.probe = probe

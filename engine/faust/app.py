@@ -9,9 +9,9 @@ import os
 import pkgutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import faust
 from faust.exceptions import ImproperlyConfigured
@@ -22,7 +22,7 @@ from engine.declare.handlers import Handler
 from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
-from engine.declare.settings import Settings
+from engine.declare.settings import Settings, SettingsError, load_settings
 from engine.declare.topic import Topic
 from engine.failures.service import service as dead_letters
 from engine.failures.topics import DEAD_LETTERS
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from engine.observe.tracing.sdk import Spans
 
 log = logging.getLogger(__name__)
+S = TypeVar("S", bound=Settings)
 
 ROUTE_PACKAGES = ("engine.web.routes", "engine.web.dead_letters", "engine.web.live")
 
@@ -170,6 +171,14 @@ def create_app(settings: Settings, services: Iterable[Service], *, registry: Eve
         for agent in service.agents.values():
             bind_agent(app, app.engine, agent)
     return app
+
+
+def app_from_environment(settings: type[S], create: Callable[[S], EngineApp]) -> EngineApp:
+    """Make the application that `faust -A MODULE` asks for; raises SystemExit where its settings cannot be used."""
+    try:
+        return create(load_settings(settings))
+    except SettingsError as error:
+        raise SystemExit(str(error)) from error
 
 
 def _registry_of(services: Iterable[Service], base: EventRegistry | None) -> EventRegistry:

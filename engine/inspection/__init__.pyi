@@ -18,7 +18,8 @@ from engine.health.audits import LastAudit as LastAudit
 from engine.health.faults import Fault as Fault
 from engine.log.embedded.errors import LogError as LogError
 from engine.log.ports import TransportError as TransportError
-from engine.partition.waiters import Wanted as Wanted
+from engine.partition.engine import Engine as Engine
+from engine.partition.task import PartitionTask as PartitionTask
 from engine.positions.cut import Cut as Cut
 from engine.positions.cut import take_cut as take_cut
 from engine.store.snapshot import StoreSnapshot as StoreSnapshot

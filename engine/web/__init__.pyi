@@ -9,6 +9,7 @@ from engine.declare.operation import Parameter as Parameter
 from engine.declare.operation import Undocumented as Undocumented
 
 # Answers and problems.
+from engine.partition.waiters import Wanted as Wanted
 from engine.web.answers import ENGINE as ENGINE
 from engine.web.answers import TIMEOUT_MAX_S as TIMEOUT_MAX_S
 from engine.web.answers import TIMEOUT_S as TIMEOUT_S

@@ -1,5 +1,6 @@
 """The front door: its names are there, cost nothing until they are asked for, and are no names of its own modules."""
 
+import ast
 import importlib
 import pkgutil
 import subprocess
@@ -47,11 +48,21 @@ def test_declaring_messages_through_the_door_loads_no_faust_no_web_server_and_no
     assert not loaded & {*HEAVY, "streams", "domain", "tables", "agents", "cli"}
 
 
-def test_the_shops_decisions_and_events_load_no_faust_no_web_server_and_no_store() -> None:
-    statement = (
-        "import importlib, pkgutil\n"
-        "for package in map(importlib.import_module, ('domain', 'streams.events')):\n"
-        "    for found in pkgutil.walk_packages(package.__path__, package.__name__ + '.'):\n"
-        "        importlib.import_module(found.name)"
-    )
-    assert not loaded_after(statement) & {"faust", "mode", "aiokafka", "rocksdict", "aiohttp"}
+def imports_of(file: Path) -> set[str]:
+    """The modules that a file imports from."""
+    nodes = list(ast.walk(ast.parse(file.read_text())))
+    found = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return found | {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+
+
+@pytest.mark.parametrize("folder", ["examples"])
+def test_applications_import_from_the_engine_by_its_door_alone(folder: str) -> None:
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    past_the_door = {
+        (str(file.relative_to(ROOT)), module)
+        for file in files
+        for module in imports_of(file)
+        if module.split(".")[0] == "engine" and module not in ROOMS
+    }
+    assert past_the_door == set()

@@ -1,0 +1,1 @@
+"""The examples, tested like the shop."""
