@@ -85,15 +85,11 @@ class FailuresAtOnce:
 
 
 class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist is not typed
-    """Whole files for each process, as xdist has it; a test that ended its process is not run again.
+    """Whole files for each process, as xdist has it; the tests that follow one that ended its process are run.
 
-    xdist would give it to the next process, and to the next one.
+    xdist would run that one again, in the next process, and in the one after that. It gives tests to processes that
+    do not know them yet, and waits for processes that have one test or none, while files are left.
     """
-
-    @property
-    def tests_finished(self) -> bool:
-        """Whether all tests are done: also those of which a process that has ended left some."""
-        return not self.workqueue and bool(super().tests_finished)
 
     def remove_node(self, node: Any) -> str | None:
         """Take a process out; return the test that it was running, None if it had nothing left to do."""
@@ -104,3 +100,11 @@ class Scheduling(LoadFileScheduling):  # type: ignore[misc]  # xdist is not type
             tests[test] = True
         super().remove_node(node)
         return None if running is None else test
+
+    def _reschedule(self, node: Any) -> None:
+        """Give files to a process that knows its tests, until it has two: it starts one when it knows the next."""
+        if node not in self.registered_collections:
+            return  # it collects; it is given some when it has
+        super()._reschedule(node)
+        while self.workqueue and not node.shutting_down and self._pending_of(self.assigned_work[node]) < 2:
+            super()._reschedule(node)

@@ -94,11 +94,11 @@ def test_what_a_test_leaves_running_is_ended_and_fails_it_by_name(tmp_path: Path
 
 
 def test_a_test_that_hangs_ends_its_process_with_stacks_and_the_others_of_its_file_are_run(tmp_path: Path) -> None:
-    done = pytest_on(tmp_path, HANGS, "--numprocesses=1", "--dist=loadfile", TEST_LIMIT_S="4")
+    done = pytest_on(tmp_path, HANGS, "--numprocesses=1", "--dist=loadfile", TEST_LIMIT_S="3")
     # One fails on its own account, and its process ends as well.
     assert "3 failed, 3 passed" in done.stdout, done.stdout + done.stderr
     for test in ("test_fails_and_hangs_in_its_teardown", "test_hangs_in_its_loop"):
-        assert f"::{test} takes longer than 4 s" in done.stderr
+        assert f"::{test} takes longer than 3 s" in done.stderr
     assert "in slow_end" in done.stderr  # a thread's stack
     assert "waiting <coroutine object forever" in done.stderr  # a task's
 
