@@ -7,7 +7,7 @@ ENV PATH=/opt/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 # Exactly what is locked, checked against its hashes, and nothing that would have to be compiled.
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: -r requirements.lock
-COPY pyproject.toml ./
+COPY pyproject.toml requirements.in ./
 COPY engine engine
 COPY streams streams
 COPY domain domain

@@ -37,7 +37,9 @@ def test_every_locked_package_has_hashes_and_names_no_host(lock: str) -> None:
 
 def test_every_dependency_is_locked() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    runtime = project["project"]["dependencies"] + project["dependency-groups"]["build"]
+    files = project["tool"]["setuptools"]["dynamic"]["dependencies"]["file"]
+    needed = [line for file in files for line in (ROOT / file).read_text().splitlines() if not line.startswith("#")]
+    runtime = needed + project["dependency-groups"]["build"]
     for lock, wanted in zip(LOCKS, (runtime, runtime + project["dependency-groups"]["dev"]), strict=True):
         locked = set(re.findall(r"^([\w.-]+)==", (ROOT / lock).read_text(), flags=re.MULTILINE))
         names = {match[0] for requirement in wanted if (match := re.match(r"[\w.-]+", requirement))}
