@@ -11,12 +11,33 @@ from engine.declare.settings import is_http_url
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
 
+_MONEY: Final = {"amount": "39.98", "currency": "USD"}
+_EXAMPLE_VALUES: Final = {
+    "orderId": "order-123",
+    "customerId": "customer-456",
+    "productId": "SKU-1",
+    "total": _MONEY,
+    "price": {"amount": "19.99", "currency": "USD"},
+    "currency": "USD",
+    "quantity": 2,
+    "country": "France",
+    "email": "customer@example.com",
+    "command": "order.cancel",
+    "change": "order.confirmed",
+    "status": "confirmed",
+    "reason": "out_of_stock",
+    "detail": "there are not enough pieces",
+    "reference": "reference-1",
+}
+
 APPLICATION: Final = Application(
     "orders",
     module="streams.app",
     title="Orders",
+    description="the order system",
     summary="Event-driven order processing",
     distribution="orders-events",
+    example_values=_EXAMPLE_VALUES,
     packages=("streams", "domain", "tables", "agents", "cli"),
     foreign_variables=frozenset({"ORDERS_KAFKA_JARS"}),  # read by the tests' own Kafka, not by a worker
 )

@@ -1,6 +1,7 @@
 """Every topic of the shop as a typed object: the one place for names, retention and who may write."""
 
-from engine.declare.topic import DAY_MS, Topic
+from engine.declare.topic import DAY_MS, Published, Topic
+from streams.events.integration import CLOUD_EVENT_HEADERS, published_values, to_integration
 from streams.events.inventory import INVENTORY_COMMAND_TYPES, INVENTORY_EVENT_TYPES, LINE_EVENT_TYPES
 from streams.events.notifications import NOTIFICATION_TYPES
 from streams.events.orders import ORDER_COMMAND_TYPES, ORDER_EVENT_TYPES, OrderSummaryChanged, PlaceOrder
@@ -94,4 +95,11 @@ INTEGRATION_EVENTS = Topic(
     "the stable contract for other systems",
     retention_ms=30 * DAY_MS,
     key="id of the order or product",
+    published=Published(
+        "integration",
+        published_values,
+        to_integration,
+        CLOUD_EVENT_HEADERS,
+        note="with CloudEvents 1.0 headers in Kafka's binary mode",
+    ),
 )

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final, NotRequired, TypedDict
+from typing import Annotated, Final
 
 import msgspec
 
@@ -31,7 +29,6 @@ StatusText = Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["pending", 
 
 _decode_event = msgspec.json.Decoder(Envelope[msgspec.Raw]).decode
 _decode_rejected = msgspec.json.Decoder(OrderRejected).decode
-_CAPITAL = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class ItemView(msgspec.Struct, frozen=True, gc=False):
@@ -109,45 +106,6 @@ def decision_of(task: Partition, order_id: str, command_id: str) -> Envelope[msg
 def refusal_in(event: Envelope[msgspec.Raw]) -> OrderRejected | None:
     """Why the order refused a command, by the event that answered it; None when it did not."""
     return _decode_rejected(event.payload) if event.event_type == OrderRejected.event_type else None
-
-
-class EventMetadataView(TypedDict):
-    """Where an event comes from."""
-
-    correlation_id: str | None
-    causation_id: str | None
-    user_id: str | None
-
-
-class EventView(TypedDict):
-    """An event as it was published, with snake_case names; its payload is that of `event_type`, see /asyncapi.json."""
-
-    event_id: str
-    event_type: str
-    aggregate_id: str
-    aggregate_type: str
-    timestamp: TimeText
-    version: int
-    metadata: EventMetadataView
-    payload: dict[str, Any]
-    aggregate_version: NotRequired[int]
-
-
-def event_views(history: Sequence[bytes]) -> list[EventView]:
-    """Events of orders with snake_case names; the customer's mail address is not shown."""
-    events = [snake_case(msgspec.json.decode(value)) for value in history]
-    for event in events:
-        event["payload"].pop("email", None)
-    return events
-
-
-def snake_case(value: Any) -> Any:
-    """The same JSON value with all names in snake_case."""
-    if isinstance(value, dict):
-        return {_CAPITAL.sub("_", name).lower(): snake_case(member) for name, member in value.items()}
-    if isinstance(value, list):
-        return [snake_case(member) for member in value]
-    return value
 
 
 def summary_view(row: Order | CustomerOrder) -> OrderSummaryView:

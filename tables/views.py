@@ -18,13 +18,12 @@ from engine.web.answers import (
     json_answer,
     json_response,
 )
+from engine.web.event_views import EventView, event_views
 from engine.web.freshness import by_key, wait_here
 from tables.orders import ORDERS, Order
 from tables.queries import (
     ORDER_PATH,
-    EventView,
     OrderView,
-    event_views,
     is_shown,
     order_history,
     order_view,
@@ -66,7 +65,7 @@ async def get_order_events(request: web.Request, task: Partition) -> web.StreamR
     history = order_history(task, order_id)
     if not history:
         raise no_order(order_id)
-    return json_response(OrderEvents(order_id=order_id, items=event_views(history)))
+    return json_response(OrderEvents(order_id=order_id, items=event_views(history, request.app[ENGINE].registry)))
 
 
 @service.route("GET", "/internal/positions/{topic}/{number}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import version
 from typing import Any, Final
 
 import msgspec
 
-from engine.contracts.events import DEAD_LETTER, INTEGRATION, kind_of, published
+from engine.contracts.events import DEAD_LETTER, PublishedEvent, kind_of, published_events
 from engine.contracts.examples import example, on_the_wire
-from engine.contracts.openapi import DISTRIBUTION
 from engine.contracts.schemas import REF_PREFIX, Schema, Schemas
 from engine.declare.envelope import Envelope, Message
 from engine.declare.registry import EventRegistry
@@ -20,8 +18,6 @@ from engine.declare.settings import Settings
 from engine.declare.topic import Topic
 from engine.failures.classify import DEAD_LETTER_HEADERS
 from engine.failures.topics import DEAD_LETTERS
-from streams.events.integration import CLOUD_EVENT_HEADERS, to_integration
-from streams.topics import INTEGRATION_EVENTS
 
 BINDING_VERSION: Final = "0.5.0"
 JSON: Final = "application/json"
@@ -32,27 +28,28 @@ def asyncapi(
     services: Sequence[Service], registry: EventRegistry, topics: Sequence[Topic], settings: Settings
 ) -> dict[str, Any]:
     """The document; its schemas are those of the registered types, its examples are encoded as records are."""
-    outside = published(registry, topics)
-    schemas = Schemas([_ENVELOPE, *registry.classes.values(), *outside.values()])
+    outside = published_events(registry, topics)
+    schemas = Schemas([_ENVELOPE, *registry.classes.values(), *(found.value for found in outside)])
     named = {
         **schemas.components,
         **{found.event_type: _enveloped(found, schemas) for found in registry.classes.values()},
-        **{
-            f"{INTEGRATION}.{event.event_type}": _integration(event, value, schemas) for event, value in outside.items()
-        },
+        **{found.name: _other_shape(found, schemas) for found in outside},
     }
     document: dict[str, Any] = {
         "asyncapi": "3.0.0",
         "info": {
-            "title": "Orders",
-            "version": version(DISTRIBUTION),
-            "description": "Commands and events of the order system. A record's key decides its partition, by Kafka's "
-            "default partitioner (murmur2). Any client may produce commands; events have one writer each and are to "
-            "be read with `read_committed`. Unknown fields are ignored. Changelogs of tables are not part of this.",
+            "title": settings.application.heading,
+            "version": settings.application.release,
+            "description": f"Commands and events of {settings.application.described}. A record's key decides its "
+            "partition, by Kafka's default partitioner (murmur2). Any client may produce commands; events have one "
+            "writer each and are to be read with `read_committed`. Unknown fields are ignored. Changelogs of tables "
+            "are not part of this.",
         },
         "defaultContentType": JSON,
         "channels": {
-            topic.name: _channel(topic, _messages(topic, registry, outside), settings)
+            topic.name: _channel(
+                topic, _messages(topic, registry, outside, settings.application.example_values), settings
+            )
             for topic in sorted(topics, key=lambda topic: topic.name)
         },
         "operations": _operations(services),
@@ -79,8 +76,8 @@ def _enveloped(found: type[Message], schemas: Schemas) -> Schema:
     return {"allOf": [schemas.of(_ENVELOPE), {"properties": members | {"payload": schemas.of(found)}}]}
 
 
-def _integration(event: type[Message], value: Any, schemas: Schemas) -> Schema:
-    return {"allOf": [schemas.of(value), {"properties": {"event_type": {"const": event.event_type}}}]}
+def _other_shape(found: PublishedEvent, schemas: Schemas) -> Schema:
+    return {"allOf": [schemas.of(found.value), {"properties": {"event_type": {"const": found.event.event_type}}}]}
 
 
 # ---- channels
@@ -100,17 +97,20 @@ def _channel(topic: Topic, messages: dict[str, Any], settings: Settings) -> dict
     }
 
 
-def _messages(topic: Topic, registry: EventRegistry, outside: Iterable[type[Message]]) -> dict[str, Any]:
+def _messages(
+    topic: Topic, registry: EventRegistry, outside: Iterable[PublishedEvent], values: Mapping[str, Any]
+) -> dict[str, Any]:
     key = {"kafka": {"key": {"type": "string", "description": topic.key}, "bindingVersion": BINDING_VERSION}}
     if topic.name == DEAD_LETTERS.name:
         return {DEAD_LETTER: {**_DEAD_LETTER, "bindings": key}}
-    if topic.name == INTEGRATION_EVENTS.name:
-        return {event.event_type: {**_published_message(event), "bindings": key} for event in outside}
+    if topic.published is not None:
+        messages = {found.event.event_type: _other_message(found, values) for found in outside if found.topic == topic}
+        return {event_type: {**message, "bindings": key} for event_type, message in messages.items()}
     carried = [found for found in topic.carries if found in registry.classes.values()]
-    return {found.event_type: {**_message(found), "bindings": key} for found in carried}
+    return {found.event_type: {**_message(found, values), "bindings": key} for found in carried}
 
 
-def _message(found: type[Message]) -> dict[str, Any]:
+def _message(found: type[Message], values: Mapping[str, Any]) -> dict[str, Any]:
     text = inspect.getdoc(found) or ""
     message: dict[str, Any] = {
         "name": found.event_type,
@@ -121,23 +121,24 @@ def _message(found: type[Message]) -> dict[str, Any]:
         "correlationId": {"location": "$message.payload#/metadata/correlationId"},
         "payload": {"$ref": REF_PREFIX + found.event_type},
     }
-    if (envelope := example(found)) is not None:
+    if (envelope := example(found, values)) is not None:
         message["examples"] = [{"name": "encoded", "payload": on_the_wire(envelope)}]
     return message
 
 
-def _published_message(event: type[Message]) -> dict[str, Any]:
+def _other_message(found: PublishedEvent, values: Mapping[str, Any]) -> dict[str, Any]:
+    event, published = found.event, found.published
     message: dict[str, Any] = {
         "name": event.event_type,
         "title": event.__name__,
-        "summary": f"{event.event_type} for other systems, with CloudEvents 1.0 headers in Kafka's binary mode.",
+        "summary": f"{event.event_type} for other systems{published.note and f', {published.note}'}.",
         "contentType": JSON,
         "tags": [{"name": "event"}],
-        "headers": _headers(CLOUD_EVENT_HEADERS),
-        "payload": {"$ref": f"{REF_PREFIX}{INTEGRATION}.{event.event_type}"},
+        "headers": _headers(published.headers),
+        "payload": {"$ref": REF_PREFIX + found.name},
     }
-    envelope = example(event)
-    encoded = None if envelope is None else to_integration(envelope)
+    envelope = example(event, values)
+    encoded = None if envelope is None else published.encode(envelope)
     if encoded is not None:
         value, headers = encoded
         shown = {name: text.decode() for name, text in headers}

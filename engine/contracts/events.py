@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from engine.contracts.schemas import Schema, Schemas, resolved
 from engine.declare.envelope import Envelope, Message
 from engine.declare.registry import EventRegistry
-from engine.declare.topic import Topic
+from engine.declare.topic import Published, Topic
 from engine.failures.classify import DEAD_LETTER_HEADERS
 from engine.failures.topics import DEAD_LETTERS
-from streams.events.integration import CLOUD_EVENT_HEADERS, IntegrationEvent, published_types
-from streams.topics import INTEGRATION_EVENTS
 
 ENVELOPE: Final = "envelope"
-INTEGRATION: Final = "integration"
 DEAD_LETTER: Final = "dead-letter"
 
 Kind = Literal["command", "event", "both"]
@@ -48,19 +45,37 @@ def kind_of(message_class: type[Message]) -> Literal["command", "event"]:
     return "event" if message_class.aggregate_id_field is None else "command"
 
 
-def published(registry: EventRegistry, topics: Iterable[Topic]) -> dict[type[Message], Any]:
-    """Events of this application that go to `integration-events`, and the types of their values there."""
-    if INTEGRATION_EVENTS not in topics:
-        return {}
+class PublishedEvent(NamedTuple):
+    """An event that a topic has for other systems, and the type of its value there."""
+
+    topic: Topic
+    published: Published
+    event: type[Message]
+    value: Any
+
+    @property
+    def name(self) -> str:
+        """What its contract begins with, and its type."""
+        return f"{self.published.name}.{self.event.event_type}"
+
+
+def published_events(registry: EventRegistry, topics: Iterable[Topic]) -> list[PublishedEvent]:
+    """Events of this application that topics have for other systems, in a shape of their own."""
     known = set(registry.classes.values())
-    return {event: IntegrationEvent[payload] for event, payload in published_types().items() if event in known}  # type: ignore[valid-type]
+    return [
+        PublishedEvent(topic, topic.published, event, value)
+        for topic in topics
+        if topic.published is not None
+        for event, value in topic.published.types().items()
+        if event in known
+    ]
 
 
 def event_contracts(registry: EventRegistry, topics: Sequence[Topic]) -> dict[str, Contract]:
     """All contracts of an application by name."""
     classes = sorted(registry.classes.values(), key=lambda found: found.event_type)
-    outside = published(registry, topics)
-    schemas = Schemas([Envelope[msgspec.Raw], *classes, *outside.values()])
+    outside = published_events(registry, topics)
+    schemas = Schemas([Envelope[msgspec.Raw], *classes, *(found.value for found in outside)])
 
     def schema(found: Any) -> Schema:
         return resolved(schemas.of(found), schemas.components)
@@ -71,10 +86,9 @@ def event_contracts(registry: EventRegistry, topics: Sequence[Topic]) -> dict[st
         contracts[name_of(found)] = Contract(
             kind_of(found), schema(found), carried, found.aggregate_type, found.schema_version
         )
-    key = {INTEGRATION_EVENTS.name: INTEGRATION_EVENTS.key}
-    for event, value in outside.items():
-        contracts[f"{INTEGRATION}/{event.event_type}"] = Contract(
-            "event", schema(value), key, headers=CLOUD_EVENT_HEADERS
+    for topic, published, event, value in outside:
+        contracts[f"{published.name}/{event.event_type}"] = Contract(
+            "event", schema(value), {topic.name: topic.key}, headers=published.headers
         )
     if DEAD_LETTERS in topics:
         contracts[DEAD_LETTER] = Contract(

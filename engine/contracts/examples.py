@@ -11,37 +11,21 @@ import msgspec
 from engine.contracts.schemas import Schema, Schemas, resolved
 from engine.declare.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
 
-_MONEY: Final = {"amount": "39.98", "currency": "USD"}
-_BY_NAME: Final[Mapping[str, Any]] = {
-    "orderId": "order-123",
-    "customerId": "customer-456",
-    "productId": "SKU-1",
-    "deadLetterId": "0-1764043200000000",
-    "total": _MONEY,
-    "price": {"amount": "19.99", "currency": "USD"},
-    "currency": "USD",
-    "quantity": 2,
-    "country": "France",
-    "email": "customer@example.com",
-    "command": "order.cancel",
-    "change": "order.confirmed",
-    "status": "confirmed",
-    "reason": "out_of_stock",
-    "detail": "there are not enough pieces",
-    "reference": "reference-1",
-}
+_VALUES: Final[Mapping[str, Any]] = {"deadLetterId": "0-1764043200000000"}
 _PYTHON_TYPES: Final[Mapping[str | None, type]] = {"string": str, "integer": int, "object": dict}
 _TIME: Final = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _TIME_TEXT: Final = "2026-11-23T10:00:00Z"
 
 
-def example(message_class: type[Message]) -> Envelope[Any] | None:
+def example(message_class: type[Message], values: Mapping[str, Any]) -> Envelope[Any] | None:
     """An envelope of this type with values that look real; the first field of a payload names its aggregate.
 
-    None when the type takes only values that its schema says nothing of.
+    `values` are those of fields by their names on the wire. None when the type takes only values
+    that its schema says nothing of.
     """
     schemas = Schemas([message_class])
-    value = _value("", resolved(schemas.of(message_class), schemas.components))
+    known = {**_VALUES, **values}
+    value = _value("", resolved(schemas.of(message_class), schemas.components), known)
     try:
         payload = msgspec.convert(value, message_class)
     except msgspec.ValidationError:
@@ -62,21 +46,21 @@ def on_the_wire(envelope: Envelope[Any]) -> Any:
     return msgspec.json.decode(encode_envelope(envelope))
 
 
-def _value(name: str, schema: Schema) -> Any:
+def _value(name: str, schema: Schema, known: Mapping[str, Any]) -> Any:
     """A value that fits a schema without references, for a field of this name."""
     if "const" in schema:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][0]
     if "anyOf" in schema:
-        return _value(name, next(found for found in schema["anyOf"] if found != {"type": "null"}))
+        return _value(name, next(found for found in schema["anyOf"] if found != {"type": "null"}), known)
     kind = schema.get("type")
-    if name in _BY_NAME and isinstance(_BY_NAME[name], _PYTHON_TYPES.get(kind, ())):
-        return _BY_NAME[name]
+    if name in known and isinstance(known[name], _PYTHON_TYPES.get(kind, ())):
+        return known[name]
     if kind == "object":
-        return {member: _value(member, found) for member, found in schema.get("properties", {}).items()}
+        return {member: _value(member, found, known) for member, found in schema.get("properties", {}).items()}
     if kind == "array":
-        return [_value("", found) for found in schema.get("prefixItems", [schema.get("items", {})])]
+        return [_value("", found, known) for found in schema.get("prefixItems", [schema.get("items", {})])]
     if kind == "string":
         return _text(name, schema)
     if kind == "integer":

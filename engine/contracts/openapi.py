@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Any, Final, NamedTuple
 
 from engine.contracts.schemas import REF_PREFIX, Schemas
@@ -26,7 +25,6 @@ from engine.declare.service import Route, Service
 from engine.declare.settings import Settings
 from engine.web.answers import BODY_BYTES_MAX, SAFE_METHODS, ProblemDetails
 
-DISTRIBUTION: Final = "orders-events"
 PROBLEM_JSON: Final = "application/problem+json"
 _PATH_PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 # Dots within code and within words end no sentence.
@@ -96,16 +94,20 @@ def openapi(services: Iterable[Service], settings: Settings) -> dict[str, Any]:
         "schemas": schemas.components,
         "responses": {_problem_name(status): _problem(status, schemas) for status in used},
         "securitySchemes": {
-            "bearer": {"type": "http", "scheme": "bearer", "description": "the worker's ORDERS_API_TOKEN"}
+            "bearer": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": f"the worker's {settings.variable('api_token')}",
+            }
         },
     }
     return {
         "openapi": "3.1.0",
         "jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
         "info": {
-            "title": "Orders",
-            "version": version(DISTRIBUTION),
-            "summary": "Event-driven order processing",
+            "title": settings.application.heading,
+            "version": settings.application.release,
+            **({"summary": settings.application.summary} if settings.application.summary else {}),
             "description": "Any worker answers any request. JSON in and out; errors are problems (RFC 9457), also for "
             "unknown paths (404) and wrong methods (405, with `Allow`). Unknown fields of bodies are ignored unless a "
             "schema says otherwise. What the topics carry is in /asyncapi.json.",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Final
+from typing import Any, Final
 
 ENGINE_PACKAGE: Final = "engine"
 
@@ -18,18 +19,22 @@ class Application:
             between its workers (`X-Orders-Forwarded`) and, in upper case, its environment variables (`ORDERS_`).
         module: the module that has its Faust application, as in `faust -A streams.app`.
         title: the heading of its documents; by default its name with a capital.
+        description: what it is called within a sentence, such as `the order system`; by default its title.
         summary: one line about it in the OpenAPI document.
         distribution: the installed distribution whose version is its release; without one that is 0.
         packages: its own packages, which log at the setting `log_level` as the engine does.
+        example_values: what fields of these names (as on the wire) have in the examples of the AsyncAPI document.
         foreign_variables: environment variables that begin with its prefix, but are no settings.
     """
 
     name: str
     module: str = ""
     title: str = ""
+    description: str = ""
     summary: str = ""
     distribution: str = ""
     packages: tuple[str, ...] = ()
+    example_values: Mapping[str, Any] = field(default_factory=dict, hash=False)
     foreign_variables: frozenset[str] = frozenset()
 
     @property
@@ -49,6 +54,11 @@ class Application:
     def heading(self) -> str:
         """Its title, or its name with a capital."""
         return self.title or self.name.capitalize()
+
+    @property
+    def described(self) -> str:
+        """What it is called within a sentence."""
+        return self.description or self.heading
 
     @property
     def release(self) -> str:

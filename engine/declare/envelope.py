@@ -31,13 +31,15 @@ class Message(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """Base of all payloads.
 
     A command sets `aggregate_id_field`, the field that must equal the envelope's aggregate id: commands come from any
-    client. Events come from one writer, which took the id from the command, and are not checked again.
+    client. Events come from one writer, which took the id from the command, and are not checked again. Views of events
+    leave `hidden_fields` out, such as an address.
     """
 
     event_type: ClassVar[str]
     schema_version: ClassVar[int]
     aggregate_type: ClassVar[str]
     aggregate_id_field: ClassVar[str | None] = None
+    hidden_fields: ClassVar[tuple[str, ...]] = ()
 
 
 class Metadata(msgspec.Struct, frozen=True, gc=False, rename="camel"):

@@ -8,6 +8,7 @@ from aiohttp import web
 from engine.declare.agent import Agent, Opens
 from engine.declare.envelope import Message
 from engine.declare.handlers import Handler
+from engine.declare.live import Figure, FigureFunction, History, LiveTable, LiveView
 from engine.declare.operation import Operation, Undocumented
 from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
@@ -20,6 +21,8 @@ C = TypeVar("C")
 T = TypeVar("T", bound=TimerHandler)
 GaugeFunction = Callable[[Any], Mapping[str, float]]  # of a Partition, or of the whole task where the engine counts
 G = TypeVar("G", bound=GaugeFunction)
+F = TypeVar("F", bound=FigureFunction)
+V = TypeVar("V", bound=LiveView)
 H = TypeVar("H", bound=Callable[..., None])
 WebSetup = Callable[[web.Application], None]
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -69,6 +72,9 @@ class Service:
         self.agents: dict[str, Agent[Any]] = {}
         self.timers: dict[str, TimerHandler] = {}
         self.gauges: list[ServiceGauge] = []
+        self.live_tables: list[LiveTable] = []
+        self.figures: list[Figure] = []
+        self.histories: list[History] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
         self.routes: list[Route] = []
         self.web_setups: list[WebSetup] = []
@@ -149,6 +155,34 @@ class Service:
             return function
 
         return register
+
+    def live(self, table: AnyTable, event: str) -> Callable[[V], V]:
+        """Declare that `/live` tells changed rows of `table` as `event`: a function from partition number, key and row
+        to the item that is told, or None.
+        """
+
+        def register(function: V) -> V:
+            self.live_tables.append(LiveTable(table, event, function))
+            return function
+
+        return register
+
+    def figure(self, name: str, table: AnyTable) -> Callable[[F], F]:
+        """Declare counts among the figures of `/live`: a function from a partition to counts by state, which depend on
+        `table` alone; partitions and workers add up.
+        """
+
+        def register(function: F) -> F:
+            self.figures.append(Figure(name, table, function))
+            return function
+
+        return register
+
+    def history(self, where: AnyTable | Topic, *topics: Topic) -> None:
+        """Declare where the events of aggregates are that a dead letter shows: in a table whose keys begin with the
+        aggregate's id, or among the newest records of a topic, for the letters of `topics`.
+        """
+        self.histories.append(History(where, topics))
 
     def route(self, method: str, path: str, operation: Operation | Undocumented | None = None) -> Callable[[R], R]:
         """Declare an HTTP route of the web view: an aiohttp handler; `request.app[ENGINE]` is the engine.

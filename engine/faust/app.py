@@ -37,7 +37,7 @@ from engine.log.ports import Broker
 from engine.observe.gauges import Gauges
 from engine.observe.tracing import environment
 from engine.partition.engine import Engine
-from engine.web.answers import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, answer_problems
+from engine.web.answers import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, SERVICES, answer_problems
 from engine.web.routing import install as install_routing
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class EngineApp(faust.App):
         web.around.append(answer_problems(self.engine, self.conf.web_bind))
         web.web_app[ENGINE], web.web_app[FAUST_APP] = self.engine, self
         declared = [gauge for service in self.services for gauge in service.gauges]
+        web.web_app[SERVICES] = self.services
         web.web_app[GAUGES] = Gauges(self.engine, declared)
         # Faust asks its CORS library at every answer; nothing here may be read from other origins.
         web.web_app.on_response_prepare.clear()

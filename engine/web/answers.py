@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import logging
 import re
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
 from typing import Any, cast
@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
+from engine.declare.service import Service
 from engine.failures.classify import NAME_CHARACTERS_MAX, InfrastructureError
 from engine.log.ports import TransportError
 from engine.observe.about import about
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 FAUST_APP: web.AppKey[Any] = web.AppKey("faust_app", object)
+SERVICES: web.AppKey[Sequence[Service]] = web.AppKey("services", Sequence)
 GAUGES: web.AppKey[Gauges] = web.AppKey("gauges", Gauges)
 
 BODY_BYTES_MAX = 1 << 20

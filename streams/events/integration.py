@@ -98,6 +98,11 @@ def published_types() -> Mapping[type[Message], type[msgspec.Struct]]:
     return {event: get_type_hints(contract)["return"] for event, contract in _contracts.items()}
 
 
+def published_values() -> Mapping[type[Message], Any]:
+    """Events that are published, and the type of the value that each has outside."""
+    return {event: IntegrationEvent[payload] for event, payload in published_types().items()}  # type: ignore[valid-type]
+
+
 def to_integration(envelope: Envelope[Any]) -> tuple[bytes, Headers] | None:
     """Return value and headers for `integration-events`, or None when the type is not published.
 

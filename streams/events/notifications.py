@@ -14,6 +14,7 @@ class NotificationMessage(Message, frozen=True, gc=False):
 
     schema_version: ClassVar[int] = 1
     aggregate_type: ClassVar[str] = "Notification"
+    hidden_fields: ClassVar[tuple[str, ...]] = ("email",)
     aggregate_id_field: ClassVar[str | None] = "order_id"
 
 

@@ -27,6 +27,7 @@ class OrderMessage(Message, frozen=True, gc=False):
 
     schema_version: ClassVar[int] = 1
     aggregate_type: ClassVar[str] = "Order"
+    hidden_fields: ClassVar[tuple[str, ...]] = ("email",)
 
 
 class PlaceOrder(OrderMessage, frozen=True, gc=False):

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any, Final, TypedDict
 
 import msgspec
 
 from engine.declare.envelope import TimeText
+from engine.declare.live import History
 from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
 from engine.declare.times import format_ms
+from engine.declare.topic import Topic
 from engine.failures.classify import names_in
 from engine.failures.dead_letters import Action, ActionName, DeadLetter, why_not_retry
 from engine.failures.lanes import LANES, WAITING, LaneKey
@@ -19,9 +22,7 @@ from engine.log.ports import Record, TransportError
 from engine.observe.records import RecordView, read_page, record_view
 from engine.partition.engine import Engine
 from engine.web.dead_letters.queries import LetterView, lane_behind, letter_view, text_of
-from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
-from tables.orders import ORDER_HISTORY
-from tables.queries import EventView, event_views
+from engine.web.event_views import EventView, event_views
 
 WAITING_SHOWN: Final = 20
 EVENTS_SHOWN: Final = 10
@@ -74,7 +75,9 @@ class LetterDetails(LetterView, frozen=True, kw_only=True, gc=True):
     recent_events: list[EventView] | None
 
 
-async def letter_details(engine: Engine, task: Partition, number: int, letter: DeadLetter) -> LetterDetails:
+async def letter_details(
+    engine: Engine, histories: Iterable[History], task: Partition, number: int, letter: DeadLetter
+) -> LetterDetails:
     """A letter in full, see `GET /dead-letters/{id}`."""
     refusal = why_not_retry(letter, False, int(time.time() * 1000), engine.settings)
     shown: dict[str, Any] = {**msgspec.structs.asdict(letter_view(task, number, letter)), **_record(letter)}
@@ -86,7 +89,7 @@ async def letter_details(engine: Engine, task: Partition, number: int, letter: D
         actions=[_action_view(action) for action in letter.actions],
         refusal=_refusal(refusal),
         waiting_records=_waiting_records(task, letter),
-        recent_events=await _recent_events(engine, task, letter),
+        recent_events=await _recent_events(engine, histories, task, letter),
     )
 
 
@@ -125,24 +128,30 @@ def _waiting_records(task: Partition, letter: DeadLetter) -> list[WaitingRecordV
     return items
 
 
-async def _recent_events(engine: Engine, task: Partition, letter: DeadLetter) -> list[EventView] | None:
+async def _recent_events(
+    engine: Engine, histories: Iterable[History], task: Partition, letter: DeadLetter
+) -> list[EventView] | None:
     """The latest events of the letter's aggregate, oldest first; null when the log cannot be read now."""
     key = text_of(letter.key)
     if not key:
         return []
-    history = islice(task.scan(ORDER_HISTORY, encode_prefix(key), reverse=True), EVENTS_SHOWN)
-    events = [bytes(value) for _, value in history][::-1]
-    if not events and letter.topic in (INVENTORY_COMMANDS.name, INVENTORY_EVENTS.name):
+    for history in histories:
         try:
-            events = await _stock_events(engine, letter)
+            events = await _events_in(engine, history, task, letter, key)
         except TransportError:
             return None
-    return event_views(events)
+        if events:
+            return event_views(events, engine.registry)
+    return []
 
 
-async def _stock_events(engine: Engine, letter: DeadLetter) -> list[bytes]:
-    """Events of a product among the newest ones of its partition: products have no history of their own."""
-    if INVENTORY_EVENTS.name not in engine.topics:
+async def _events_in(engine: Engine, history: History, task: Partition, letter: DeadLetter, key: str) -> list[bytes]:
+    """The latest events that a history has of an aggregate, oldest first."""
+    if not isinstance(history.where, Topic):
+        newest = islice(task.scan(history.where, encode_prefix(key), reverse=True), EVENTS_SHOWN)
+        return [bytes(value) for _, value in newest][::-1]
+    topic = history.where.name
+    if topic not in engine.topics or letter.topic not in {topic.name for topic in history.topics}:
         return []
-    newest, _, _ = await read_page(engine.broker, INVENTORY_EVENTS.name, letter.partition, None, LOOK_BACK_RECORDS)
-    return [record.value or b"" for record in newest if record.key == letter.key][-EVENTS_SHOWN:]
+    records, _, _ = await read_page(engine.broker, topic, letter.partition, None, LOOK_BACK_RECORDS)
+    return [record.value or b"" for record in records if record.key == letter.key][-EVENTS_SHOWN:]

@@ -15,7 +15,7 @@ from engine.declare.service import Service
 from engine.declare.times import format_ms
 from engine.failures.dead_letters import DeadLetter, InvalidLetterId, parse_letter_id
 from engine.failures.service import decisions
-from engine.web.answers import ENGINE, Problem, invalid, json_response
+from engine.web.answers import ENGINE, SERVICES, Problem, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.dead_letters.details import LetterDetails, letter_details
 from engine.web.dead_letters.filters import (
@@ -117,11 +117,12 @@ async def get_letter(request: web.Request, task: Partition) -> web.StreamRespons
     `complete` is false when it was too large to be kept), `trace`, `actions` (the audit trail;
     `refused` is `{reason, detail}` of a decision that was not carried out, or null), `closed_at`, `refusal`
     (`{reason, detail}` of why it may not be tried again as it is, or null), `waiting_records` (the first 20 of those
-    that wait behind it, `{offset, event_id, event_type}`) and `recent_events` (the latest 10 of its order or product,
-    without mail addresses; null when the log cannot be read now).
+    that wait behind it, `{offset, event_id, event_type}`) and `recent_events` (the latest 10 of its aggregate,
+    without fields that stay hidden; null when the log cannot be read now).
     """
     number, letter = letter_of(request, task)
-    return json_response(await letter_details(request.app[ENGINE], task, number, letter))
+    histories = [history for service in request.app[SERVICES] for history in service.histories]
+    return json_response(await letter_details(request.app[ENGINE], histories, task, number, letter))
 
 
 def letter_of(request: web.Request, task: Partition) -> tuple[int, DeadLetter]:

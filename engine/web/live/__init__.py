@@ -1,1 +1,1 @@
-"""What happens now, as server-sent events: changes of orders, sagas and dead letters, and figures once a second."""
+"""What happens now, as server-sent events: changes of declared tables and dead letters, and figures every second."""

@@ -3,73 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from engine.declare.envelope import format_timestamp
-from engine.declare.table import AnyTable
+from engine.declare.live import LiveTable
 from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DeadLetter, letter_id
 from engine.partition.commit_listeners import ChangedRows
-from tables.orders import ORDERS, UNKNOWN, Order
-from tables.sagas import SAGAS, Saga
 
 FLUSH_S: Final = 0.1
 ITEMS_MAX: Final = 100
 """Rows in one event. Of more only the last ones are told, and how many are left out: nobody can read them anyway."""
 
-View = dict[str, Any]
 
-
-class LiveTable(NamedTuple):
-    """A table whose changes are told as `event`; `view` makes an item of partition number, key and row, or None."""
-
-    table: AnyTable
-    event: str
-    view: Callable[[int, Any, Any], View | None]
-
-
-def _order(_number: int, order_id: str, order: Order) -> View | None:
-    if order.status == UNKNOWN:
-        return None
-    return {
-        "order_id": order_id,
-        "customer_id": order.customer_id,
-        "status": order.status,
-        "item_count": order.item_count,
-        "total": order.total,
-        "created_at": None if order.created_at is None else format_timestamp(order.created_at),
-        "version": order.version,
-    }
-
-
-def _saga(_number: int, order_id: str, saga: Saga) -> View:
-    return {"order_id": order_id, "state": saga.state}
-
-
-def _letter(number: int, key: int, letter: DeadLetter) -> View:
+def _letter(number: int, key: int, letter: DeadLetter) -> dict[str, Any]:
     return {"id": letter_id(number, key), "state": letter.state, "topic": letter.topic, "error_type": letter.error_type}
 
 
-LIVE_TABLES: Final = (
-    LiveTable(ORDERS, "orders", _order),
-    LiveTable(SAGAS, "sagas", _saga),
+LETTER_TABLES: Final = (
     LiveTable(DEAD_LETTERS, "dead-letters", _letter),
     LiveTable(CLOSED_DEAD_LETTERS, "dead-letters", _letter),
 )
 
 
 class Changes:
-    """Takes note of changed rows at each commit, and tells of them at most every FLUSH_S: each row as it is then."""
+    """Takes note of changed rows at each commit, and tells of them at most every FLUSH_S: each row as it is then.
 
-    def __init__(self, tell: Callable[[str, Any], None]) -> None:
+    `tables` are those that services declare; dead letters are told of as well.
+    """
+
+    def __init__(self, tell: Callable[[str, Any], None], tables: Iterable[LiveTable]) -> None:
         self._tell = tell
+        self._tables = (*tables, *LETTER_TABLES)
         self._changed: dict[tuple[LiveTable, int], dict[Any, Any]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def committed(self, number: int, rows: ChangedRows) -> None:
         """Take note of what a commit of partition `number` changed."""
-        for live in LIVE_TABLES:
+        for live in self._tables:
             changed = rows.get(live.table)
             if changed:
                 self._changed.setdefault((live, number), {}).update(changed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any, Final
 
 from aiohttp import web
 
+from engine.declare.service import Service
 from engine.observe.gauges import Gauges
 from engine.partition.engine import Engine
 from engine.web.answers import ENGINE, FAUST_APP, GAUGES, PASSING
@@ -58,7 +59,10 @@ class LiveHub:
     async def _live(self) -> None:
         """Feed the streams until there are none."""
         listeners = self._engine.commit_listeners
-        changes, figures = Changes(self._tell), FiguresHere(self._engine, self._gauges)
+        services: Sequence[Service] = self._faust_app.services
+        changes = Changes(self._tell, [live for service in services for live in service.live_tables])
+        declared = [figure for service in services for figure in service.figures]
+        figures = FiguresHere(self._engine, self._gauges, declared)
         others = OtherWorkers(self._router, self.everywhere.publish)
         listeners.add(changes.committed)
         listeners.add(figures.committed)
@@ -87,8 +91,8 @@ class LiveHub:
         except Exception:
             log.exception("the figures of this worker cannot be told")
             return
-        self.here.publish("figures", own)
-        self.everywhere.publish("figures", reduce(Figures.plus, others.figures.values(), own))
+        self.here.publish("figures", own.view())
+        self.everywhere.publish("figures", reduce(Figures.plus, others.figures.values(), own).view())
 
     def _tell(self, event: str, data: Any) -> None:
         self.here.publish(event, data)

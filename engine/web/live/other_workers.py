@@ -54,6 +54,6 @@ class OtherWorkers:
 
     def _take(self, url: str, event: str, data: bytes) -> None:
         if event == "figures":
-            self.figures[url] = msgspec.json.decode(data, type=Figures)
+            self.figures[url] = Figures.of_view(data)
         else:
             self._tell(event, msgspec.Raw(data))

@@ -15,9 +15,9 @@ service.web_setup(install)
 async def get_live(request: web.Request) -> web.StreamResponse:
     """Server-sent events of what happens from now on, in all partitions.
 
-    `orders`, `sagas` and `dead-letters` are `{items, left_out}`: rows that were changed and committed, the last 100 of
-    a moment, and how many more there were. `figures` comes once a second. `resync`: something was missed, read anew
-    what you show. 503 when the worker keeps as many streams as it can.
+    `dead-letters`, and the events that services declare, are `{items, left_out}`: rows that were changed and committed,
+    the last 100 of a moment, and how many more there were. `figures` comes once a second. `resync`: something was
+    missed, read anew what you show. 503 when the worker keeps as many streams as it can.
     """
     hub = request.app[LIVE]
     with hub.subscribed(hub.everywhere) as subscriber:
