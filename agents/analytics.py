@@ -12,6 +12,9 @@ from msgspec.structs import replace
 from domain.analytics import (
     REJECTED,
     SHIPPED,
+    AnalyticsState,
+    Figures,
+    ProductFigures,
     cancelled,
     confirmed,
     confirmed_products,
@@ -22,6 +25,7 @@ from domain.analytics import (
     refunded_products,
     with_reason,
 )
+from domain.orders import Order
 from engine.declare.envelope import Envelope
 from engine.declare.service import Service
 from engine.declare.table import Table
@@ -44,11 +48,8 @@ from tables.analytics import (
     ANALYTICS_TOTALS,
     NO_CURRENCY,
     STATE_KEY,
-    AnalyticsState,
-    Figures,
-    ProductFigures,
 )
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 
 K = TypeVar("K")
 S = TypeVar("S", bound=Sums)

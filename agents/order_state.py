@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from domain.orders import replay
+from domain.orders import UNKNOWN, Order, replay
 from engine.declare.envelope import Envelope
 from engine.declare.operation import Operation, Parameter
 from engine.declare.partition import Partition
@@ -14,7 +14,6 @@ from engine.declare.service import Service
 from engine.web.answers import ENGINE, Problem, invalid, json_response, time_of
 from engine.web.freshness import by_key
 from engine.web.parameters import optional_number
-from tables.orders import UNKNOWN, Order
 from tables.queries import ORDER_PATH, OrderView, order_history, order_view
 
 service = Service("order-state")

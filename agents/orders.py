@@ -5,7 +5,7 @@ from typing import cast
 
 import msgspec
 
-from domain.orders import InvalidOrderState, check_requested, decide, evolve, refusal
+from domain.orders import InvalidOrderState, Order, check_requested, decide, evolve, refusal
 from engine.declare.envelope import Envelope, follow_up
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
@@ -23,7 +23,7 @@ from streams.events.orders import (
 )
 from streams.settings import Settings, shop_settings
 from streams.topics import CUSTOMER_ORDER_EVENTS, INTEGRATION_EVENTS, ORDER_COMMANDS, ORDER_EVENTS
-from tables.orders import HANDLED_COMMANDS, ORDER_HISTORY, ORDERS, HandledCommand, Order
+from tables.orders import HANDLED_COMMANDS, ORDER_HISTORY, ORDERS, HandledCommand
 
 service = Service(
     "orders",

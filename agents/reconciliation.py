@@ -6,6 +6,7 @@ It handles every event there is, so that a handler does one addition to one row 
 from decimal import Decimal
 from typing import Any
 
+from domain.orders import Order
 from engine.declare.envelope import Envelope
 from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
@@ -14,7 +15,7 @@ from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderShipped
 from streams.events.payments import PAYMENT_TYPES, PaymentReceived, PaymentRefunded
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums
 
 service = Service(

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from domain.sagas import NO_ANSWER, Policy, Step, step_of, wakes_at
+from domain.orders import Order
+from domain.sagas.definition import Step, step_of
+from domain.sagas.machine import NO_ANSWER, Policy, wakes_at
+from domain.sagas.state import RUNNING, Saga, StepRun
 from engine.declare.envelope import Message, TimeText
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition
@@ -18,9 +21,9 @@ from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.freshness import by_key
 from streams.settings import Settings, shop_settings
 from tables.choreography import DEADLINES, Deadline
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 from tables.queries import SAGA_PATH
-from tables.sagas import RUNNING, SAGAS, Saga, StepRun
+from tables.sagas import SAGAS
 
 service = Service("saga-views")
 
@@ -134,7 +137,7 @@ def _compensation(saga: Saga, order: Order, step: Step, run: StepRun) -> Compens
     command = step.compensation(order, run.line, saga) if asked and step.compensation is not None else None
     reply: Any = None
     if run.undo_answered_ms is not None and run.undo_error != NO_ANSWER:
-        reply = step.undone[0] if run.state == "undone" else step.undo_failed
+        reply = step.event("undone" if run.state == "undone" else "undo_failed")
     return Compensation(
         _type(command),
         _time(run.undo_asked_ms),
@@ -148,7 +151,7 @@ def _compensation(saga: Saga, order: Order, step: Step, run: StepRun) -> Compens
 def _reply(step: Step, run: StepRun) -> type[Message] | None:
     if run.answered_ms is None:
         return None
-    return step.failed if run.state == "failed" else step.done
+    return step.event("failed" if run.state == "failed" else "done")
 
 
 def _timeline(saga: Saga, steps: tuple[StepView, ...]) -> Iterator[Happening]:

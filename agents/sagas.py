@@ -6,27 +6,19 @@ the answer that allows it. In the choreographed style it asks for nothing and on
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec.structs import replace
 
-from domain.sagas import (
-    REPLIES,
-    STOCK_REPLIES,
-    Command,
-    Policy,
-    advance,
-    apply,
-    begin,
-    business_time,
-    resume,
-    stuck_at,
-    wakes_at,
-)
+from domain.orders import Order
+from domain.sagas.definition import REPLIES, STOCK_REPLIES
+from domain.sagas.machine import Command, Policy, advance, apply, begin, business_time, resume, stuck_at, wakes_at
+from domain.sagas.state import COMPENSATING, COMPENSATION_FAILED, RUNNING, Saga
 from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
 from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.timers import Timer
+from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
 from engine.observe.quiet import Quiet
@@ -36,26 +28,20 @@ from streams.events.payments import PAYMENT_TYPES
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
 from streams.settings import shop_settings
 from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS, SAGA_COMMANDS, SAGA_REPLIES
-from tables.orders import ORDERS, Order
-from tables.sagas import (
-    COMPENSATING,
-    COMPENSATION_FAILED,
-    FAILED_SAGAS,
-    RUNNING,
-    SAGA_COUNTS,
-    SAGAS,
-    FailedSaga,
-    Saga,
-    SagaCount,
-)
+from tables.orders import ORDERS
+from tables.sagas import FAILED_SAGAS, SAGA_COUNTS, SAGAS, FailedSaga, SagaCount
 
 TIMER = "saga"
 NEVER_MS = 1 << 62
 
+SERVICES: Final = (INVENTORY_COMMANDS, PAYMENT_COMMANDS)
+"""The topics of the services that steps are asked of."""
+_TOPIC_OF: Final[Mapping[type[Message], Topic]] = {kind: topic for topic in SERVICES for kind in topic.carries}
+
 service = Service(
     "sagas",
     tables=(SAGAS, SAGA_COUNTS, FAILED_SAGAS),
-    topics=(INVENTORY_COMMANDS, PAYMENT_COMMANDS),
+    topics=SERVICES,
     types=(*INVENTORY_TYPES, *PAYMENT_TYPES, *SAGA_TYPES),
 )
 
@@ -135,7 +121,7 @@ def _move(before: Saga | None, saga: Saga, cause_id: str, work: UnitOfWork) -> N
 
 def _with_causes(saga: Saga, asked: Sequence[Command], cause_id: str) -> Saga:
     """The saga with what its commands followed from, for those who want to know; the order's own events tell theirs."""
-    causes = {command.step: cause_id for command in asked if command.topic is not None}
+    causes = {command.step: cause_id for command in asked if not command.local}
     return replace(saga, causes={**saga.causes, **causes}) if causes else saga
 
 
@@ -147,15 +133,15 @@ def _ask(saga: Saga, command: Command, cause_id: str, work: UnitOfWork) -> None:
     """
     envelope: Envelope[Message] = new_envelope(
         command.payload,
-        event_id=cause_id if command.topic is None else derived_id(saga.placed_id, command.step),
+        event_id=cause_id if command.local else derived_id(saga.placed_id, command.step),
         aggregate_id=command.key,
         timestamp=business_time(saga, work.now_ms),
         metadata=Metadata(saga.correlation_id, cause_id, saga.user_id),
     )
-    if command.topic is None:
+    if command.local:
         work.deliver(envelope)
     else:
-        work.send(command.topic, command.key, envelope)
+        work.send(_TOPIC_OF[type(command.payload)], command.key, envelope)
 
 
 def _set_timer(saga: Saga, wakes_ms: int | None, work: UnitOfWork) -> Saga:

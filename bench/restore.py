@@ -24,13 +24,14 @@ import msgspec
 from bench.broker import PARTITIONS, running_broker
 from bench.systems import WORK_DIR
 from bench.workers import running_worker
+from domain.orders import PENDING, Order
 from engine.log.kafka.broker import KafkaBroker
 from engine.log.partitioner import partition_for
 from engine.log.ports import TopicSpec
 from streams.events.money import Money
 from streams.events.orders import OrderItem
 from streams.settings import Settings
-from tables.orders import ORDERS, PENDING, Order
+from tables.orders import ORDERS
 
 READS = 20_000
 ROWS_PER_BATCH = 2_000

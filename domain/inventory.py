@@ -1,8 +1,9 @@
 """The stock of a product: what may happen to it and to the lines of orders that reserve of it, and what then is."""
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -21,7 +22,43 @@ from streams.events.inventory import (
     StockReserved,
     StockShipped,
 )
-from tables.inventory import FAILED, RELEASED, RESERVED, SHIPPED, Reservation, Stock
+
+ReservationState = Literal["reserved", "released", "shipped", "failed"]
+
+RESERVED: Final = "reserved"
+RELEASED: Final = "released"
+"""Holds no pieces and never will again; also a line that was released before it was reserved (a tombstone)."""
+SHIPPED: Final = "shipped"
+FAILED: Final = "failed"
+
+
+class Stock(msgspec.Struct, frozen=True, gc=False):
+    """One product, in pieces; `on_hand` includes the reserved ones, `version` is the number of its events so far.
+
+    `stocked` tells whether anybody ever said what there is: before that commands were only refused.
+    """
+
+    product_id: str
+    on_hand: int = 0
+    reserved: int = 0
+    version: int = 0
+    stocked: bool = False
+
+
+class Reservation(msgspec.Struct, frozen=True, gc=False):
+    """What one line of an order has of a product.
+
+    `quantity` is the pieces that were reserved, 0 where none ever were. `requested` and `available` are the pieces
+    asked for and those that were free then. `reason` is the stable code why reserving failed, or why a shipped line
+    could not be released.
+    """
+
+    state: ReservationState
+    quantity: int
+    requested: int = 0
+    available: int = 0
+    reason: str | None = None
+
 
 ON_HAND_MAX: Final = 10**15
 """The most pieces of one product; sums of quantities then fit 64 bits, and every JSON reader's numbers."""

@@ -2,10 +2,10 @@
 
 from typing import Final
 
+from domain.orders import Order
 from streams.events.notifications import NotificationKind, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed
-from tables.orders import Order
 
 CANCELLED_BEFORE_CHARGE: Final = "cancelled_before_charge"
 """Nothing was charged because the order was cancelled before: the customer is told of the cancellation alone."""

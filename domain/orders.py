@@ -1,9 +1,11 @@
 """The order aggregate: what may happen to an order, and what an order becomes when it happens."""
 
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from decimal import Context, Decimal, DecimalException, Inexact, InvalidOperation, Overflow, Rounded
-from typing import Any, Final
+from typing import Any, Final, Literal
 
+import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
@@ -22,9 +24,45 @@ from streams.events.orders import (
     OrderRejected,
     OrderShipped,
     PlaceOrder,
+    SagaStyle,
     ShipOrder,
 )
-from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED, UNKNOWN, Order, OrderStatus
+
+OrderStatus = Literal["unknown", "pending", "confirmed", "cancelled", "rejected"]
+
+UNKNOWN: Final = "unknown"
+"""Commands were refused, but nothing was placed: views answer as if there were no row."""
+PENDING: Final = "pending"
+CONFIRMED: Final = "confirmed"
+CANCELLED: Final = "cancelled"
+REJECTED: Final = "rejected"
+"""Placing was refused; nothing can happen to the order any more."""
+
+
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """One order.
+
+    An `unknown` or `rejected` order has no items, total and created_at; an `unknown` one no customer. `item_count` is
+    the sum of quantities, `version` the number of events of the order so far. `saga` is the style of its saga. Times
+    are business time, aware UTC.
+    """
+
+    order_id: str
+    customer_id: str | None
+    status: OrderStatus
+    items: tuple[OrderItem, ...]
+    item_count: int
+    total: Money | None
+    country: str | None
+    email: str | None
+    created_at: datetime | None
+    confirmed_at: datetime | None
+    cancelled_at: datetime | None
+    cancel_reason: str | None
+    version: int
+    shipped_at: datetime | None = None
+    saga: SagaStyle | None = None
+
 
 QUANTITY_MAX: Final = 1_000_000_000
 """The most pieces in one line; sums of quantities then fit 64 bits."""

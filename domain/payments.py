@@ -1,6 +1,7 @@
 """The payment of an order: what to ask the gateway, what its answer means, and what the payment becomes."""
 
-from typing import Any, Final
+from datetime import datetime
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 import msgspec
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from domain.prices import price_problem
 from engine.declare.envelope import Envelope
 from streams.events.money import Money
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.events.payments import (
     ChargePayment,
     PaymentFailed,
@@ -18,8 +20,37 @@ from streams.events.payments import (
     PaymentRefundFailed,
     RefundPayment,
 )
-from streams.payment_gateway.port import Charged, Declined, Refunded
-from tables.payments import FAILED, RECEIVED, REFUNDED, Payment
+
+PaymentStatus = Literal["received", "failed", "refunded"]
+
+RECEIVED: Final = "received"
+FAILED: Final = "failed"
+"""No money was taken, and none will be."""
+REFUNDED: Final = "refunded"
+
+
+class Payment(msgspec.Struct, frozen=True, gc=False):
+    """The payment of one order.
+
+    A `failed` one has no reference, and no customer and amount either when a refund was asked for before any charge.
+    `reason` says why it failed, or why the last refund of a `received` one was refused; `refunds_refused` counts those.
+    `reference` and `refund_reference` are the gateway's. `version` is the number of events so far. Times are business
+    time, aware UTC.
+    """
+
+    order_id: str
+    customer_id: str | None
+    status: PaymentStatus
+    amount: Money | None
+    reference: str | None
+    reason: str | None
+    version: int
+    refund_reference: str | None = None
+    refunds_refused: int = 0
+    charged_at: datetime | None = None
+    failed_at: datetime | None = None
+    refunded_at: datetime | None = None
+
 
 PaymentCommand = ChargePayment | RefundPayment
 PaymentEvent = PaymentReceived | PaymentFailed | PaymentRefunded | PaymentRefundFailed

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, TypedDict, TypeVar
 import msgspec
 from aiohttp import web
 
+from domain.analytics import AnalyticsState, Figures, ProductFigures
 from engine.declare.operation import Operation, Parameter
 from engine.declare.service import Service
 from engine.web.answers import invalid, json_response
@@ -29,9 +30,6 @@ from tables.analytics import (
     ANALYTICS_TOTALS,
     NO_CURRENCY,
     STATE_KEY,
-    AnalyticsState,
-    Figures,
-    ProductFigures,
 )
 from tables.queries import ORDER_PATH
 

@@ -1,32 +1,12 @@
 """The tables of stock: what there is of each product, who has reserved of it, and the commands that took effect."""
 
 import struct
-from typing import Final, Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
+from domain.inventory import Reservation, Stock
 from engine.declare.table import KeyCodec, Table, encode_prefix
-
-ReservationState = Literal["reserved", "released", "shipped", "failed"]
-
-RESERVED: Final = "reserved"
-RELEASED: Final = "released"
-"""Holds no pieces and never will again; also a line that was released before it was reserved (a tombstone)."""
-SHIPPED: Final = "shipped"
-FAILED: Final = "failed"
-
-
-class Stock(msgspec.Struct, frozen=True, gc=False):
-    """One product, in pieces; `on_hand` includes the reserved ones, `version` is the number of its events so far.
-
-    `stocked` tells whether anybody ever said what there is: before that commands were only refused.
-    """
-
-    product_id: str
-    on_hand: int = 0
-    reserved: int = 0
-    version: int = 0
-    stocked: bool = False
 
 
 class ReservationKey(NamedTuple):
@@ -35,21 +15,6 @@ class ReservationKey(NamedTuple):
     product_id: str
     order_id: str
     line: int
-
-
-class Reservation(msgspec.Struct, frozen=True, gc=False):
-    """What one line of an order has of a product.
-
-    `quantity` is the pieces that were reserved, 0 where none ever were. `requested` and `available` are the pieces
-    asked for and those that were free then. `reason` is the stable code why reserving failed, or why a shipped line
-    could not be released.
-    """
-
-    state: ReservationState
-    quantity: int
-    requested: int = 0
-    available: int = 0
-    reason: str | None = None
 
 
 class HandledStockCommand(msgspec.Struct, frozen=True, gc=False):

@@ -7,13 +7,14 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from domain.inventory import Stock
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.web.answers import Problem, json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.topics import INVENTORY_COMMANDS
-from tables.inventory import STOCK, Stock
+from tables.inventory import STOCK
 from tables.queries import ORDER_PATH
 
 # What an order asks of stock is sent where the order is decided, so that tokens of orders lead here too.

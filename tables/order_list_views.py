@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
+from domain.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
 from engine.declare.operation import Operation, Parameter
 from engine.declare.partition import Partition
 from engine.declare.service import Service
@@ -19,7 +20,6 @@ from engine.web.freshness import FRESHNESS, by_key, catch_up
 from engine.web.gathering import every_partition, own_partition
 from engine.web.parameters import CURSOR, LIMIT
 from tables.order_lists import OrderPage, OrderQuery, customer_page, merged, partition_page
-from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
 from tables.places import PLACE_BYTES_MIN, decode_place
 from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderSummaryView
 

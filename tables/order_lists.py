@@ -12,11 +12,12 @@ from typing import Final
 
 import msgspec
 
+from domain.orders import UNKNOWN, Order
 from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
 from tables.order_index import ORDERS_BY_TIME
-from tables.orders import ORDERS, UNKNOWN, Order
+from tables.orders import ORDERS
 from tables.places import PLACE_BYTES_MIN, encode_place
 from tables.queries import OrderSummaryView, summary_view
 

@@ -8,6 +8,8 @@ from typing import Annotated, Final
 import msgspec
 from aiohttp import web
 
+from domain.orders import PENDING
+from domain.payments import Payment
 from engine.declare.envelope import TimeText, format_timestamp
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition
@@ -16,8 +18,7 @@ from engine.web.answers import Problem, json_response
 from engine.web.freshness import Hop, Path, by_key
 from streams.events.money import Money
 from streams.topics import PAYMENT_COMMANDS
-from tables.orders import PENDING
-from tables.payments import PAYMENTS, Payment
+from tables.payments import PAYMENTS
 from tables.queries import ORDER_PATH, find_order
 
 # The saga of an order asks for its payment where the order is decided.

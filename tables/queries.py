@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import msgspec
 
+from domain.orders import UNKNOWN, Order
 from engine.declare.envelope import Envelope, TimeText, format_timestamp
 from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
@@ -15,7 +16,7 @@ from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS
 from tables.customer_orders import CustomerOrder
-from tables.orders import ORDER_HISTORY, ORDERS, UNKNOWN, Order
+from tables.orders import ORDER_HISTORY, ORDERS
 
 # How commands reach each view, for tokens. A new projection adds its path here: the path of what feeds it, plus one hop
 # with the agent that writes the view and the topic it reads. A test compares every hop with the agents there are.

@@ -8,9 +8,9 @@ from typing import Final, Self
 
 import msgspec
 
+from domain.analytics import ZERO
 from engine.declare.table import Table
 from streams.events.money import EXACT_SUMS
-from tables.analytics import ZERO
 
 STOCK_KEY: Final = "stock"
 

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple, TypedDict
 
 from aiohttp import web
 
+from domain.analytics import ZERO, Figures
+from domain.sagas.state import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING
 from engine.declare.operation import Operation
 from engine.declare.service import Service
 from engine.web.answers import json_response
@@ -16,7 +18,7 @@ from engine.web.freshness import FRESHNESS, Hop, catch_up, catch_up_with_now
 from engine.web.gathering import every_row, gather
 from streams.events.money import EXACT_SUMS, AmountText, plain_text
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
-from tables.analytics import ANALYTICS_TOTALS, NO_CURRENCY, ZERO, Figures
+from tables.analytics import ANALYTICS_TOTALS, NO_CURRENCY
 from tables.inventory import STOCK
 from tables.inventory_views import INVENTORY_PATH
 from tables.reconciliation import (
@@ -28,7 +30,7 @@ from tables.reconciliation import (
     PaymentSums,
     StockSums,
 )
-from tables.sagas import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING, SAGA_COUNTS
+from tables.sagas import SAGA_COUNTS
 
 SAGA_STATES: Final = (RUNNING, COMPLETED, COMPENSATING, COMPENSATED, COMPENSATION_FAILED)
 UNDER_WAY: Final = (RUNNING, COMPENSATING)

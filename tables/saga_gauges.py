@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Final
 
+from domain.sagas.state import COMPENSATING, COMPENSATION_FAILED, RUNNING
 from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.declare.timers import TIMERS
-from tables.sagas import COMPENSATING, COMPENSATION_FAILED, FAILED_SAGAS, RUNNING, SAGAS
+from tables.sagas import FAILED_SAGAS, SAGAS
 
 ROWS_MAX: Final = 100
 """Rows looked at in a partition; every scrape asks, and a partition may have very many sagas."""

@@ -6,6 +6,7 @@ from typing import Final, TypedDict
 
 from aiohttp import web
 
+from domain.sagas.state import COMPENSATION_FAILED
 from engine.declare.operation import Operation, Parameter
 from engine.declare.service import Service
 from engine.declare.times import format_ms
@@ -15,7 +16,7 @@ from engine.web.gathering import TableRow
 from engine.web.parameters import CURSOR, LIMIT
 from engine.web.routes.tables import rows_of
 from tables.queries import SAGA_PATH
-from tables.sagas import COMPENSATION_FAILED, FAILED_SAGAS
+from tables.sagas import FAILED_SAGAS
 
 service = Service("stuck-saga-views")
 

@@ -4,6 +4,7 @@ from typing import TypedDict
 
 from aiohttp import web
 
+from domain.orders import Order
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition, Rendering
 from engine.declare.service import Service
@@ -20,7 +21,7 @@ from engine.web.answers import (
 )
 from engine.web.event_views import EventView, event_views
 from engine.web.freshness import by_key, wait_here
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 from tables.queries import (
     ORDER_PATH,
     OrderView,

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
+from domain.orders import Order
 from engine.declare.envelope import Message, Metadata, derived_id, new_envelope
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 
 
 def choreographed(order_id: str, work: UnitOfWork) -> Order | None:

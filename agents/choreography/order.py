@@ -5,7 +5,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from agents.choreography.asking import choreographed
-from domain.sagas import REPLIES, TIMED_OUT, Policy
+from domain.orders import PENDING, Order
+from domain.sagas.definition import REPLIES
+from domain.sagas.machine import TIMED_OUT, Policy
 from engine.declare.envelope import Envelope, Metadata, new_envelope
 from engine.declare.service import Service
 from engine.declare.timers import Timer
@@ -16,7 +18,6 @@ from streams.events.orders import CancelOrder, ConfirmOrder, OrderCancelled, Ord
 from streams.events.payments import PaymentFailed, PaymentReceived
 from streams.settings import shop_settings
 from tables.choreography import DEADLINES, Deadline
-from tables.orders import PENDING, Order
 
 TIMER = "choreographed-deadline"
 

@@ -3,7 +3,8 @@
 from msgspec.structs import replace
 
 from agents.choreography.asking import ask, choreographed
-from domain.sagas import Policy, backoff_ms
+from domain.orders import PENDING, Order
+from domain.sagas.machine import Policy, backoff_ms
 from engine.declare.envelope import Envelope, Metadata
 from engine.declare.service import Service
 from engine.declare.timers import Timer
@@ -15,7 +16,6 @@ from streams.events.sagas import ResumeSaga
 from streams.settings import shop_settings
 from streams.topics import PAYMENT_COMMANDS
 from tables.choreography import CHARGES, Charge
-from tables.orders import PENDING, Order
 
 TIMER = "choreographed-refund"
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from agents.choreography.asking import ask, choreographed
-from domain.sagas import Policy, backoff_ms
+from domain.orders import Order
+from domain.sagas.machine import Policy, backoff_ms
 from engine.declare.envelope import Envelope, Metadata
 from engine.declare.service import Service
 from engine.declare.timers import Timer
@@ -16,7 +17,6 @@ from streams.events.sagas import ResumeSaga
 from streams.settings import shop_settings
 from streams.topics import INVENTORY_COMMANDS
 from tables.choreography import RELEASES, Releases
-from tables.orders import Order
 
 TIMER = "choreographed-release"
 

@@ -12,7 +12,7 @@ from engine.calls.time_limit import slot
 from engine.declare.errors import Unavailable
 from engine.observe.tracing.current import answered, calling
 from streams.events.money import Money
-from streams.payment_gateway.port import Charged, Declined, Refunded
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Final
 
 from engine.declare.errors import Unavailable
 from streams.events.money import Money
-from streams.payment_gateway.port import Charged, Declined, Refunded
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.settings import Settings
 
 CARD_DECLINED: Final = "card_declined"

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+from domain.analytics import AnalyticsState, Figures, ProductFigures
+from domain.orders import Order
 from engine.declare.envelope import Envelope
 from engine.declare.table import AnyTable
 from engine.log.ports import Record
@@ -33,14 +35,10 @@ from tables.analytics import (
     ANALYTICS_TOTALS,
     NO_CURRENCY,
     STATE_KEY,
-    AnalyticsState,
-    Figures,
-    ProductFigures,
 )
 from tables.audit.folds import RowLedger
 from tables.audit.ledger import Entry, Ledger, Scratch
 from tables.audit.orders import OrderFold
-from tables.orders import Order
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums
 
 TEXT_CHARACTERS_MAX: Final = 128

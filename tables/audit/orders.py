@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec.structs import replace
 
+from domain.orders import CANCELLED, CONFIRMED, PENDING, REJECTED, UNKNOWN, Order
 from engine.declare.envelope import Envelope
 from engine.declare.table import NUMBERED_KEY, AnyTable
 from engine.log.ports import Record
@@ -29,7 +30,7 @@ from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_DIFFERS, ROW_MISSING, Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.orders import CANCELLED, CONFIRMED, ORDER_HISTORY, ORDERS, PENDING, REJECTED, UNKNOWN, Order
+from tables.orders import ORDER_HISTORY, ORDERS
 
 _COMMANDS: Final = {
     OrderConfirmed.event_type: ConfirmOrder.event_type,

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from domain.payments import FAILED, RECEIVED, REFUNDED, Payment
 from engine.declare.envelope import Envelope
 from engine.declare.table import AnyTable
 from engine.log.ports import Record
@@ -15,7 +16,7 @@ from streams.topics import PAYMENT_EVENTS
 from tables.audit.findings import Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.payments import FAILED, PAYMENTS, RECEIVED, REFUNDED, Payment
+from tables.payments import PAYMENTS
 
 
 class PaymentFold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from domain.orders import PENDING
 from engine.store.snapshot import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_MISSING, ROW_UNFOUNDED, Findings
@@ -10,7 +11,6 @@ from tables.audit.pace import Pace
 from tables.audit.sagas import SagaAudit
 from tables.audit.walk import walk
 from tables.choreography import DEADLINES
-from tables.orders import PENDING
 from tables.sagas import FAILED_SAGAS, SAGA_COUNTS, SAGAS
 
 _TOPIC = ORDER_EVENTS.name

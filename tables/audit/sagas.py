@@ -7,6 +7,9 @@ from typing import Any, Final
 
 import msgspec
 
+from domain.orders import CANCELLED, PENDING
+from domain.payments import FAILED, RECEIVED, REFUNDED
+from domain.sagas.state import COMPENSATED, COMPENSATION_FAILED, COMPLETED, Saga, StepRun
 from engine.declare.envelope import Envelope, derived_id
 from engine.log.ports import Record
 from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
@@ -15,18 +18,7 @@ from tables.audit.findings import ROW_DIFFERS, ROW_UNFOUNDED, SUM_DIFFERS, Findi
 from tables.audit.ledger import Ledger, Scratch
 from tables.audit.orders import OrderEntry, OrderFold
 from tables.audit.payments import PaymentFold
-from tables.orders import CANCELLED, PENDING
-from tables.payments import FAILED, RECEIVED, REFUNDED
-from tables.sagas import (
-    COMPENSATED,
-    COMPENSATION_FAILED,
-    COMPLETED,
-    FAILED_SAGAS,
-    SAGA_COUNTS,
-    SAGAS,
-    Saga,
-    StepRun,
-)
+from tables.sagas import FAILED_SAGAS, SAGA_COUNTS, SAGAS
 
 DONE: Final = frozenset(("done", "undoing", "undo_failed"))
 """States of a step that was done and is not undone yet."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from domain.inventory import FAILED, RELEASED, RESERVED, SHIPPED, Reservation, Stock
 from engine.declare.envelope import Envelope
 from engine.declare.table import AnyTable
 from engine.log.ports import Record
@@ -23,17 +24,7 @@ from streams.topics import INVENTORY_EVENTS
 from tables.audit.findings import Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.inventory import (
-    FAILED,
-    RELEASED,
-    RESERVATIONS,
-    RESERVED,
-    SHIPPED,
-    STOCK,
-    Reservation,
-    ReservationKey,
-    Stock,
-)
+from tables.inventory import RESERVATIONS, STOCK, ReservationKey
 
 
 class StockFold:

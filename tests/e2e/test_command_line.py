@@ -18,7 +18,7 @@ import pytest
 from cli.run import SAMPLE_PRICE_DECIMALS
 from domain.order_history import read_order_history
 from streams.events.money import Money
-from streams.payment_gateway.port import Declined
+from streams.events.payment_answers import Declined
 from streams.payment_gateway.simulator import SimulatedGateway
 from streams.settings import Settings
 from tests.e2e.processes import FAUST, ORDERS, SAMPLE, Site, without_privileges

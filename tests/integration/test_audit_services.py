@@ -16,6 +16,7 @@ import pytest_asyncio
 from agents import analytics as analytics_service
 from agents import customers as customer_service
 from agents.analytics import TABLES as ANALYTICS
+from domain.sagas.state import COMPENSATING, RUNNING, StepRun
 from engine.declare.envelope import Metadata
 from engine.declare.table import Table
 from engine.faust.app import EngineApp
@@ -28,7 +29,7 @@ from tables.inventory import RESERVATIONS, STOCK
 from tables.order_index import ORDERS_BY_TIME
 from tables.payments import PAYMENTS
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_SUMS
-from tables.sagas import COMPENSATING, RUNNING, SAGA_COUNTS, SAGAS, SagaCount, StepRun
+from tables.sagas import SAGA_COUNTS, SAGAS, SagaCount
 from tests.apps import KAFKA, at_rest, make_settings, read_topic, running, wait_until
 from tests.integration.audits import audit, damage, differences, forge
 from tests.integration.web import client_of, find, own_broker_url

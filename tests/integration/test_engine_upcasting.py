@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from domain.orders import evolve, replay
+from domain.orders import Order, evolve, replay
 from engine.declare.envelope import Envelope
 from engine.declare.errors import UnknownEventVersion
 from engine.declare.registry import EventRegistry
@@ -19,7 +19,6 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing
 from streams.events.orders import registry
 from streams.settings import Settings
-from tables.orders import Order
 from tests.apps import (
     DURABLE_TRANSPORTS,
     broker_url,

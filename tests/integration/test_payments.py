@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from agents import orders, payments
+from domain.payments import FAILED, RECEIVED, REFUNDED
 from engine.declare.envelope import Message, Metadata, encode_envelope, new_envelope
 from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
@@ -23,7 +24,7 @@ from streams.events.payments import ChargePayment, RefundPayment
 from streams.settings import Settings
 from streams.topics import INTEGRATION_EVENTS, ORDER_COMMANDS, PAYMENT_COMMANDS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.orders import ORDERS
-from tables.payments import FAILED, PAYMENTS, RECEIVED, REFUNDED
+from tables.payments import PAYMENTS
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,

@@ -19,8 +19,8 @@ from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from streams.events.inventory import ReserveStock
 from streams.events.money import Money
+from streams.events.payment_answers import Declined
 from streams.events.payments import ChargePayment
-from streams.payment_gateway.port import Declined
 from streams.payment_gateway.simulator import SimulatedGateway
 from streams.settings import Settings
 from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS

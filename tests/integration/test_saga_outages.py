@@ -10,10 +10,11 @@ import httpx
 import pytest
 
 from agents.inventory import service as inventory
+from domain.sagas.state import Saga
 from engine.faust.app import EngineApp
 from streams.app import shop_services
 from tables.payments import PAYMENTS
-from tables.sagas import SAGAS, Saga
+from tables.sagas import SAGAS
 from tests.apps import KAFKA, caught_up, make_settings, row, running, stop, wait_until
 from tests.apps import start as start_app
 from tests.integration.web import client_of, own_broker_url

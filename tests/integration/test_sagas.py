@@ -12,11 +12,13 @@ import httpx
 import pytest
 
 from agents.http import bodies
+from domain.orders import Order
+from domain.sagas.state import Saga
 from engine.declare import handlers
 from engine.faust.app import EngineApp
 from streams.settings import Settings
-from tables.orders import ORDERS, Order
-from tables.sagas import SAGAS, Saga
+from tables.orders import ORDERS
+from tables.sagas import SAGAS
 from tests.apps import KAFKA, caught_up, crash, make_settings, row, running, start, wait_until
 from tests.integration.web import client_of, own_broker_url
 from tests.payment_server import PaymentServer, payment_server

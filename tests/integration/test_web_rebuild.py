@@ -15,6 +15,7 @@ import pytest_asyncio
 from click.testing import CliRunner
 
 from agents.analytics import TABLES as ANALYTICS
+from domain.analytics import Figures
 from engine.cli.rebuild import rebuild as rebuild_command
 from engine.cli.rebuild import text_of
 from engine.declare.projection import Projection
@@ -23,7 +24,7 @@ from engine.declare.timers import TIMERS
 from engine.faust.app import EngineApp
 from engine.rebuilds import run as rebuild_run
 from streams.topics import ORDER_EVENTS
-from tables.analytics import ANALYTICS_TOTALS, Figures
+from tables.analytics import ANALYTICS_TOTALS
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
 from tables.customers import CUSTOMERS, Customer
 from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME

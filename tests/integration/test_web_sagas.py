@@ -8,11 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from domain.sagas.state import Saga
 from engine.declare.envelope import Metadata, encode_envelope, new_envelope
 from engine.faust.app import EngineApp
 from streams.events.inventory import ShipStock
 from streams.topics import INVENTORY_COMMANDS
-from tables.sagas import SAGAS, Saga
+from tables.sagas import SAGAS
 from tests.apps import caught_up, make_settings, publish, row, running, wait_until
 from tests.integration.web import check_problem, order
 from tests.unit.test_envelope import TEN_O_CLOCK

@@ -27,7 +27,7 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
 from streams.events.money import Money
 from streams.events.orders import ORDER_TYPES
-from streams.payment_gateway.port import Charged, Declined, Refunded
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.settings import Settings
 from tests.unit.test_envelope import TEN_O_CLOCK
 

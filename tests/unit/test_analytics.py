@@ -12,7 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.analytics import count_cancelled, count_confirmed, count_placed, count_rejected, count_shipped
-from domain.analytics import OTHER_REASONS, REASONS_MAX, country_of, day_of, with_reason
+from domain.analytics import (
+    OTHER_REASONS,
+    REASONS_MAX,
+    AnalyticsState,
+    Figures,
+    ProductFigures,
+    country_of,
+    day_of,
+    with_reason,
+)
+from domain.orders import Order
 from engine.declare.envelope import Envelope, Metadata, new_envelope
 from engine.declare.table import AnyTable
 from engine.declare.unit_of_work import UnitOfWork
@@ -34,12 +44,9 @@ from tables.analytics import (
     ANALYTICS_TOTALS,
     NO_CURRENCY,
     STATE_KEY,
-    AnalyticsState,
-    Figures,
-    ProductFigures,
 )
 from tables.analytics_views import day_view, summary_view, top
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 from tests.unit.test_unit_of_work import new_work
 
 MONDAY = datetime(2026, 11, 23, 10, tzinfo=UTC)

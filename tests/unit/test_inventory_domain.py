@@ -5,7 +5,21 @@ from typing import Any, cast
 
 import pytest
 
-from domain.inventory import ON_HAND_MAX, LineCommand, StockCommand, StockEvent, decide, evolve, outcome
+from domain.inventory import (
+    FAILED,
+    ON_HAND_MAX,
+    RELEASED,
+    RESERVED,
+    SHIPPED,
+    LineCommand,
+    Reservation,
+    Stock,
+    StockCommand,
+    StockEvent,
+    decide,
+    evolve,
+    outcome,
+)
 from engine.declare.envelope import Envelope, Metadata, new_envelope
 from streams.events.inventory import (
     AddStock,
@@ -21,7 +35,7 @@ from streams.events.inventory import (
     StockReserved,
     StockShipped,
 )
-from tables.inventory import FAILED, RELEASED, RESERVATIONS, RESERVED, SHIPPED, Reservation, ReservationKey, Stock
+from tables.inventory import RESERVATIONS, ReservationKey
 
 
 def add(quantity: int) -> AddStock:

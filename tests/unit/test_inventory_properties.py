@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from agents.inventory import commands
-from domain.inventory import LineCommand, StockCommand, evolve
+from domain.inventory import RESERVED, LineCommand, Reservation, Stock, StockCommand, evolve
 from engine.declare.envelope import Envelope, Metadata, encode_envelope, new_envelope
 from engine.declare.handlers import acceptance
 from engine.declare.registry import EventRegistry
@@ -35,7 +35,7 @@ from streams.events.inventory import (
 )
 from streams.settings import Settings
 from streams.topics import INTEGRATION_EVENTS, INVENTORY_COMMANDS, INVENTORY_EVENTS, SAGA_REPLIES
-from tables.inventory import HANDLED_STOCK_COMMANDS, RESERVATIONS, RESERVED, STOCK, Reservation, ReservationKey, Stock
+from tables.inventory import HANDLED_STOCK_COMMANDS, RESERVATIONS, STOCK, ReservationKey
 from tests.unit.test_inventory_domain import Product
 
 SETTINGS = Settings(_env_file=None)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.notifications import notification_of_order, notification_of_payment
+from domain.orders import Order
 from engine.declare.errors import InvalidPayload
 from engine.declare.registry import EventRegistry
 from engine.declare.table import encode_prefix
@@ -20,7 +21,6 @@ from streams.events.notifications import NOTIFICATION_TYPES, NotificationKind, S
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderItem, OrderPlaced
 from streams.events.payments import PaymentFailed
 from tables.notifications import NOTIFICATIONS, NotificationKey
-from tables.orders import Order
 
 TOTAL = Money(Decimal("3.00"), "USD")
 ITEMS = (OrderItem("SKU-1", 2, Money(Decimal("1.50"), "USD")),)

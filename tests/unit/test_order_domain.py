@@ -9,7 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.orders import QUANTITY_MAX, InvalidOrderState, decide, evolve, refusal, replay
+from domain.orders import (
+    CANCELLED,
+    CONFIRMED,
+    PENDING,
+    QUANTITY_MAX,
+    REJECTED,
+    UNKNOWN,
+    InvalidOrderState,
+    Order,
+    decide,
+    evolve,
+    refusal,
+    replay,
+)
 from engine.declare.envelope import Envelope, Metadata, follow_up, new_envelope
 from streams.events.money import Money
 from streams.events.orders import (
@@ -25,7 +38,6 @@ from streams.events.orders import (
     PlaceOrder,
     registry,
 )
-from tables.orders import CANCELLED, CONFIRMED, PENDING, REJECTED, UNKNOWN, Order
 
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 

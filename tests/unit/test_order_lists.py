@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain.orders import OrderStatus
 from tables import order_lists
 from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
 from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder
 from tables.order_lists import Found, OrderPage, OrderQuery, _page, merged
-from tables.orders import OrderStatus
 from tables.places import encode_place
 from tests.unit.test_order_domain import PLACE, after
 

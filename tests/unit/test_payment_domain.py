@@ -8,8 +8,12 @@ import msgspec
 import pytest
 
 from domain.payments import (
+    FAILED,
+    RECEIVED,
+    REFUNDED,
     Charge,
     Outcome,
+    Payment,
     PaymentCommand,
     PaymentEvent,
     Refund,
@@ -21,6 +25,7 @@ from domain.payments import (
 from engine.declare.envelope import Envelope, Metadata, follow_up, new_envelope
 from engine.declare.registry import EventRegistry
 from streams.events.money import Money
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.events.payments import (
     PAYMENT_TYPES,
     ChargePayment,
@@ -30,8 +35,7 @@ from streams.events.payments import (
     PaymentRefundFailed,
     RefundPayment,
 )
-from streams.payment_gateway.port import Charged, Declined, Refunded
-from tables.payments import FAILED, PAYMENTS, RECEIVED, REFUNDED, Payment
+from tables.payments import PAYMENTS
 
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)
 AMOUNT = Money(Decimal("19.90"), "USD")

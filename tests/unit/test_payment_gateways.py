@@ -16,9 +16,10 @@ from aiohttp import web
 from engine.declare.errors import Unavailable
 from engine.declare.settings import SettingsError
 from streams.events.money import Money
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.payment_gateway import open_gateway
 from streams.payment_gateway.http import ANSWER_BYTES_MAX, HttpGateway
-from streams.payment_gateway.port import Charged, Declined, PaymentGateway, Refunded
+from streams.payment_gateway.port import PaymentGateway
 from streams.payment_gateway.simulator import SimulatedGateway
 from streams.settings import Settings, load_settings
 from tests.apps import wait_until

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from agents.payments import ask, commands
-from domain.payments import evolve
+from domain.payments import RECEIVED, REFUNDED, Payment, evolve
 from engine.declare.envelope import Envelope, Metadata, new_envelope
 from engine.declare.errors import Unavailable
 from engine.declare.handlers import acceptance
@@ -20,6 +20,7 @@ from engine.declare.registry import EventRegistry
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
 from streams.events.money import Money
+from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.events.payments import (
     PAYMENT_TYPES,
     ChargePayment,
@@ -29,10 +30,9 @@ from streams.events.payments import (
     PaymentRefundFailed,
     RefundPayment,
 )
-from streams.payment_gateway.port import Charged, Declined, Refunded
 from streams.settings import Settings
 from streams.topics import PAYMENT_COMMANDS, PAYMENT_EVENTS, SAGA_REPLIES
-from tables.payments import PAYMENTS, RECEIVED, REFUNDED, Payment
+from tables.payments import PAYMENTS
 from tests.unit.test_envelope import TEN_O_CLOCK
 
 ORDERS = ("order-1", "order-2")

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from agents.reconciliation import orders, payments, service, stock
+from domain.analytics import Figures
+from domain.orders import Order
 from engine.declare.agent import Agent
 from engine.declare.envelope import Message, Metadata, new_envelope
 from engine.declare.unit_of_work import UnitOfWork
@@ -29,8 +31,8 @@ from streams.events.orders import (
     SagaStyle,
 )
 from streams.events.payments import PaymentFailed, PaymentReceived, PaymentRefunded, PaymentRefundFailed
-from tables.analytics import NO_CURRENCY, Figures
-from tables.orders import ORDERS, Order
+from tables.analytics import NO_CURRENCY
+from tables.orders import ORDERS
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums
 from tables.reconciliation_views import HOPS, SAGA_STATES, Books, Shelf, checks_of, reconciliation_view
 from tests.unit.test_unit_of_work import new_work

@@ -9,25 +9,21 @@ from decimal import Decimal
 import pytest
 from msgspec.structs import replace
 
-from domain import sagas
-from domain.orders import evolve
-from domain.sagas import Policy, Step, advance, apply, begin, business_time, wakes_at
+from domain.orders import Order, evolve
+from domain.sagas.definition import DEFINITIONS, NEWEST, Answer, Step
+from domain.sagas.machine import Command, Policy, advance, apply, begin, business_time, resume, wakes_at
+from domain.sagas.state import Saga
 from engine.declare.envelope import Envelope, Message, Metadata, new_envelope
 from engine.declare.times import LATEST
-from engine.declare.topic import Topic
 from streams.events.inventory import ReserveStock, StockReleased, StockReservationFailed, StockReserved
 from streams.events.money import Money
 from streams.events.orders import OrderConfirmed, OrderItem, OrderPlaced, OrderRejected
 from streams.events.payments import PaymentReceived, PaymentRefunded
-from streams.topics import INVENTORY_COMMANDS
-from tables.orders import Order
-from tables.sagas import Saga
 from tests.unit.test_envelope import TEN_O_CLOCK
 
 POLICY = Policy(step_timeout_ms=60_000, retries=2, backoff_ms=1000)
 MONEY = Money(Decimal("7.50"), "EUR")
 PLACED = OrderPlaced("o-1", "c-1", tuple(OrderItem(product, 1, MONEY) for product in "abc"), MONEY)
-FAR_AWAY = Topic("far-away", "another service")
 
 
 def placed() -> tuple[Envelope[OrderPlaced], Order]:
@@ -39,7 +35,7 @@ def placed() -> tuple[Envelope[OrderPlaced], Order]:
     return event, evolve(None, event)
 
 
-def asked(commands: list[sagas.Command]) -> list[tuple[str, str]]:
+def asked(commands: list[Command]) -> list[tuple[str, str]]:
     """Type and step of each command."""
     return [(command.payload.event_type, command.step) for command in commands]
 
@@ -47,7 +43,7 @@ def asked(commands: list[sagas.Command]) -> list[tuple[str, str]]:
 class Run:
     """A saga on its way; every event is applied and followed by what the saga asks for."""
 
-    def __init__(self, version: int = sagas.NEWEST) -> None:
+    def __init__(self, version: int = NEWEST) -> None:
         event, self.order = placed()
         self.now_ms = 1000
         self.saga: Saga = begin(event, "orchestration", self.now_ms, version)
@@ -168,7 +164,7 @@ def test_every_command_has_an_id_of_its_own() -> None:
     steps += [step for _, step in run.go(reserved(1), StockReservationFailed("b", "o-1", 2, 1, 0, "gone"), reserved(3))]
     for _ in range(2 * POLICY.retries + 1):
         steps += [step for _, step in run.go(after_ms=POLICY.step_timeout_ms)]
-    run.saga = sagas.resume(run.saga)
+    run.saga = resume(run.saga)
     steps += [step for _, step in run.go(after_ms=POLICY.step_timeout_ms)]
     assert len(steps) == len(set(steps)) == 5 + POLICY.retries
 
@@ -199,18 +195,15 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> int:
     """A next version of the definition, with one more step: one more entry."""
     screen = Step(
         name="screen",
-        topic=FAR_AWAY,
+        local=False,
         each_line=False,
         action=lambda order, line, saga: ScreenOrder("a", order.order_id, 1),
-        done=Screened,
-        failed=None,
         compensation=None,
-        undone=(),
-        undo_failed=None,
+        answers=(Answer("done", Screened),),
     )
-    assert isinstance(sagas.DEFINITIONS, Mapping)
-    place, *others = sagas.DEFINITIONS[sagas.NEWEST]
-    monkeypatch.setitem(sagas.DEFINITIONS, 99, (place, screen, *others))
+    assert isinstance(DEFINITIONS, Mapping)
+    place, *others = DEFINITIONS[NEWEST]
+    monkeypatch.setitem(DEFINITIONS, 99, (place, screen, *others))
     return 99
 
 
@@ -221,7 +214,7 @@ def test_a_new_step_is_one_entry_and_running_sagas_keep_the_version_they_began_w
     assert len(new.go(Screened("o-1"))) == 3
     for run in (old, new):
         assert run.go(reserved(1), reserved(2), reserved(3)) == [("payment.charge", "charge")]
-    assert (old.saga.version, new.saga.version) == (sagas.NEWEST, newer)
+    assert (old.saga.version, new.saga.version) == (NEWEST, newer)
 
 
 def test_a_stored_saga_without_its_definition_says_so() -> None:
@@ -233,4 +226,5 @@ def test_a_stored_saga_without_its_definition_says_so() -> None:
 def test_all_lines_are_reserved_at_the_product_they_name() -> None:
     run = Run()
     _, commands = advance(run.saga, run.order, run.now_ms, POLICY)
-    assert [(command.topic, command.key) for command in commands] == [(INVENTORY_COMMANDS, key) for key in "abc"]
+    assert [(command.local, type(command.payload)) for command in commands] == [(False, ReserveStock)] * 3
+    assert [command.key for command in commands] == list("abc")

@@ -10,13 +10,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from domain.orders import Order
 from streams.events.inventory import AddStock
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderItem, PlaceOrder, ShipOrder
 from streams.events.sagas import ResumeSaga
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS, ORDER_COMMANDS, PAYMENT_EVENTS, SAGA_COMMANDS
 from tables.inventory import RESERVATIONS, STOCK
-from tables.orders import ORDERS, Order
+from tables.orders import ORDERS
 from tables.payments import PAYMENTS
 from tables.sagas import SAGA_COUNTS, SAGAS
 from tests.unit.saga_world import BACKOFF_S, STEP_TIMEOUT_S, STYLES, World

@@ -8,8 +8,6 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from domain import stories
-from domain.stories import Node, Parts, story
 from engine.declare.envelope import Envelope
 from streams.events.inventory import AddStock, ShipStock
 from streams.events.orders import ConfirmOrder, ShipOrder
@@ -26,6 +24,8 @@ from streams.topics import (
 from tables.orders import ORDERS
 from tables.payments import PAYMENTS
 from tables.sagas import SAGAS
+from tables.stories import tree as stories
+from tables.stories.tree import Node, Parts, story
 from tests.unit.saga_world import STEP_TIMEOUT_S, STYLES, World
 from tests.unit.test_saga_scenarios import ORDER, cancel, place, stock
 

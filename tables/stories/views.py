@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from aiohttp import web
 
-from domain.stories import Node, Parts, story
+from domain.orders import UNKNOWN
 from engine.declare.envelope import Envelope
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition
@@ -25,10 +25,11 @@ from engine.web.gathering import every_partition, own_partition
 from engine.web.parameters import CURSOR, number
 from tables.notification_views import notifications_of
 from tables.order_index import ORDERS_BY_CORRELATION
-from tables.orders import ORDERS, UNKNOWN
+from tables.orders import ORDERS
 from tables.payments import PAYMENTS
 from tables.queries import ORDER_INDEX_PATH, SAGA_PATH, order_history
 from tables.sagas import SAGAS
+from tables.stories.tree import Node, Parts, story
 from tables.views import no_order
 
 STORIES_MAX: Final = 100

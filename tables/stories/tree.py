@@ -11,7 +11,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
-from domain.sagas import CHARGE, NO_ANSWER, RESERVE, Step, business_time, command_step, step_of, undos_of
+from domain.orders import Order
+from domain.payments import FAILED, Payment
+from domain.sagas.definition import CHARGE, RESERVE, Step, step_of
+from domain.sagas.machine import NO_ANSWER, business_time, command_step, undos_of
+from domain.sagas.state import Saga, StepRun
 from engine.declare.envelope import Envelope, Message, derived_id, format_timestamp
 from engine.declare.times import format_ms
 from engine.declare.topic import Topic
@@ -39,9 +43,6 @@ from streams.topics import (
     PAYMENT_EVENTS,
 )
 from tables.notifications import Notification
-from tables.orders import Order
-from tables.payments import FAILED, Payment
-from tables.sagas import Saga, StepRun
 
 DEPTH_MAX: Final = 100
 """What is deeper in the tree begins a tree of its own: an order with many lines is undone in a long chain."""
@@ -58,10 +59,11 @@ _MAILS: Final[Mapping[str, str]] = {
     "order_cancelled": OrderCancelled.event_type,
     "payment_failed": PaymentFailed.event_type,
 }
-_ANSWERS: Final[Mapping[str, Topic]] = {
-    INVENTORY_COMMANDS.name: INVENTORY_EVENTS,
-    PAYMENT_COMMANDS.name: PAYMENT_EVENTS,
+_TOPICS: Final[Mapping[str, tuple[Topic, Topic]]] = {
+    ShipStock.aggregate_type: (INVENTORY_COMMANDS, INVENTORY_EVENTS),
+    PaymentFailed.aggregate_type: (PAYMENT_COMMANDS, PAYMENT_EVENTS),
 }
+"""The topics of the commands and of the events that are about one kind of aggregate."""
 
 
 class Node(msgspec.Struct):
@@ -156,7 +158,7 @@ def _shipping(parts: Parts) -> Iterator[Node]:
             for line, item in enumerate(parts.order.items, start=1):
                 command = ShipStock(item.product_id, parts.order.order_id, line)
                 step = f"{command.event_type}:{line}"
-                yield _command(command, derived_id(event.event_id, step), INVENTORY_COMMANDS, at, event.event_id)
+                yield _command(command, derived_id(event.event_id, step), at, event.event_id)
 
 
 # ---- its saga
@@ -170,13 +172,13 @@ def _of_saga(parts: Parts) -> Iterator[Node]:
     undone = _undone_by_coordinator if saga.style == "orchestration" else _undone_by_services
     for run in saga.steps:
         step = step_of(saga, run)
-        if step.topic is not None:  # the order's own decisions are in its history
+        if not step.local:  # the order's own decisions are in its history
             yield from _action(parts, saga, step, run)
             yield from undone(parts, saga, step, run)
 
 
 def _action(parts: Parts, saga: Saga, step: Step, run: StepRun) -> Iterator[Node]:
-    if run.asked_ms is None or step.topic is None or step.action is None:
+    if run.asked_ms is None or step.action is None:
         return
     name = command_step(run.name, run.line)
     command_id: str | None = derived_id(saga.placed_id, name)
@@ -184,10 +186,10 @@ def _action(parts: Parts, saga: Saga, step: Step, run: StepRun) -> Iterator[Node
     if saga.style == "choreography" and step is CHARGE:
         command_id, cause = _choreographed_charge(parts, saga)
     command = step.action(parts.order, run.line, saga)
-    yield _command(command, command_id, step.topic, _time(saga, run.asked_ms), cause)
-    answer = step.failed if run.state == "failed" else step.done
+    yield _command(command, command_id, _time(saga, run.asked_ms), cause)
+    answer = step.event("failed" if run.state == "failed" else "done")
     if run.answered_ms is not None and answer is not None:
-        yield _answer(command, command_id, "1", answer, step.topic, _time(saga, run.answered_ms), run.error)
+        yield _answer(command, command_id, "1", answer, _time(saga, run.answered_ms), run.error)
 
 
 def _choreographed_charge(parts: Parts, saga: Saga) -> tuple[str | None, str | None]:
@@ -227,20 +229,20 @@ def _undoing(
     parts: Parts, saga: Saga, step: Step, run: StepRun, command_id: str, cause: str, asked_ms: int, is_last: bool
 ) -> Iterator[Node]:
     """A command to undo a step, and the answer to the last one."""
-    if step.compensation is None or step.topic is None:
+    if step.compensation is None:
         return
     command = step.compensation(parts.order, run.line, saga)
-    yield _command(command, command_id, step.topic, _time(saga, asked_ms), cause)
+    yield _command(command, command_id, _time(saga, asked_ms), cause)
     answered_ms = run.undo_answered_ms
     if not is_last or answered_ms is None or answered_ms < asked_ms or run.undo_error == NO_ANSWER:
         return
-    answer = step.undone[0] if run.state == "undone" else step.undo_failed
+    answer = step.event("undone" if run.state == "undone" else "undo_failed")
     version = "1"
     if step is CHARGE and parts.payment is not None:
         version = str(parts.payment.version)  # its last event is this answer
         answer = PaymentFailed if parts.payment.status == FAILED else answer
     if answer is not None:
-        yield _answer(command, command_id, version, answer, step.topic, _time(saga, answered_ms), run.undo_error)
+        yield _answer(command, command_id, version, answer, _time(saga, answered_ms), run.undo_error)
 
 
 def _placing(saga: Saga) -> StepRun:
@@ -252,7 +254,8 @@ def _time(saga: Saga, ms: int) -> str:
     return format_timestamp(business_time(saga, ms))
 
 
-def _command(command: Message, command_id: str | None, topic: Topic, at: str, cause: str | None) -> Node:
+def _command(command: Message, command_id: str | None, at: str, cause: str | None) -> Node:
+    topic, _ = _TOPICS[command.aggregate_type]
     return Node(command_id, "command", command.event_type, at, topic.name, command.aggregate_type, _key(command), cause)
 
 
@@ -261,18 +264,18 @@ def _answer(
     command_id: str | None,
     step: str,
     answer: type[Message],
-    topic: Topic,
     at: str,
     error: str | None,
 ) -> Node:
     """What a service published when it decided a command; its id follows from the command's and the step."""
+    _, topic = _TOPICS[command.aggregate_type]
     answer_id = derived_id(command_id, step) if command_id is not None else None
     return Node(
         answer_id,
         "event",
         answer.event_type,
         at,
-        _ANSWERS[topic.name].name,
+        topic.name,
         answer.aggregate_type,
         _key(command),
         command_id,

@@ -1,155 +1,42 @@
-"""The saga of an order: what comes next, what is undone when something fails, and when to give up waiting.
+"""The machine that runs sagas: what comes next, what is undone when something fails, and when to give up waiting.
 
-A saga's definition is data: steps, each with its action and its compensation, and the events that answer them. A new
-step is one more entry, in a new version of the definition; running sagas keep the version they began with. Everything
-here is pure: a saga is a row, and time comes from the records.
+It knows no step and no event: those are in the definition. Everything here is pure: a saga is a row, and time comes
+from the records.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
+from domain.orders import Order
+from domain.sagas.definition import DEFINITIONS, NEWEST, Answer, CommandMaker, Step, step_of
+from domain.sagas.state import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING, Saga, StepRun
 from engine.declare.envelope import Envelope, Message
 from engine.declare.times import later
-from engine.declare.topic import Topic
-from streams.events.inventory import (
-    ReleaseStock,
-    ReserveStock,
-    StockReleased,
-    StockReleaseFailed,
-    StockReservationFailed,
-    StockReserved,
-)
-from streams.events.orders import (
-    CancelOrder,
-    ConfirmOrder,
-    OrderCancelled,
-    OrderConfirmed,
-    OrderPlaced,
-    OrderRejected,
-    SagaStyle,
-)
-from streams.events.payments import (
-    ChargePayment,
-    PaymentFailed,
-    PaymentReceived,
-    PaymentRefunded,
-    PaymentRefundFailed,
-    RefundPayment,
-)
-from streams.settings import Settings
-from streams.topics import INVENTORY_COMMANDS, PAYMENT_COMMANDS
-from tables.orders import Order
-from tables.sagas import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING, Saga, StepRun
-
-CommandMaker = Callable[[Order, int, Saga], Message]
-Answer = Literal["done", "failed", "undone", "undo_failed"]
+from streams.events.orders import OrderPlaced, SagaStyle
 
 TIMED_OUT: Final = "timed_out"
 NO_ANSWER: Final = "no_answer"
 _UNDO: Final = "undo"
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a definition.
+class PolicySettings(Protocol):
+    """The settings that a policy is made of."""
 
-    `action` and `compensation` make the command for a line of the order (0 for all of it); None where there is nothing
-    to ask. `topic` is where both go, None for what the order itself decides, at once. The other fields are the events
-    that answer them.
-    """
+    @property
+    def saga_step_timeout(self) -> float:
+        """Seconds in which a step is answered."""
 
-    name: str
-    topic: Topic | None
-    each_line: bool
-    action: CommandMaker | None
-    done: type[Message]
-    failed: type[Message] | None
-    compensation: CommandMaker | None
-    undone: tuple[type[Message], ...]
-    undo_failed: type[Message] | None
+    @property
+    def saga_retries(self) -> int:
+        """Retries of a compensation that failed."""
 
-
-def _line(order: Order, line: int) -> Any:
-    return order.items[line - 1]
-
-
-def _charge(order: Order, line: int, saga: Saga) -> Message:
-    assert order.customer_id is not None, "a placed order has a customer"
-    assert order.total is not None, "a placed order has a total"
-    return ChargePayment(order.order_id, order.customer_id, order.total)
-
-
-PLACE: Final = Step(
-    name="place",
-    topic=None,
-    each_line=False,
-    action=None,
-    done=OrderPlaced,
-    failed=None,
-    compensation=lambda order, line, saga: CancelOrder(order.order_id, saga.reason),
-    undone=(OrderCancelled,),
-    undo_failed=OrderRejected,
-)
-RESERVE: Final = Step(
-    name="reserve",
-    topic=INVENTORY_COMMANDS,
-    each_line=True,
-    action=lambda order, line, saga: ReserveStock(
-        _line(order, line).product_id, order.order_id, _line(order, line).quantity, line
-    ),
-    done=StockReserved,
-    failed=StockReservationFailed,
-    compensation=lambda order, line, saga: ReleaseStock(_line(order, line).product_id, order.order_id, line),
-    undone=(StockReleased,),
-    undo_failed=StockReleaseFailed,
-)
-CHARGE: Final = Step(
-    name="charge",
-    topic=PAYMENT_COMMANDS,
-    each_line=False,
-    action=_charge,
-    done=PaymentReceived,
-    failed=PaymentFailed,
-    compensation=lambda order, line, saga: RefundPayment(order.order_id, saga.reason),
-    undone=(PaymentRefunded, PaymentFailed),  # the latter when there was nothing to give back
-    undo_failed=PaymentRefundFailed,
-)
-CONFIRM: Final = Step(
-    name="confirm",
-    topic=None,
-    each_line=False,
-    action=lambda order, line, saga: ConfirmOrder(order.order_id),
-    done=OrderConfirmed,
-    failed=OrderRejected,
-    compensation=None,  # undone with the order itself
-    undone=(),
-    undo_failed=None,
-)
-
-DEFINITIONS: Final[Mapping[int, Sequence[Step]]] = {1: (PLACE, RESERVE, CHARGE, CONFIRM)}
-"""All versions that a running saga may have begun with."""
-NEWEST: Final = max(DEFINITIONS)
-
-STOCK_REPLIES: Final[tuple[type[Message], ...]] = (
-    StockReserved,
-    StockReservationFailed,
-    StockReleased,
-    StockReleaseFailed,
-)
-"""Answers of a service with another key: they come by `saga-replies`."""
-REPLIES: Final[tuple[type[Message], ...]] = (
-    *STOCK_REPLIES,
-    PaymentReceived,
-    PaymentFailed,
-    PaymentRefunded,
-    PaymentRefundFailed,
-)
-"""All answers of services. Those of payments, whose key is the order's, are delivered in their own unit of work."""
+    @property
+    def saga_retry_backoff(self) -> float:
+        """Seconds before the first of them."""
 
 
 class Policy(NamedTuple):
@@ -160,7 +47,7 @@ class Policy(NamedTuple):
     backoff_ms: int
 
     @classmethod
-    def of(cls, settings: Settings) -> "Policy":
+    def of(cls, settings: PolicySettings) -> "Policy":
         """What the settings say."""
         return cls(
             step_timeout_ms=int(settings.saga_step_timeout * 1000),
@@ -170,9 +57,9 @@ class Policy(NamedTuple):
 
 
 class Command(NamedTuple):
-    """Something to ask: of a topic, or of the order itself where that is None. `step` makes the command's id."""
+    """Something to ask: of a service, or of the order itself where it is `local`. `step` makes the command's id."""
 
-    topic: Topic | None
+    local: bool
     key: str
     payload: Message
     step: str
@@ -209,11 +96,10 @@ def apply(saga: Saga, event: Message, now_ms: int) -> Saga:
     """The saga after an event of its order; one that it does not wait for (any more) changes nothing."""
     for name, answer in _answers(saga.version).get(type(event), ()):
         for index, run in enumerate(saga.steps):
-            if run.name == name and run.line == (getattr(event, "line", 0) if run.line else 0):
-                changed = _answered(run, answer, event, now_ms)
-                if changed is not None:
-                    reason = saga.reason or _reason(changed, answer, event)
-                    return replace(saga, reason=reason, steps=_with(saga.steps, index, changed))
+            is_of_line = run.line == (getattr(event, "line", 0) if run.line else 0)
+            if run.name == name and is_of_line and answer.fits(run, event):
+                steps = _with(saga.steps, index, _answered(run, answer, event, now_ms))
+                return replace(saga, reason=saga.reason or answer.reason(event), steps=steps)
     return saga
 
 
@@ -263,54 +149,32 @@ def business_time(saga: Saga, now_ms: int) -> datetime:
 
 @cache
 def _answers(version: int) -> Mapping[type[Message], Sequence[tuple[str, Answer]]]:
-    """Which steps of a definition an event may answer, and how."""
+    """The steps of a definition that an event may answer, and how."""
     found: dict[type[Message], list[tuple[str, Answer]]] = {}
     for step in DEFINITIONS[version]:
-        listed: list[tuple[Answer, type[Message] | None]] = [("undone", kind) for kind in step.undone]
-        listed += [("done", step.done), ("failed", step.failed), ("undo_failed", step.undo_failed)]
-        for answer, kind in listed:
-            if kind is not None:
-                found.setdefault(kind, []).append((step.name, answer))
+        for answer in step.answers:
+            found.setdefault(answer.event, []).append((step.name, answer))
     return found
 
 
-# The states in which a step takes each answer. What comes again, or too late to matter, finds no such state.
-_OPEN: Final[Mapping[Answer, frozenset[str]]] = {
-    "done": frozenset(("pending", "asked", "timed_out")),
-    "failed": frozenset(("asked", "timed_out")),
-    "undone": frozenset(("asked", "timed_out", "done", "undoing", "undo_failed")),
-    "undo_failed": frozenset(("done", "undoing")),
-}
+def _answered(run: StepRun, answer: Answer, event: Message, now_ms: int) -> StepRun:
+    """The step after an answer that it waits for."""
+    error = getattr(event, "reason", None)
+    match answer.outcome:
+        case "done":
+            return replace(run, state="done", answered_ms=now_ms, error=None)
+        case "failed":
+            return replace(run, state="failed", answered_ms=now_ms, error=error)
+        case "undone":
+            return replace(run, state="undone", undo_answered_ms=now_ms, undo_error=None)
+        case "undo_failed":
+            return _not_undone(run, error, now_ms)
 
 
-def _answered(run: StepRun, answer: Answer, event: Message, now_ms: int) -> StepRun | None:
-    """The step after an answer, None when it does not wait for it."""
-    if run.state not in _OPEN[answer]:
-        return None
-    if isinstance(event, PaymentFailed) and answer == "undone" and run.state != "undoing":
-        return None  # an answer to the charge
-    if isinstance(event, OrderRejected) and (run.state, event.command) not in _OWN_REFUSALS:
-        return None  # somebody else's command was refused
-    error = getattr(event, "reason", None) if answer in ("failed", "undo_failed") else None
-    if answer in ("done", "failed"):
-        return replace(run, state=answer, answered_ms=now_ms, error=error)
-    if answer == "undone":
-        return replace(run, state="undone", undo_answered_ms=now_ms, undo_error=None)
-    return replace(
-        run, state="undo_failed", undo_answered_ms=now_ms, undo_attempts=run.undo_attempts + 1, undo_error=error
-    )
-
-
-_OWN_REFUSALS: Final = {("asked", ConfirmOrder.event_type), ("undoing", CancelOrder.event_type)}
-
-
-def _reason(run: StepRun, answer: Answer, event: Message) -> str | None:
-    """Why a saga turns back at this answer; None when it does not."""
-    if answer == "failed":
-        return run.error
-    if isinstance(event, OrderCancelled):
-        return event.reason or "cancelled"
-    return None
+def _not_undone(run: StepRun, error: str | None, now_ms: int) -> StepRun:
+    """The step after a compensation that was refused or not answered."""
+    attempts = run.undo_attempts + 1
+    return replace(run, state="undo_failed", undo_answered_ms=now_ms, undo_attempts=attempts, undo_error=error)
 
 
 # ---- what comes next
@@ -381,11 +245,6 @@ def undos_of(saga: Saga, run: StepRun) -> Iterator[tuple[str, int]]:
             yield asked, int(rest[2])
 
 
-def step_of(saga: Saga, run: StepRun) -> Step:
-    """What a step of a saga is in its definition."""
-    return next(step for step in DEFINITIONS[saga.version] if step.name == run.name)
-
-
 def _expire(saga: Saga, now_ms: int, policy: Policy) -> Saga:
     """Give up waiting for answers whose deadline has passed."""
     for index, run in enumerate(saga.steps):
@@ -396,14 +255,7 @@ def _expire(saga: Saga, now_ms: int, policy: Policy) -> Saga:
             expired = replace(run, state="timed_out", timed_out_ms=now_ms, error=TIMED_OUT)
             saga = replace(saga, reason=saga.reason or TIMED_OUT, steps=_with(saga.steps, index, expired))
         elif run.state == "undoing":
-            expired = replace(
-                run,
-                state="undo_failed",
-                undo_answered_ms=now_ms,
-                undo_attempts=run.undo_attempts + 1,
-                undo_error=NO_ANSWER,
-            )
-            saga = replace(saga, steps=_with(saga.steps, index, expired))
+            saga = replace(saga, steps=_with(saga.steps, index, _not_undone(run, NO_ANSWER, now_ms)))
     return saga
 
 
@@ -423,7 +275,7 @@ def _command(step: Step, make: CommandMaker | None, saga: Saga, order: Order, li
     payload = make(order, line, saga)
     field = payload.aggregate_id_field
     assert field is not None, "a command names its aggregate"
-    return Command(step.topic, getattr(payload, field), payload, command_step(name, line))
+    return Command(step.local, getattr(payload, field), payload, command_step(name, line))
 
 
 def _with(steps: tuple[StepRun, ...], index: int, run: StepRun) -> tuple[StepRun, ...]:
