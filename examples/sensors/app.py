@@ -55,7 +55,6 @@ from engine.web import (
     LOCATION,
     Answer,
     Body,
-    Hop,
     Operation,
     Problem,
     Time,
@@ -363,7 +362,7 @@ class SensorList(TypedDict):
 
 
 # The steps of a reading on its way into the figures.
-FIGURES_PATH = (Hop("take-readings", READING_COMMANDS), Hop("sum-readings", READINGS))
+FIGURES_PATH = (readings, figures)
 
 
 @service.route(
