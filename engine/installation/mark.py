@@ -6,11 +6,11 @@ import getpass
 import socket
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Final, NamedTuple
 
 import msgspec
 
+from engine.declare.application import Application
 from engine.log.ports import TransportUnusable
 
 INSTALLATION_TOPIC: Final = "installation"
@@ -33,8 +33,10 @@ class Release(NamedTuple):
     oldest_beside: int
 
 
-# Level 1 wrote no marks; its workers go on beside this release, which writes nothing that they cannot read.
-RELEASE: Final = Release(version("orders-events"), level=2, oldest_beside=1)
+def release_of(application: Application) -> Release:
+    """This release of an application, by the level of the engine in it."""
+    # Level 1 wrote no marks; its workers go on beside this release, which writes nothing that they cannot read.
+    return Release(application.release, level=2, oldest_beside=1)
 
 
 class Move(msgspec.Struct, frozen=True, rename="camel"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from engine.declare.settings import Settings
 from engine.installation.folder import Remembered, StoresFolder
-from engine.installation.mark import RELEASE, Mark, Marks, NotTheOwner, Release, first_mark, renewed
+from engine.installation.mark import Mark, Marks, NotTheOwner, Release, first_mark, release_of, renewed
 from engine.installation.marks import Changes, MarkTopic
 from engine.installation.rules import Applicant, loss, old_workers, refusal
 from engine.installation.unmarked import Unmarked, unmarked_applications
@@ -35,13 +35,16 @@ class Ownership:
         broker: Broker,
         topics: Iterable[str],
         stores: Path,
-        release: Release = RELEASE,
+        release: Release | None = None,
         on_loss: Callable[[str], None] = lambda problem: None,
     ) -> None:
-        """`on_loss` is called once, with what to say, when a running worker is not the owner any more."""
+        """`release` is by default this one of the application.
+
+        `on_loss` is called once, with what to say, when a running worker is not the owner any more.
+        """
         self.app_id = settings.app_id
         self.topics = frozenset(topics)
-        self.release = release
+        self.release = release or release_of(settings.application)
         self.marks = MarkTopic(broker)
         self.folder = StoresFolder(stores, is_kept=settings.transport != "memory")
         self.mark: Mark | None = None

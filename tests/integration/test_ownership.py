@@ -16,7 +16,7 @@ from engine.faust.app import EngineApp
 from engine.installation import ownership as ownership_module
 from engine.installation.adopting import Adoption
 from engine.installation.folder import FILE, Remembered
-from engine.installation.mark import INSTALLATION_TOPIC, RELEASE, Mark, NotTheOwner, Release
+from engine.installation.mark import INSTALLATION_TOPIC, Mark, NotTheOwner, Release, release_of
 from engine.installation.ownership import Ownership
 from engine.installation.unmarked import unmarked_applications
 from engine.log.partitioner import partition_for
@@ -41,6 +41,7 @@ from tests.apps import (
 from tests.kafka import unused_port
 
 REASON = "the machine before is gone"
+RELEASE = release_of(Settings.application)
 
 
 @pytest.fixture(params=DURABLE_TRANSPORTS)

@@ -66,3 +66,8 @@ def test_applications_import_from_the_engine_by_its_door_alone(folder: str) -> N
         if module.split(".")[0] == "engine" and module not in ROOMS
     }
     assert past_the_door == set()
+
+
+def test_the_sensors_know_no_shop() -> None:
+    loaded = loaded_after("import examples.sensors.app as sensors; sensors.service")
+    assert not loaded & {"streams", "domain", "tables", "agents", "cli"}

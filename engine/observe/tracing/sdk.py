@@ -105,7 +105,7 @@ class Spans:
         self.group = settings.app_id
         self._provider = TracerProvider(resource=_resource(settings), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer: Tracer = self._provider.get_tracer("orders-events")
+        self._tracer: Tracer = self._provider.get_tracer(settings.application.distribution or settings.application.name)
 
     def start(
         self,
