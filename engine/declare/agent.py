@@ -13,7 +13,9 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
 
 C = TypeVar("C")
-F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., None])
 Opens = Callable[[Any], AbstractAsyncContextManager[C]]
 """Makes, of the application's settings, the context manager of a client that an agent keeps open."""
 
@@ -72,7 +74,9 @@ class Agent(Generic[C]):
         self._of_records = handler
         return handler
 
-    def call(self, function: F) -> F:
+    def call(
+        self, function: Callable[[C, Envelope[M], UnitOfWork], Coroutine[Any, Any, R] | None]
+    ) -> Callable[[C, Envelope[M], UnitOfWork], Coroutine[Any, Any, R] | None]:
         """Register what makes a call to the outside of each message that has a handler, before that is called.
 
         `function(client, message, work)` returns the coroutine of the call, or None where none is needed. It is
