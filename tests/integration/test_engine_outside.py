@@ -16,6 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.calls.circuit import OUTCOMES_MIN, Circuit, CircuitState
+from engine.calls.partition_calls import PartitionCalls
 from engine.declare.envelope import Envelope, Message, Metadata, encode_envelope, new_envelope
 from engine.declare.errors import Unavailable
 from engine.declare.service import Service
@@ -329,6 +330,27 @@ async def test_an_agent_that_cannot_begin_is_tried_again_and_holds_up_nobody(tmp
         await caught_up(app)
         assert (asking.outside.opened, asking.answers(app, "k")) == (3, ("A",))
         assert row(app, asking.others, "k") == Seen(("a",))
+
+
+async def test_an_error_of_a_fetch_costs_its_partition_a_life_and_the_agent_neither_client_nor_record(
+    broker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, process, failures = Asking(), PartitionCalls.process, iter([RuntimeError("nobody expected this")])
+
+    async def fail_once(calls: PartitionCalls, *of_fetch: Any) -> None:
+        for failure in failures:
+            raise failure
+        await process(calls, *of_fetch)
+
+    monkeypatch.setattr(PartitionCalls, "process", fail_once)
+    async with running(make_settings(broker, tmp_path), [asking.service]) as app:
+        number = app.engine.partition_for(b"k")
+        first_life = app.engine.tasks[number]
+        await asking.send(app, "k", "a", "b")
+        await caught_up(app)
+        assert app.engine.tasks[number] is not first_life
+        assert (asking.answers(app, "k"), row(app, asking.others, "k")) == (("A", "B"), Seen(("a", "b")))
+        assert asking.outside.opened == 1
 
 
 async def test_an_idle_partition_shows_no_lag_after_its_calls(broker: str, tmp_path: Path) -> None:
