@@ -11,9 +11,11 @@ import asyncio
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.client import CoordinationType
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.conn import CloseReason
 from aiokafka.errors import KafkaError
+
+from engine.log.kafka.clients import BrokersInReach
 
 PAUSE_S: Final = 0.2
 _HUNG_UP: Final = (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT)
@@ -85,7 +87,10 @@ class CoordinatorGuard:
             self._looking = asyncio.create_task(self._tell_when_a_broker_answers(self._lost))
 
     async def _tell_when_a_broker_answers(self, error: CoordinatorLost) -> None:
-        while not await self._producer.client.force_metadata_update():
+        client, brokers = self._producer.client, BrokersInReach()
+        while not await client.force_metadata_update():
+            if brokers.are_lost(client) and await _is_elsewhere(client):
+                break
             await asyncio.sleep(PAUSE_S)
         manager = self._producer._txn_manager
         abandon(self._producer, error)
@@ -98,6 +103,15 @@ class CoordinatorGuard:
         """Takes the place of what sends requests; senders would ask again at once if it did not wait."""
         await self._told.wait()
         raise CoordinatorLost("nothing is sent after the transaction coordinator was away")
+
+
+async def _is_elsewhere(client: AIOKafkaClient) -> bool:
+    """Return whether a broker answers at the addresses of the settings, which aiokafka asks once only, at the start."""
+    try:
+        await client.bootstrap()
+    except KafkaError:
+        return False
+    return True
 
 
 def abandon(producer: AIOKafkaProducer, error: KafkaError) -> None:
