@@ -24,8 +24,8 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.topics import DEAD_LETTERS
 from engine.faust.app import EngineApp
 from engine.log.ports import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
-from engine.partition.batch import Fetched
 from engine.partition.engine import Engine
+from engine.partition.fetched import Fetched
 from streams.app import create_app
 from streams.settings import Settings
 from tests.kafka import unused_port
@@ -205,7 +205,7 @@ def _tries_to_come(app: EngineApp) -> bool:
 
 
 def _is_open(app: EngineApp) -> bool:
-    return any(task._commit_task is not None or task._has_work() for task in app.engine.tasks.values())
+    return any(task.work.is_committing or not task.work.is_empty() for task in app.engine.tasks.values())
 
 
 def row(app: EngineApp, table: Table[str, V], key: str) -> V | None:
@@ -339,7 +339,7 @@ class Hand:
 
 async def process(fetched: Fetched, agent: str, handler: RecordHandler) -> None:
     """Hand a fetch on as the Faust agent of that name does."""
-    await fetched.task.process(fetched, agent, handler)
+    await fetched.dispatch.process(fetched, agent, handler)
 
 
 class HandFed:
@@ -361,7 +361,7 @@ class HandFed:
 
     def fetch(self, number: int, topic: Topic, records: Sequence[Record]) -> Fetched:
         """Hand records to the partition task as the transport does."""
-        return self.engine.tasks[number].fetched(topic.name, records, records[-1].offset + 1)
+        return self.engine.tasks[number].dispatch.fetched(topic.name, records, records[-1].offset + 1)
 
     async def handle(self, number: int, topic: Topic, agent: str, handler: RecordHandler, *values: Outgoing) -> None:
         """Write records to the log and let `agent` handle them as one fetch."""

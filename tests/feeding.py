@@ -11,7 +11,7 @@ from typing import Any
 from engine.faust.embedded import report_damage
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.ports import Reader, Record, TransportError
-from engine.partition.batch import StaleBatch
+from engine.partition.life import StaleBatch
 from engine.partition.task import PartitionTask
 from streams.settings import Settings
 from tests.apps import HandFed, Tally, make_settings, process, wait_until
@@ -45,11 +45,15 @@ class Fed(HandFed):
         while True:
             await asyncio.sleep(0.001)
             task = self.engine.tasks.get(0)
-            if task is None or not task.is_running():
+            if task is None or not task.life.is_running():
                 continue
-            offset = task.fetch_offset(topic)
+            offset = task.dispatch.fetch_offset(topic)
             records = await self._read(offset)
-            if self.engine.tasks.get(0) is not task or not task.is_running() or task.fetch_offset(topic) != offset:
+            if (
+                self.engine.tasks.get(0) is not task
+                or not task.life.is_running()
+                or task.dispatch.fetch_offset(topic) != offset
+            ):
                 continue
             if not records:
                 self.engine.polled(())
@@ -57,13 +61,13 @@ class Fed(HandFed):
             await self._hand_over(task, records)
 
     async def _hand_over(self, task: PartitionTask, records: Sequence[Record]) -> None:
-        fetched = task.fetched(self.tally.source.name, records, records[-1].offset + 1)
+        fetched = task.dispatch.fetched(self.tally.source.name, records, records[-1].offset + 1)
         try:
             await process(fetched, Tally.AGENT, self.tally.handle)
         except StaleBatch:
             return
         except Exception as error:  # as the agents' feed does
-            task.fail(error)
+            task.life.fail(error)
 
     async def _read(self, offset: int) -> Sequence[Record]:
         """What comes next in the log, nothing where it cannot be read now."""

@@ -15,34 +15,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.calls.circuit import CircuitState, Permit
 from engine.calls.time_limit import within
 from engine.calls.window import CallWindow, Entry
 from engine.declare.agent import Agent
-from engine.declare.envelope import Envelope
 from engine.declare.errors import Unavailable
-from engine.declare.handlers import RecordHandler
+from engine.declare.handlers import Prepare, RecordHandler
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError
-from engine.failures.lane_loop import NotNow
+from engine.failures.lane_loop import LaneLoop
+from engine.failures.lanes import NotNow
 from engine.log.ports import Record
 from engine.observe.about import about_record, told
-from engine.partition.batch import Fetched, StaleBatch
 from engine.partition.context import EngineContext
+from engine.partition.fetched import Fetched
+from engine.partition.intake import Intake
+from engine.partition.life import StaleBatch
 from engine.watchdog.watch import Handling, watched, watched_steps
 
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
-
 log = logging.getLogger(__name__)
-
-Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
-"""Makes the call for a message, None where none is needed; synchronous, and reads only."""
 
 BACKOFF_MAX_S = 5.0
 
@@ -52,12 +48,17 @@ class OutsideCalls:
 
     def __init__(
         self,
-        task: PartitionTask,
+        intake: Intake,
+        lanes: LaneLoop,
         agent: Agent[Any],
         prepare: Prepare,
         context: EngineContext,
     ) -> None:
-        self._task = task
+        self._intake = intake
+        self._work = intake.work
+        self._life = intake.work.life
+        self._backlog = intake.backlog
+        self._lanes = lanes
         self._source = source = agent.name, agent.topic.name
         self._accept = context.accept(agent.topic.name)
         self._agent = agent
@@ -74,7 +75,7 @@ class OutsideCalls:
         self._circuit.join(self._wake.set)
         self._held = 0  # fetches that keep others away
         self._is_over = False
-        self._runner = task.background.run(self._run(), f"calls of {source[0]}")
+        self._runner = self._life.background.run(self._run(), f"calls of {source[0]}")
 
     def __bool__(self) -> bool:
         """Whether records wait here."""
@@ -85,7 +86,7 @@ class OutsideCalls:
         if fetched.turns:
             self._window.add(Entry(*of) for of in zip(fetched.records, repeat(0), fetched.turns, strict=False))
         else:
-            records = self._task.unhandled(fetched, self._source[0])
+            records = self._intake.unhandled(fetched, self._source[0])
             last = len(records) - 1
             self._window.add(
                 Entry(record, fetched.next_offset if index == last else record.offset + 1)
@@ -93,7 +94,7 @@ class OutsideCalls:
             )
         if len(self._window) >= 2 * self._calls_max:
             self._held += 1
-            self._task.hold(fetched.topic)
+            self._backlog.hold(fetched.topic)
         self._wake.set()
 
     def first_offset(self) -> int | None:
@@ -129,7 +130,7 @@ class OutsideCalls:
             log.info("%s", error)
 
     def _start_calls(self) -> None:
-        work, window = self._task.current_work, self._window
+        work, window = self._work.current, self._window
         while len(self._calls) < self._calls_max and self._circuit.allows() and (entry := window.take_ready()):
             if not self._may_call(entry):
                 window.end(entry)
@@ -147,18 +148,18 @@ class OutsideCalls:
 
     def _start_call(self, entry: Entry, call: Coroutine[Any, Any, Any]) -> None:
         if entry.span is None:
-            entry.span = self._tracing.begin(entry.record, *self._source, self._task.number)
+            entry.span = self._tracing.begin(entry.record, *self._source, self._life.number)
         permit = self._circuit.begin()
         self._window.call_begins(entry)
         context = self._tracing.context(entry.span)
-        background = self._task.background
+        background = self._life.background
         running = background.run(self._call(entry, call, permit), f"call of {self._source[0]}", context)
         self._calls.add(running)
         running.add_done_callback(partial(background.call, self._call_ended, entry, call, permit))
 
     def _may_call(self, entry: Entry) -> bool:
         """Whether it is the record's turn: it is the first of its key in the window, so nothing before it is open."""
-        lanes = self._task.lanes
+        lanes = self._lanes
         if entry.turn is not None:
             entry.held = not lanes.is_turn(entry.turn)
             if not entry.held:
@@ -171,7 +172,7 @@ class OutsideCalls:
         return watched(self._handling(), entry.record, self._prepared, entry.record, work)
 
     def _handling(self) -> Handling:
-        return Handling(*self._source, self._task.stuck)
+        return Handling(*self._source, self._life.stuck)
 
     def _prepared(self, record: Record, work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
         message = self._accept(record, work.partition)
@@ -209,8 +210,8 @@ class OutsideCalls:
             return
         await asyncio.sleep(entry.backoff_s * random.uniform(0.5, 1.0))
         if entry.backoff_s < BACKOFF_MAX_S <= 2 * entry.backoff_s:  # once, when it does not help for a while
-            place = f"{self._source[1]}/{self._task.number}@{entry.record.offset}"
-            extra = about_record(self._source[1], self._task.number, entry.record, agent=self._source[0])
+            place = f"{self._source[1]}/{self._life.number}@{entry.record.offset}"
+            extra = about_record(self._source[1], self._life.number, entry.record, agent=self._source[0])
             log.warning("%s waits at %s, and tries again: %s", self._source[0], place, told(error), extra=extra)
         entry.backoff_s = min(BACKOFF_MAX_S, 2 * entry.backoff_s)
 
@@ -232,18 +233,18 @@ class OutsideCalls:
             await self._take_turn(entry)
             done += 1
         if done:
-            self._task.commit_soon()
+            self._work.commit_soon()
             self._note_handled()
         return done > 0
 
     async def _take_turn(self, entry: Entry) -> None:
         """Handle one such record; one that was not called for will be given back again."""
         assert entry.turn is not None
-        await self._task.wait_for_room()
+        await self._work.wait_for_room()
         if entry.held:
-            self._task.lanes.turn_over(entry.turn)
+            self._lanes.turn_over(entry.turn)
         else:
-            self._task.lanes.take_turn(self._source, entry.turn, entry.record, self._handler([entry]))
+            self._lanes.take_turn(self._source, entry.turn, entry.record, self._handler([entry]))
         self._window.take_turn()
         self._tracing.abandon([entry.span])
 
@@ -254,17 +255,17 @@ class OutsideCalls:
             self.stands_still = False
             return False
         records = [entry.record for entry in front]
-        done = await self._task.run_records(self._source, self._handler(front), records, self._handled)
+        done = await self._intake.run_records(self._source, self._handler(front), records, self._handled)
         self.stands_still = done < len(front) and not self._is_free(front[done])
         if self._held and len(self._window) < 2 * self._calls_max:
-            self._task.let_go(self._source[1], self._held)
+            self._backlog.let_go(self._source[1], self._held)
             self._held = 0
         self._note_handled()
         return done > 0
 
     def _note_handled(self) -> None:
         if not self._window:
-            self._task.handled_all(self._source)
+            self._backlog.handled_all(self._source)
 
     def _handler(self, entries: Sequence[Entry]) -> RecordHandler:
         """What handles the records of these entries, with what their calls have come to."""
@@ -301,7 +302,7 @@ class OutsideCalls:
         return entry.held and not self._is_blocked(entry.record)
 
     def _is_blocked(self, record: Record) -> bool:
-        return self._task.lanes.is_blocked(self._source, record.key)
+        return self._lanes.is_blocked(self._source, record.key)
 
     def _handled(self, first: int, end: int) -> int:
         """Take handled records from the front; returns the agent's new position."""

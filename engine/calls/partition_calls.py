@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.calls.outside import OutsideCalls, Prepare
+from engine.calls.outside import OutsideCalls
 from engine.declare.agent import Agent
-from engine.partition.batch import Fetched, StaleBatch
+from engine.declare.handlers import Prepare
+from engine.failures.lane_loop import LaneLoop
 from engine.partition.context import EngineContext
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
+from engine.partition.fetched import Fetched
+from engine.partition.intake import Intake
+from engine.partition.life import StaleBatch
+from engine.positions.losses import Losses
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +25,31 @@ Source = tuple[str, str]  # agent and topic
 class PartitionCalls:
     """The windows of one life of a partition, by agent and topic."""
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    def __init__(self, intake: Intake, lanes: LaneLoop, losses: Losses, context: EngineContext) -> None:
+        self._intake = intake
+        self._lanes = lanes
+        self._losses = losses
         self._context = context
         self._windows: dict[Source, OutsideCalls] = {}
 
     async def process(self, fetched: Fetched, agent: Agent[Any], prepare: Prepare) -> None:
         """Handle the records of a fetch, each after its call to the outside; returns before that is done."""
-        source, task = (agent.name, fetched.topic), self._task
-        if task.losses.is_behind_gap(source, fetched):
-            task.finished(fetched)
+        source, life = (agent.name, fetched.topic), self._intake.work.life
+        if self._losses.is_behind_gap(source, fetched):
+            self._intake.finished(fetched)
             return
         try:
-            task.check(fetched.epoch, fetched.topic)
+            life.check(fetched.epoch, fetched.topic)
             calls = self._windows.get(source)
             if calls is None:
-                calls = self._windows[source] = OutsideCalls(task, agent, prepare, self._context)
+                calls = self._windows[source] = OutsideCalls(self._intake, self._lanes, agent, prepare, self._context)
             calls.add(fetched)
         except StaleBatch as error:
             # Not the agent's concern: its calls for other partitions go on.
             log.info("%s", error)
         finally:
-            task.busy_at = time.monotonic()
-            task.finished(fetched)
+            self._intake.backlog.busy_at = time.monotonic()
+            self._intake.finished(fetched)
 
     def there_is_room(self) -> None:
         """A record that has to wait in a lane may find room there now."""

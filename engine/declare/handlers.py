@@ -1,6 +1,6 @@
 """What handles records and messages, and the checks that a record passes before it is handled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from engine.declare.envelope import Envelope
@@ -12,6 +12,7 @@ from engine.declare.errors import (
     WrongPartition,
 )
 from engine.declare.registry import EventRegistry
+from engine.declare.timers import Timer
 from engine.declare.times import ACCEPTED, EARLIEST, LATEST
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
@@ -20,6 +21,9 @@ from engine.log.ports import Record
 Handler = Callable[[Envelope[Any], UnitOfWork], None]
 RecordHandler = Callable[[Record, UnitOfWork], str]  # returns the event type, for metrics
 Acceptance = Callable[[Record, int], Envelope[Any]]
+TimerHandler = Callable[[Timer, UnitOfWork], None]
+Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
+"""Makes the call for a message, None where none is needed; synchronous, and reads only."""
 
 KEY_BYTES_MAX = 2048  # an Idempotency-Key and a customer's id, in the longest UTF-8
 HEADER_BYTES_MAX = 64 << 10

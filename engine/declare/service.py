@@ -7,14 +7,13 @@ from aiohttp import web
 
 from engine.declare.agent import Agent, Opens
 from engine.declare.envelope import Message
-from engine.declare.handlers import Handler
+from engine.declare.handlers import Handler, TimerHandler
 from engine.declare.live import Figure, FigureFunction, History, LiveTable, LiveView
 from engine.declare.operation import Operation, Undocumented
 from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.table import AnyTable
 from engine.declare.topic import Topic
-from engine.partition.context import TimerHandler
 
 A = TypeVar("A", bound=Agent[Any])
 C = TypeVar("C")

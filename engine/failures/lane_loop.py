@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -33,8 +33,10 @@ from engine.failures.lane_offsets import WaitingOffsets
 from engine.failures.lanes import (
     LANES,
     WAITING,
+    Ended,
     Lane,
     LaneKey,
+    NotNow,
     WaitingKey,
     WaitingRecord,
     advance,
@@ -46,16 +48,16 @@ from engine.failures.lanes import (
 )
 from engine.log.ports import Record
 from engine.observe.about import told
-from engine.partition.batch import Fetched
 from engine.partition.context import EngineContext
+from engine.partition.fetched import Fetched
+from engine.partition.open_work import OpenWork
 from engine.watchdog.watch import Handling, watched
 
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
-
-Ended = Literal["retry", "dead_letter"]
 K = TypeVar("K")
 V = TypeVar("V")
+
+# Hands records of a topic to an agent, each with its place in a lane.
+GiveBack = Callable[[str, Sequence[Record], str, Sequence[WaitingKey]], None]
 
 SLICE_S = 0.005
 ROWS_PER_SLICE = 500
@@ -63,25 +65,24 @@ TURNS_MAX = 500  # records of one agent that are given back and not handled yet
 TURNS_PER_LANE_MAX = 100
 
 
-class NotNow(Exception):
-    """The record can neither be handled now nor wait in a lane: it stays where it is, and its topic stands still."""
-
-
 class LaneLoop:
     """Lanes of one life of a partition; `load` reads what earlier lives have left."""
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
+    def __init__(self, work: OpenWork, context: EngineContext, give_back: GiveBack) -> None:
         settings = context.settings
         self.index = LaneIndex(settings.waiting_per_aggregate_max, settings.waiting_max, self._is_handled)
         self.offsets = WaitingOffsets(self.index)
         self.room = asyncio.Event()  # set when there is more of it
-        self._task = task
+        self.on_room: Callable[[], None] = lambda: None
+        self._work = work
+        self._life = work.life
+        self._give_back = give_back
         self._context = context
         self._turns: defaultdict[str, dict[LaneKey, int]] = defaultdict(dict)  # by agent: turns not handled yet
         self.turns_taken: Counter[str] = Counter()  # by agent: records of lanes that were handled in this life
         self._handle: asyncio.TimerHandle | None = None
         self._unparked: set[bytes] = set()  # keys of lanes in topics which have none any more, until they have ended
-        self._log = LaneLog(task.number)
+        self._log = LaneLog(work.partition.number)
 
     # ---- life
 
@@ -95,7 +96,7 @@ class LaneLoop:
     async def _rows(self, table: Table[K, V]) -> AsyncIterator[tuple[K, V]]:
         """All committed rows of a table; gives the loop back in between."""
         start = b""
-        while rows := list(islice(self._task.scan(table, start=start), ROWS_PER_SLICE)):
+        while rows := list(islice(self._work.partition.scan(table, start=start), ROWS_PER_SLICE)):
             for row in rows:
                 yield row
             start = table.key.encode(rows[-1][0]) + b"\0"
@@ -107,9 +108,9 @@ class LaneLoop:
             self._handle.cancel()
             self._handle = None
         due_ms = self.index.next_due_ms()
-        if due_ms is not None and self._task.is_running():
+        if due_ms is not None and self._life.is_running():
             delay_s = max(0.0, due_ms / 1000 - time.time())
-            self._handle = self._task.background.later(delay_s, self._give_back)
+            self._handle = self._life.background.later(delay_s, self._give_turns)
 
     def cancel(self) -> None:
         """Give nothing back any more; what was given back and not handled is due again in the next epoch."""
@@ -125,21 +126,21 @@ class LaneLoop:
         """These lanes and records were changed by the unit of work that was just committed."""
         for place, record in records.items():
             self.offsets.note(place, record)
-        work = self._task.current_work
+        work = self._work.current
         for key in keys:
             self._note(key, work.get(LANES, key))
         self.plan()
 
     def has_waiting(self, agent: str, key: bytes) -> bool:
         """Whether records of this key wait in a lane, as far as readers can know; a dead letter alone does not."""
-        lane = self._task.read(LANES, LaneKey(agent, key))
+        lane = self._work.partition.read(LANES, LaneKey(agent, key))
         return lane is not None and (lane.parked is None or len(lane) > 1)
 
     def unpark(self) -> None:
         """Let lanes go on that an earlier release has parked in topics which have none any more."""
         for key, lane in list(self.index.items()):
             if lane.parked is not None and not self._has_lanes(lane.topic):
-                work = self._task.open_work()
+                work = self._work.open()
                 work.now_ms = int(time.time() * 1000)
                 letter = work.get(DEAD_LETTERS, lane.parked)
                 if letter is not None:
@@ -148,7 +149,7 @@ class LaneLoop:
                 work.release()
                 self._unparked.add(key.key)
                 self._note(key, work.get(LANES, key))
-                self._task.commit_soon()
+                self._work.commit_soon()
 
     def _is_handled(self, agent: str, topic: str) -> bool:
         """Whether this agent is there: a service may have gone, and its lanes have stayed."""
@@ -164,7 +165,7 @@ class LaneLoop:
             self._unparked.discard(key.key)
         if self.index.note(key, lane):
             self.room.set()
-            self._task.calls.there_is_room()
+            self.on_room()
 
     # ---- records that fail, and those behind them
 
@@ -253,14 +254,14 @@ class LaneLoop:
         elif waiting is not None:
             advance(work, key)
         self._context.metrics.dead_letters += 1
-        letter_text = letter_id(self._task.number, number)
+        letter_text = letter_id(self._work.partition.number, number)
         more: dict[str, Any] = {"dead_letter_id": letter_text, "retry_count": retry_count, "trace_id": work.trace_id}
         self._log.failed(key.agent, topic, record, f"is dead letter {letter_text}: {told(error)}", error, **more)
         return place is not None
 
     # ---- turns
 
-    def _give_back(self) -> None:
+    def _give_turns(self) -> None:
         """Hand records whose turn it is to their agents."""
         self._handle = None
         now_ms = int(time.time() * 1000)
@@ -280,13 +281,13 @@ class LaneLoop:
             self.index.due_again(key)
         for (agent, topic), records in fetches.items():
             turns_of = [waiting_key for waiting_key, _ in records]
-            self._task.give_back(Fetched(self._task, topic, [record for _, record in records], 0, agent, turns_of))
+            self._give_back(topic, [record for _, record in records], agent, turns_of)
         if not later:
             self.plan()
 
     def _records(self, key: LaneKey, lane: Lane) -> list[tuple[WaitingKey, Record]]:
         """The first records of a lane."""
-        found, work = [], self._task.current_work
+        found, work = [], self._work.current
         for number in range(lane.first, min(lane.end, lane.first + TURNS_PER_LANE_MAX)):
             waiting_key = WaitingKey(*key, number)
             waiting = work.get(WAITING, waiting_key)
@@ -299,17 +300,17 @@ class LaneLoop:
         """Handle records whose turn it is, in slices."""
         deadline = time.perf_counter() + SLICE_S
         for key, record in zip(fetched.turns, fetched.records, strict=True):
-            await self._task.wait_for_room()
-            self._task.check(fetched.epoch, source[1])
+            await self._work.wait_for_room()
+            self._life.check(fetched.epoch, source[1])
             self.take_turn(source, key, record, handle)
             if time.perf_counter() >= deadline:
                 await asyncio.sleep(0)
                 deadline = time.perf_counter() + SLICE_S
-        self._task.check(fetched.epoch, source[1])
+        self._life.check(fetched.epoch, source[1])
 
     def take_turn(self, source: tuple[str, str], key: WaitingKey, record: Record, handle: RecordHandler) -> None:
         """Handle one record, if it is its turn (still): the next one of its lane is due when it went well."""
-        work = self._task.open_work()
+        work = self._work.open()
         work.now_ms = int(time.time() * 1000)
         lane_key, waiting = LaneKey(key.agent, key.key), work.get(WAITING, key)
         if waiting is not None and is_next(work, key) and is_given_up(work, waiting):
@@ -321,7 +322,7 @@ class LaneLoop:
             ended: Ended | None
             work.record, work.retry_count = record, waiting.retry_count
             try:
-                event_type, ended = watched(Handling(*source, self._task.stuck), record, handle, record, work), None
+                event_type, ended = watched(Handling(*source, self._life.stuck), record, handle, record, work), None
             except INFRASTRUCTURE_ERRORS as error:
                 raise InfrastructureError(f"{type(error).__name__}: {error}") from error
             except BaseException as error:
@@ -348,7 +349,7 @@ class LaneLoop:
 
     def is_turn(self, key: WaitingKey) -> bool:
         """Whether it is this record's turn (still)."""
-        work = self._task.current_work
+        work = self._work.current
         work.now_ms = max(work.now_ms, int(time.time() * 1000))
         return is_next(work, key)
 
@@ -356,7 +357,7 @@ class LaneLoop:
         """Whether records of this key have to wait."""
         if key is None or key not in self.blocked(source):
             return False
-        return self._task.current_work.get(LANES, LaneKey(source[0], key)) is not None
+        return self._work.current.get(LANES, LaneKey(source[0], key)) is not None
 
     def turn_over(self, key: WaitingKey) -> None:
         """A record that was given back is handled, or it was not its turn: what is left of its lane may be due."""

@@ -8,7 +8,7 @@ the unit of work, so a lane is as durable as what handlers do, and moves on in t
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -16,6 +16,12 @@ from msgspec.structs import replace
 from engine.declare.table import KeyCodec, Table
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
+
+Ended = Literal["retry", "dead_letter"]
+
+
+class NotNow(Exception):
+    """The record can neither be handled now nor wait in a lane: it stays where it is, and its topic stands still."""
 
 
 class LaneKey(NamedTuple):

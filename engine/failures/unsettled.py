@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from engine.declare.partition import Partition
 from engine.declare.table import AnyTable, Table
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED, DeadLetter
+from engine.failures.lane_offsets import WaitingOffsets
 from engine.failures.lanes import LANES, WAITING
 from engine.log.ports import Record
 from engine.rebuilds.rows import plus, sum_of
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 LETTERS_PER_SLICE = 200
 _LETTERS: Final[tuple[Table[int, DeadLetter], ...]] = (DEAD_LETTERS, CLOSED_DEAD_LETTERS)
@@ -32,8 +31,9 @@ class UnsettledRecords:
     A record is unsettled while it waits or is an open dead letter. What is settled stays so.
     """
 
-    def __init__(self, task: PartitionTask, source: tuple[str, str]) -> None:
-        self._task = task
+    def __init__(self, partition: Partition, waiting: WaitingOffsets, source: tuple[str, str]) -> None:
+        self._partition = partition
+        self._waiting = waiting
         self._agent, self._topic = source
         self._open: dict[int, int] = {}  # by number of the letter
         self._open_offsets: set[int] = set()
@@ -45,7 +45,7 @@ class UnsettledRecords:
         """Take note of all letters in the store; gives the loop back in between."""
         for table in _LETTERS:
             start = b""
-            while rows := list(islice(self._task.scan(table, start=start), LETTERS_PER_SLICE)):
+            while rows := list(islice(self._partition.scan(table, start=start), LETTERS_PER_SLICE)):
                 for number, letter in rows:
                     self._note(table, number, letter)
                 start = table.key.encode(rows[-1][0]) + b"\0"
@@ -71,7 +71,7 @@ class UnsettledRecords:
 
     def __contains__(self, offset: int) -> bool:
         """Whether the record at this offset is unsettled."""
-        return offset in self._open_offsets or offset in self._task.lanes.offsets.of(self._agent)
+        return offset in self._open_offsets or offset in self._waiting.of(self._agent)
 
     def is_discarded(self, offset: int) -> bool:
         """Whether somebody gave the record up."""
@@ -81,7 +81,7 @@ class UnsettledRecords:
     def as_handled(self, record: Record) -> Record:
         """The record as it was handled in the end: a dead letter may have been edited before."""
         closed = self._closed.get(record.offset)
-        letter = self._task.read(CLOSED_DEAD_LETTERS, closed.number) if closed is not None else None
+        letter = self._partition.read(CLOSED_DEAD_LETTERS, closed.number) if closed is not None else None
         if letter is None or not letter.complete:
             return record
         headers = tuple([(name, value or b"") for name, value in letter.headers])
@@ -90,14 +90,14 @@ class UnsettledRecords:
     def first_due(self) -> int | None:
         """The lowest offset that will be tried again by itself, None when nothing will."""
         if self._is_stale:
-            self._first_due = min(self._task.lanes.offsets.due(self._agent), default=None)
+            self._first_due = min(self._waiting.due(self._agent), default=None)
             self._is_stale = False
         return self._first_due
 
     def sum(self) -> int:
         """Which offsets are unsettled, as one number."""
         total = 0
-        for offset in self._open_offsets | self._task.lanes.offsets.of(self._agent):
+        for offset in self._open_offsets | self._waiting.of(self._agent):
             total = plus(total, sum_of(offset))
         return total
 

@@ -15,8 +15,9 @@ from engine.declare.agent import Agent
 from engine.declare.envelope import Envelope
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
-from engine.partition.batch import Fetched, StaleBatch
 from engine.partition.engine import Engine
+from engine.partition.fetched import Fetched
+from engine.partition.life import StaleBatch
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class _Consumer:
             process, name = self._process(), self._agent.name
             async for fetched in stream:
                 if fetched.agent not in (None, name):
-                    fetched.task.not_for(fetched)
+                    fetched.dispatch.not_for(fetched)
                     continue
                 try:
                     await process(fetched)
@@ -85,11 +86,11 @@ class _Consumer:
         agent, engine = self._agent, self._engine
         name, topic = agent.name, agent.topic.name
         if agent.make_call is not None:
-            return lambda fetched: fetched.task.calls.process(fetched, agent, self._make_call)
+            return lambda fetched: fetched.dispatch.process_after(fetched, agent, self._make_call)
         handle = engine.tracing.handler(agent.bind(engine.accept(topic)), name, topic)
         if agent.deferred:
-            return lambda fetched: fetched.task.process_later(fetched, name, handle)
-        return lambda fetched: fetched.task.process(fetched, name, handle)
+            return lambda fetched: fetched.dispatch.process_later(fetched, name, handle)
+        return lambda fetched: fetched.dispatch.process(fetched, name, handle)
 
     def _make_call(self, message: Envelope[Any], work: UnitOfWork) -> Coroutine[Any, Any, Any] | None:
         """The call of a message, with the client that is open now: windows outlive a restart of the Faust agent."""
@@ -98,7 +99,7 @@ class _Consumer:
 
     def _fail(self, fetched: Fetched, error: Exception) -> None:
         """The agent did not get through a fetch: nothing of it may be skipped."""
-        name, topic, number = self._agent.name, fetched.topic, fetched.task.number
+        name, topic, number = self._agent.name, fetched.topic, fetched.dispatch.life.number
         place = about(agent=name, topic=topic, partition=number)
         log.error("agent %s failed on %s/%d", name, topic, number, exc_info=error, extra=place)
-        fetched.task.fail(error)
+        fetched.dispatch.life.fail(error)

@@ -15,8 +15,8 @@ from faust.types.tuples import RecordMetadata
 from engine.log.partitioner import partition_for
 from engine.log.ports import ClientState, Record
 from engine.partition.background import error_of
-from engine.partition.batch import Fetched
 from engine.partition.engine import Engine
+from engine.partition.fetched import Fetched
 from engine.partition.task import PartitionTask
 
 FETCH_BYTES_MAX = 1 << 20
@@ -84,7 +84,7 @@ class FetchConsumer(Consumer):
         fetched: dict[TP, list[Fetched]] = {}
         for tp, task in tasks.items():
             # What one partition raises ends its task, and no other.
-            task.background.call(self._hand_over, tp, task, taken.get(tp), fetched)
+            task.life.background.call(self._hand_over, tp, task, taken.get(tp), fetched)
         return fetched
 
     def _hand_over(
@@ -94,11 +94,11 @@ class FetchConsumer(Consumer):
         position = self.position_of(tp)
         if records:
             next_offset = max(records[-1].offset + 1, position or 0)
-            if not task.linger(tp.topic, records, next_offset):
-                fetched[tp] = [task.fetched(tp.topic, records, next_offset)]
+            if not task.dispatch.linger(tp.topic, records, next_offset):
+                fetched[tp] = [task.dispatch.fetched(tp.topic, records, next_offset)]
         elif position is not None and position != self._passed.get(tp):
-            task.passed(tp.topic, position)
-        if position is not None and not task.is_busy_with(tp.topic):
+            task.dispatch.passed(tp.topic, position)
+        if position is not None and not task.dispatch.is_busy_with(tp.topic):
             self._passed[tp] = position
 
     async def _wait(self) -> None:
@@ -192,8 +192,8 @@ class FetchConsumer(Consumer):
 
     def deliver(self, fetched: Fetched) -> None:
         """Hand a fetch that was not taken from the log to the agents of its topic, past Faust's check of offsets."""
-        message = self._to_message(TP(fetched.topic, fetched.task.number), fetched)
-        fetched.task.background.run(self._deliver(message), f"delivery of {fetched.topic}")
+        message = self._to_message(TP(fetched.topic, fetched.dispatch.life.number), fetched)
+        fetched.dispatch.life.background.run(self._deliver(message), f"delivery of {fetched.topic}")
 
     async def _deliver(self, message: ConsumerMessage) -> None:
         await self.callback(message)

@@ -29,8 +29,10 @@ from engine.installation.examine import check_owner
 from engine.installation.ownership import Ownership
 from engine.log.ports import Broker, TopicSpec, TransportError
 from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask, TaskState
-from engine.positions import hanging
+from engine.partition.task import PartitionTask
+from engine.positions.hanging import GRACE_S
+from engine.positions.hanging import describe as fault_of
+from engine.positions.settling import KIND as TRANSACTIONS
 from engine.store.store import StoreError
 
 BROKER_TIMEOUT_S = 5.0
@@ -133,13 +135,13 @@ async def check_transactions(settings: Settings, broker: Broker, specs: Sequence
         async with asyncio.timeout(BROKER_TIMEOUT_S):
             found = await broker.open_transactions({spec.name: spec.partitions for spec in specs})
     except (TransportError, TimeoutError) as error:
-        return [Check(hanging.KIND, True, f"not checked: {error or 'no answer in time'}", "ask again")]
-    before_ms = (time.time() - settings.transaction_timeout - hanging.GRACE_S) * 1000
+        return [Check(TRANSACTIONS, True, f"not checked: {error or 'no answer in time'}", "ask again")]
+    before_ms = (time.time() - settings.transaction_timeout - GRACE_S) * 1000
     old = [one for one in found if one.last_timestamp_ms < before_ms]
     if not old:
-        return [Check(hanging.KIND, True, "none hangs")]
-    advice = hanging.describe(settings, old[0]).advice
-    return [Check(hanging.KIND, False, some(map(str, old)), advice)]
+        return [Check(TRANSACTIONS, True, "none hangs")]
+    advice = fault_of(settings, old[0]).advice
+    return [Check(TRANSACTIONS, False, some(map(str, old)), advice)]
 
 
 async def check_ownership(ownership: Ownership, broker: Broker) -> list[Check]:
@@ -177,7 +179,7 @@ def check_partitions(engine: Engine) -> Check:
     """Has the worker restored what it owns?"""
     if engine.fatal is not None:
         return Check("partitions", False, engine.fatal, "do what the message says and start the worker again")
-    running = [number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING]
+    running = [number for number, task in engine.tasks.items() if task.life.is_running()]
     detail = (
         f"{len(running)} of {len(engine.numbers)} owned partitions are restored ({engine.settings.partitions} in all)"
     )
@@ -260,4 +262,4 @@ def check_audits(engine: Engine) -> Check:
 
 
 def _readable(engine: Engine) -> Sequence[PartitionTask]:
-    return [task for task in engine.tasks.values() if task.state in (TaskState.RUNNING, TaskState.SUSPENDED)]
+    return [task for task in engine.tasks.values() if task.life.is_restored()]

@@ -30,7 +30,7 @@ def retention_left(engine: Engine) -> Iterator[RetentionLeft]:
         return
     now_ms = time.time() * 1000
     for number, task in engine.tasks.items():
-        for (agent, name), oldest_ms in task.oldest_ms.items():
+        for (agent, name), oldest_ms in task.backlog.oldest_ms.items():
             retention_ms = engine.source_watch.retention_ms(name)
             if retention_ms is not None:
                 yield RetentionLeft(agent, name, number, (oldest_ms + retention_ms - now_ms) / 1000)

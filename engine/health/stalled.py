@@ -9,13 +9,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from engine.declare.handlers import RecordHandler
-from engine.partition.batch import Fetched, StaleBatch
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
+from engine.partition.fetched import Fetched
+from engine.partition.intake import Intake
+from engine.partition.life import StaleBatch
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +21,10 @@ log = logging.getLogger(__name__)
 class StalledFetches:
     """What stands still in one life of a partition; it goes on when `room` is set."""
 
-    def __init__(self, task: PartitionTask, room: asyncio.Event) -> None:
-        self._task = task
+    def __init__(self, intake: Intake, room: asyncio.Event) -> None:
+        self._intake = intake
+        self._backlog = intake.backlog
+        self._background = intake.work.life.background
         self._room = room
         self._fetches: dict[tuple[str, str], deque[tuple[Fetched, RecordHandler]]] = {}  # by agent and topic
         self._runner: asyncio.Task[None] | None = None
@@ -41,12 +41,20 @@ class StalledFetches:
         """Agents and topics that stand still, with the number of fetches."""
         return {source: len(fetches) for source, fetches in self._fetches.items()}
 
-    def add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
-        """Keep a fetch whose next record finds no room, or that comes behind one."""
+    async def handle(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
+        """Handle what is not handled yet of a fetch, and move past it; raises as `Intake.run_records` does.
+
+        What finds no room to wait stands still, and with it all that comes behind it.
+        """
+        self._intake.work.life.check(fetched.epoch, fetched.topic)
+        if source in self._fetches or not await self._intake.try_fetch(source, fetched, handle):
+            self._add(source, fetched, handle)
+
+    def _add(self, source: tuple[str, str], fetched: Fetched, handle: RecordHandler) -> None:
         self._fetches.setdefault(source, deque()).append((fetched, handle))
-        self._task.hold(source[1])
+        self._backlog.hold(source[1])
         if self._runner is None:
-            self._runner = self._task.background.run(self._run(), "stalled fetches")
+            self._runner = self._background.run(self._run(), "stalled fetches")
 
     def cancel(self) -> None:
         """Forget everything; it comes again in the partition's next epoch."""
@@ -72,9 +80,9 @@ class StalledFetches:
         fetches = self._fetches[source]
         while fetches:
             fetched, handle = fetches[0]
-            if not await self._task.try_fetch(source, fetched, handle):
+            if not await self._intake.try_fetch(source, fetched, handle):
                 return
             fetches.popleft()
-            self._task.let_go(source[1])
+            self._backlog.let_go(source[1])
         del self._fetches[source]
-        self._task.handled_all(source)
+        self._backlog.handled_all(source)

@@ -8,15 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from engine.failures.dead_letters import letter_id
 from engine.health.faults import Fault
 from engine.log.ports import TransportError
-from engine.partition.task import PartitionTask, TaskState
-
-if TYPE_CHECKING:
-    from engine.partition.engine import Engine
+from engine.partition.live_engine import LiveEngine
+from engine.partition.task import PartitionTask
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class StandstillWatch:
     seconds.
     """
 
-    def __init__(self, engine: Engine, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, engine: LiveEngine, clock: Callable[[], float] = time.monotonic) -> None:
         self._engine = engine
         self._clock = clock
         self._marks: dict[Place, _Mark] = {}
@@ -96,7 +94,7 @@ class StandstillWatch:
     async def look(self) -> None:
         """Compare where agents are with where they were, and with the ends of their topics."""
         engine = self._engine
-        tasks = [task for task in engine.tasks.values() if task.state is TaskState.RUNNING]
+        tasks = [task for task in engine.tasks.values() if task.life.is_running()]
         topics = {topic.name for topic in engine.agents.values()}
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
@@ -128,7 +126,7 @@ class StandstillWatch:
 
     def _judge(self, place: Place, mark: _Mark) -> None:
         faults, key = self._engine.faults, (KIND, *place)
-        if self._clock() - mark.since < self._engine.settings.stalled_after or not mark.task.is_running():
+        if self._clock() - mark.since < self._engine.settings.stalled_after or not mark.task.life.is_running():
             faults.clear(key)
             return
         if any(fault.partition == place.partition and fault.kind != KIND for fault in faults.open()):
@@ -159,9 +157,9 @@ def why(task: PartitionTask, source: Source) -> tuple[str, str]:
             "see that what the agent calls is up, and what the worker's log says of it "
             "(payments: ORDERS_PAYMENT_URL, mail: ORDERS_SMTP_URL); it is asked again by itself",
         )
-    if task.is_committing:
+    if task.work.is_committing:
         return "the commit of its partition does not end", f"see that the broker and the disk are well, or {RESTART}"
-    if task.queued[source[1]]:
+    if task.backlog.queued[source[1]]:
         return "it was handed records, and does not finish them", RESTART
     return "its records are not read", f"see what `orders doctor` says of the broker, or {RESTART}"
 

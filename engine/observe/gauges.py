@@ -18,7 +18,6 @@ from engine.health.retention import retention_left
 from engine.health.standstill import Place
 from engine.log.ports import TransportError
 from engine.partition.engine import Engine
-from engine.partition.task import TaskState
 from engine.store.store import StoreError
 
 REFRESH_TIMEOUT_S = 2.0
@@ -68,7 +67,7 @@ class Gauges:
         yield from self._of_services()
 
     def _running(self) -> list[int]:
-        return [number for number, task in self._engine.tasks.items() if task.state is TaskState.RUNNING]
+        return [number for number, task in self._engine.tasks.items() if task.life.is_running()]
 
     def _lag(self) -> Iterator[Metric]:
         labels = ("topic", "partition", "agent")
@@ -91,7 +90,7 @@ class Gauges:
             for agent, topic in self._engine.agents.items():
                 position = task.reached(agent, topic.name)
                 end = self._ends.get(TP(topic.name, number), position)
-                oldest_ms = task.oldest_ms.get((agent, topic.name), now_ms)
+                oldest_ms = task.backlog.oldest_ms.get((agent, topic.name), now_ms)
                 yield Lag(topic.name, number, agent, max(0, end - position), max(0.0, now_ms - oldest_ms) / 1000)
 
     def _of_services(self) -> Iterator[Metric]:

@@ -5,32 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from engine.calls.circuit import Circuit
-from engine.declare.handlers import Acceptance, RecordHandler
+from engine.declare.handlers import Acceptance, RecordHandler, TimerHandler
 from engine.declare.projection import Projection
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable
-from engine.declare.timers import Timer
 from engine.declare.topic import Topic
-from engine.declare.unit_of_work import Reactions, UnitOfWork
+from engine.declare.unit_of_work import Reactions
 from engine.health.faults import Faults
 from engine.installation.ownership import Ownership
 from engine.log.ports import Broker
 from engine.observe.metrics import Metrics
-from engine.partition.batch import Fetched
 from engine.partition.commit_listeners import CommitListeners
+from engine.partition.fetched import Fetched
 from engine.partition.loop_share import LoopShare
 from engine.partition.tracing import Untraced
 from engine.partition.waiters import WaitingRoom
 from engine.store.cache import CacheBudget
 from engine.store.repair_rows import Repairs
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
-
-TimerHandler = Callable[[Timer, UnitOfWork], None]
 
 
 class EngineContext(Protocol):
@@ -79,9 +73,6 @@ class EngineContext(Protocol):
 
     def store_path(self, number: int) -> Path:
         """Folder of the store of partition `number`."""
-
-    def resume(self, task: PartitionTask) -> None:
-        """Let records flow into a partition from where its agents are, unless a rebalance is on."""
 
     def is_busy(self) -> bool:
         """Whether this worker has records to handle, or had some a moment ago."""

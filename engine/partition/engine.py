@@ -14,7 +14,7 @@ import msgspec
 
 from engine.calls.circuit import Circuit, Pause
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Acceptance, RecordHandler, SharedAcceptance, acceptance
+from engine.declare.handlers import Acceptance, RecordHandler, SharedAcceptance, TimerHandler, acceptance
 from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.settings import Settings
@@ -36,12 +36,12 @@ from engine.log.ports import Broker, ClientState, TopicSpec, TransportError, Tra
 from engine.observe.loop_delay import LoopDelay
 from engine.observe.metrics import Metrics
 from engine.partition.background import outcome
-from engine.partition.batch import Fetched
 from engine.partition.commit_listeners import CommitListeners
-from engine.partition.context import TimerHandler
+from engine.partition.fetched import Fetched
 from engine.partition.keeper import PartitionKeeper
+from engine.partition.life import TaskState
 from engine.partition.loop_share import LoopShare
-from engine.partition.task import PartitionTask, TaskState
+from engine.partition.task import PartitionTask
 from engine.partition.tracing import Untraced
 from engine.partition.transport_control import TransportControl
 from engine.partition.waiters import WaitingRoom
@@ -200,7 +200,7 @@ class Engine:
     def is_busy(self) -> bool:
         """Whether this worker has records to handle, or had some a moment ago."""
         since = time.monotonic() - BUSY_FOR_S
-        return any(task.busy_at > since or task.queued.total() for task in self.tasks.values())
+        return any(task.backlog.busy_at > since or task.backlog.queued.total() for task in self.tasks.values())
 
     def stored_numbers(self) -> list[int]:
         """Numbers that this worker has a store of, the one that was used last first."""
@@ -291,11 +291,11 @@ class Engine:
             if number not in self._keepers:
                 self._keepers[number] = PartitionKeeper(number, self)
             elif (task := self.tasks.get(number)) is not None:
-                task.background.call(self.resume, task)
+                task.life.background.call(self.resume, task)
 
     def _is_healthy(self, number: int) -> bool:
         task = self.tasks.get(number)
-        return task is not None and task.state is not TaskState.CLOSED and not task.failed.done()
+        return task is not None and task.life.state is not TaskState.CLOSED and not task.life.failed.done()
 
     async def revoked(self) -> None:
         """Take nothing more and commit what is open, before another worker may own it."""
@@ -308,7 +308,7 @@ class Engine:
     async def _suspend(self, task: PartitionTask) -> None:
         """What one partition raises is no reason not to commit the others."""
         if (error := await outcome(task.suspend(), f"commit of partition {task.number} before it may go")) is not None:
-            task.fail(error)
+            task.life.fail(error)
 
     def _resume_all(self) -> None:
         for task in self.tasks.values():
@@ -357,11 +357,11 @@ class Engine:
 
     def resume(self, task: PartitionTask) -> None:
         """Let the records flow from where the agents are, unless a rebalance is on or something else is in the way."""
-        if self._control is None or self._is_revoked or task.state is not TaskState.SUSPENDED or self.disk.refusal:
+        if self._control is None or self._is_revoked or task.life.state is not TaskState.SUSPENDED or self.disk.refusal:
             return
         task.resume()
         for topic in {topic.name for topic in self.agents.values()}:
-            self._control.seek(topic, task.number, task.fetch_offset(topic))
+            self._control.seek(topic, task.number, task.dispatch.fetch_offset(topic))
         self._control.wake()
 
     def die(self, message: str) -> None:
@@ -375,11 +375,11 @@ class Engine:
     def task_for(self, topic: str, number: int) -> PartitionTask | None:
         """The running task that may take records of `topic`, None while there is none or it has enough."""
         task = self.tasks.get(number)
-        if task is None or task.state is not TaskState.RUNNING or not self.agents_of(topic):
+        if task is None or not task.life.is_running() or not self.agents_of(topic):
             return None
         if task.losses and task.losses.stop(topic):
             return None
-        waiting = task.queued[topic] + task.held[topic]
+        waiting = task.backlog.queued[topic] + task.backlog.held[topic]
         return task if waiting < 2 * len(self.agents_of(topic)) else None
 
     def out_of_range(self, topic: str, number: int) -> None:
@@ -392,8 +392,8 @@ class Engine:
         """One look at the transport is over: these numbers had records, all others ran dry."""
         busy = set(with_records)
         for number, task in self.tasks.items():
-            if number not in busy and task.state is TaskState.RUNNING:
-                task.background.call(task.ran_dry)
+            if number not in busy and task.life.is_running():
+                task.life.background.call(task.work.ran_dry)
 
     # ---- reads
 
@@ -409,12 +409,12 @@ class Engine:
     def task(self, number: int) -> PartitionTask:
         """The restored task of `number`; raises PartitionNotHere otherwise."""
         task = self.tasks.get(number)
-        if task is None or task.state not in (TaskState.RUNNING, TaskState.SUSPENDED):
+        if task is None or not task.life.is_restored():
             raise PartitionNotHere(f"partition {number} is not (yet) on this worker")
         return task
 
     def is_ready(self) -> bool:
         """Whether every owned partition is restored."""
         return self._generation >= 0 and all(
-            number in self.tasks and self.tasks[number].state is TaskState.RUNNING for number in self.numbers
+            number in self.tasks and self.tasks[number].life.is_running() for number in self.numbers
         )

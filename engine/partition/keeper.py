@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
 
 from engine.log.ports import ProducerFenced
 from engine.observe.about import about
 from engine.partition.background import Background, error_of, must_pass, outcome
+from engine.partition.live_engine import LiveEngine
 from engine.partition.task import PartitionTask
 from engine.store.changelogs import ChangelogRefused
 from engine.store.faults import disk_fault_key, report_failure
 from engine.store.repair_rows import RepairAsked
-
-if TYPE_CHECKING:
-    from engine.partition.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +27,7 @@ class PartitionKeeper:
     it, at the task's start, end or in between; should it end all the same, so does the worker.
     """
 
-    def __init__(self, number: int, engine: Engine) -> None:
+    def __init__(self, number: int, engine: LiveEngine) -> None:
         self._number = number
         self._engine = engine
         self._stopped = asyncio.Event()
@@ -48,8 +45,8 @@ class PartitionKeeper:
         """End the task that lives now, if it has started, and start the next one at once."""
         self._awake.set()
         task = self._engine.tasks.get(self._number)
-        if task is not None and task.is_restored():
-            task.fail(reason)
+        if task is not None and task.life.is_restored():
+            task.life.fail(reason)
 
     def _give_up(self, error: BaseException) -> None:
         log.error("the keeper of partition %d failed", self._number, exc_info=error)
@@ -96,9 +93,9 @@ class PartitionKeeper:
         if self._engine.repairs.due(self._number) is not None:
             return True, RepairAsked("a repair was asked for while it started")
         self._engine.resume(task)
-        if not await self._unless_stopped(task.failed):
+        if not await self._unless_stopped(task.life.failed):
             return True, None
-        return True, task.failed.result()
+        return True, task.life.failed.result()
 
     def _pause_after(self, started: bool, error: BaseException) -> float:
         """Take note of the error that ended a task; how long to wait before the next one, in seconds."""

@@ -12,13 +12,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from engine.declare.handlers import RecordHandler
-from engine.partition.batch import Fetched, StaleBatch
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
+from engine.health.stalled import StalledFetches
+from engine.partition.backlog import Backlog
+from engine.partition.fetched import Fetched
+from engine.partition.life import StaleBatch
+from engine.partition.open_work import OpenWork
 
 log = logging.getLogger(__name__)
 
@@ -35,17 +36,19 @@ class _Lingering(NamedTuple):
 class LingeringFetches:
     """What lingers in one life of a partition, in the order it came."""
 
-    def __init__(self, task: PartitionTask, interval_s: float) -> None:
-        self._task = task
+    def __init__(self, stalled: StalledFetches, work: OpenWork, backlog: Backlog, interval_s: float) -> None:
+        self._stalled = stalled
+        self._work = work
+        self._backlog = backlog
+        self._waiters = work.waiters
         self._interval_s = interval_s
-        self.is_handling = False  # a commit waits until all of it is handled
         self._fetches: deque[_Lingering] = deque()
         self._handlers: dict[tuple[str, str], RecordHandler] = {}
         self._records = 0
         self._hurry = asyncio.Event()
         self._held: list[str] = []  # topics whose further fetches are kept away
         self._runner: asyncio.Task[None] | None = None
-        task.waiters.on_wait = self._somebody_waits
+        work.waiters.on_wait = self._somebody_waits
 
     def is_busy_with(self, topic: str) -> bool:
         """Whether records of `topic` wait here."""
@@ -59,10 +62,10 @@ class LingeringFetches:
         if self._records >= RECORDS_MAX:
             self._hurry.set()
             self._held.append(fetched.topic)
-            self._task.hold(fetched.topic)
+            self._backlog.hold(fetched.topic)
         self._somebody_waits(*source)
         if self._runner is None:
-            self._runner = self._task.background.run(self._run(), "lingering fetches")
+            self._runner = self._work.life.background.run(self._run(), "lingering fetches")
 
     def take(self, agents: Sequence[str], fetched: Fetched) -> bool:
         """Take a fetch past its agents, when all of them have let one of its topic linger before in this life.
@@ -81,7 +84,7 @@ class LingeringFetches:
         if self._runner is not None:
             self._runner.cancel()
             self._runner = None
-        self.is_handling = False
+        self._backlog.is_draining = False
         self._hurry.clear()
         self._fetches.clear()
         self._held.clear()
@@ -89,25 +92,25 @@ class LingeringFetches:
         self._records = 0
 
     def _somebody_waits(self, agent: str, topic: str) -> None:
-        if self._task.waiters.waits_for(agent, topic):
+        if self._waiters.waits_for(agent, topic):
             self._hurry.set()
 
     async def _run(self) -> None:
         try:
             await self._until_quiet()
-            self.is_handling = True
+            self._backlog.is_draining = True
             while self._fetches:
                 source, fetched, handle = self._fetches[0]
-                await self._task.handle_fetch(source, fetched, handle)
+                await self._stalled.handle(source, fetched, handle)
                 self._fetches.popleft()
                 self._records -= len(fetched.records)
                 while self._held and self._records < RECORDS_MAX:
-                    self._task.let_go(self._held.pop())
+                    self._backlog.let_go(self._held.pop())
                 if not any(lingering.source == source for lingering in self._fetches):
-                    self._task.handled_all(source)
+                    self._backlog.handled_all(source)
             self._hurry.clear()
-            self._runner, self.is_handling = None, False
-            self._task.commit_soon()
+            self._runner, self._backlog.is_draining = None, False
+            self._work.commit_soon()
         except StaleBatch as error:
             log.info("%s", error)
 
@@ -116,7 +119,7 @@ class LingeringFetches:
         ends_at = time.monotonic() + self._interval_s
         while not self._hurry.is_set():
             now = time.monotonic()
-            due_at = min(ends_at, self._task.busy_at + QUIET_S)
+            due_at = min(ends_at, self._backlog.busy_at + QUIET_S)
             if now >= due_at:
                 return
             try:

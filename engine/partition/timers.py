@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
@@ -19,10 +18,8 @@ from engine.failures.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, c
 from engine.log.ports import Record
 from engine.observe.about import about, told
 from engine.partition.context import EngineContext
+from engine.partition.open_work import OpenWork
 from engine.watchdog.watch import Handling, watched
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +30,8 @@ AGENT = "timers"  # who handles them, as dead letters say
 class TimerLoop:
     """Fires committed timers: what a timer's handler does and the timer's end are committed together."""
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    def __init__(self, work: OpenWork, context: EngineContext) -> None:
+        self._work = work
         self._context = context
         self._handle: asyncio.TimerHandle | None = None
         self._first_due_ms = 0  # no committed timer falls due before
@@ -51,14 +48,14 @@ class TimerLoop:
         if first is not None:
             self._first_due_ms = first.due_ms
             delay_s = max(0.0, first.due_ms / 1000 - time.time())
-            self._handle = self._task.background.later(delay_s, self._run)
+            self._handle = self._work.life.background.later(delay_s, self._run)
 
     def _scan(self) -> Iterator[TimerKey]:
         """Committed timers in the order they fall due.
 
         Not from the beginning: RocksDB would walk over every timer that has ended there, until it compacts them away.
         """
-        return (key for key, _ in self._task.scan(TIMERS, start=encode_due(self._first_due_ms)))
+        return (key for key, _ in self._work.partition.scan(TIMERS, start=encode_due(self._first_due_ms)))
 
     def cancel(self) -> None:
         """Do not wake up."""
@@ -68,14 +65,14 @@ class TimerLoop:
 
     def _run(self) -> None:
         self._handle = None
-        work, now_ms = self._task.open_work(), int(time.time() * 1000)
+        work, now_ms = self._work.open(), int(time.time() * 1000)
         due = list(islice(takewhile(lambda key: key.due_ms <= now_ms, self._scan()), TIMERS_PER_RUN))
         # What is being committed right now may have ended a timer that is still in the store.
         pending = [(key, timer) for key in due if (timer := work.get(TIMERS, key)) is not None]
         for key, timer in pending:
             self._fire(key, timer, work)
         if pending:
-            self._task.commit_soon()
+            self._work.commit_soon()
         elif not due:
             self.plan()
 
@@ -84,7 +81,7 @@ class TimerLoop:
         work.now_ms = now_ms
         work.record = Record(-1, now_ms, timer.key.encode(), timer.payload, timer.headers)
         work.retry_count = timer.retry_count
-        by = Handling(TIMERS_AGENT, timer_topic(timer.kind), self._task.stuck)
+        by = Handling(TIMERS_AGENT, timer_topic(timer.kind), self._work.life.stuck)
         due = Record(-1, key.due_ms, work.record.key, timer.payload, ())  # the same after a restart
         try:
             work.put(TIMERS, key, None)  # first, as its handler may set it again

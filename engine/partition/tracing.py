@@ -9,14 +9,11 @@ from __future__ import annotations
 import contextvars
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engine.declare.handlers import Acceptance, RecordHandler
+from engine.declare.handlers import Acceptance, RecordHandler, TimerHandler
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
-
-if TYPE_CHECKING:
-    from engine.partition.context import TimerHandler
 
 SpanOf = Callable[[Record], Any]
 

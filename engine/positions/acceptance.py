@@ -20,8 +20,8 @@ async def accept_losses(engine: Engine, topic: str, number: int, by: str, reason
     await task.losses.look([topic])
     await task.suspend()
     accepted = task.losses.accept(topic, by, reason, int(time.time() * 1000))
-    await task.settle()
-    if task.failed.done():
+    await task.work.settle()
+    if task.life.failed.done():
         raise InfrastructureError(f"partition {number} is moving; ask again")
     task.losses.forget_accepted(topic)
     engine.resume(task)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from engine.failures.classify import InfrastructureError
 from engine.log.ports import Broker, TransportError
+from engine.partition.task import PartitionTask
 from engine.positions.positions import POSITIONS, AgentPosition, position_key
 from engine.store.snapshot import StoreSnapshot
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 CUT_TIMEOUT_S: Final = 10.0  # commits wait meanwhile: less than a transaction may stay open
 
@@ -40,15 +38,15 @@ async def take_cut(task: PartitionTask, broker: Broker, topics: Sequence[str]) -
     Close the cut's rows when done. Raises TransportError when the log does not answer in time, InfrastructureError when
     the partition is moving.
     """
-    epoch, number = task.epoch, task.number
+    epoch, number = task.life.epoch, task.number
     reader = broker.reader(number, topics)
     try:
         async with asyncio.timeout(CUT_TIMEOUT_S):
             await reader.start()
             starts = {topic: start for topic, (start, _) in (await reader.bounds()).items()}
-            async with task.between_commits():
+            async with task.work.between_commits():
                 ends = await asyncio.gather(*(broker.end_offset(topic, number) for topic in topics))
-                if task.epoch != epoch or not task.is_running():
+                if task.life.epoch != epoch or not task.life.is_running():
                     raise InfrastructureError(f"partition {number} is moving; try again")
                 rows = task.snapshot()
     except TimeoutError as error:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
@@ -17,8 +17,9 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.health.faults import Fault, FaultKey
 from engine.log.ports import TransportError
 from engine.observe.about import about
-from engine.partition.batch import Fetched
 from engine.partition.context import EngineContext
+from engine.partition.fetched import Fetched
+from engine.partition.open_work import OpenWork
 from engine.positions.positions import (
     ACCEPTED_LOSSES,
     CUT_OFF,
@@ -32,9 +33,6 @@ from engine.positions.positions import (
     position_key,
 )
 from engine.web.tokens import topic_mark
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +51,25 @@ class TopicNow(NamedTuple):
 
 
 class Losses:
-    """What the topics of one partition lack, in one life of the partition."""
+    """What the topics of one partition lack, in one life of the partition.
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    `is_busy_with` says whether agents still have records of a topic; `take_up` lets all agents go on from where they
+    are.
+    """
+
+    def __init__(
+        self,
+        work: OpenWork,
+        context: EngineContext,
+        is_busy_with: Callable[[str], bool],
+        take_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._work = work
+        self._number = work.partition.number
+        self._is_busy_with = is_busy_with
+        self._take_up = take_up
         self._context = context
         self._found: dict[Source, Loss] = {}
-        self._ids: dict[Source, str] = {}  # of the topics that the positions count
         self._looking: dict[str, asyncio.Task[None]] = {}  # by topic; nothing of it is taken meanwhile
         self._accepted: list[AcceptedLoss] = []
 
@@ -104,7 +114,7 @@ class Losses:
     async def is_beyond_end(self, topic: str, offset: int) -> bool:
         """Whether an offset was never written to a topic as it is now; False when the log cannot be asked."""
         try:
-            return offset >= await self._context.broker.end_offset(topic, self._task.number)
+            return offset >= await self._context.broker.end_offset(topic, self._number)
         except TransportError:
             return False
 
@@ -115,8 +125,8 @@ class Losses:
         """
         agent, topic = source
         now = (await self._ask([topic])).get(topic)
-        position = AgentPosition(agent, topic, self._task.positions.get(source, 0), self.topic_id(source))
-        if now is not None and find_loss(position, self._task.number, now.id, now.start, now.end) is None:
+        position = AgentPosition(agent, topic, self._work.positions.get(source, 0), self.topic_id(source))
+        if now is not None and find_loss(position, self._number, now.id, now.start, now.end) is None:
             return source not in self._found
         self.suspect(topic)
         return False
@@ -131,12 +141,12 @@ class Losses:
             return loss.detail
         details = list(self.accepted(source))
         if start > first:
-            details.append(f"{source[1]}/{self._task.number} begins at {start}: its oldest records are gone")
+            details.append(f"{source[1]}/{self._number} begins at {start}: its oldest records are gone")
         return "; ".join(details) or None
 
     def topic_id(self, source: Source) -> str:
         """Id of the topic that an agent's position counts."""
-        return self._ids.get(source, "")
+        return self._work.topic_ids.get(source, "")
 
     def is_behind_gap(self, source: Source, fetched: Fetched) -> bool:
         """Whether a fetch lies behind what is missing for an agent, so that it must not be handled."""
@@ -157,9 +167,9 @@ class Losses:
         An agent without a position is new, and starts from the earliest record there is; but in a store whose positions
         have no topic ids yet it may have lost what it had not read, and stands at 0.
         """
-        rows = {(row.agent, row.topic): row for _, row in self._task.scan(POSITIONS)}
-        self._accepted = [row for _, row in self._task.scan(ACCEPTED_LOSSES)]
-        self._ids = {source: row.topic_id for source, row in rows.items()}
+        rows = {(row.agent, row.topic): row for _, row in self._work.partition.scan(POSITIONS)}
+        self._accepted = [row for _, row in self._work.partition.scan(ACCEPTED_LOSSES)]
+        ids = self._work.topic_ids = {source: row.topic_id for source, row in rows.items()}
         topics = await self._ask({topic.name for topic in self._context.agents.values()})
         has_ids = any(row.topic_id for row in rows.values())
         for source in self._sources(topics):
@@ -170,7 +180,7 @@ class Losses:
                 position = replace(position, topic_id=now.id)
             elif loss.kind == CUT_OFF:
                 position = replace(position, cut_off_at=loss.goes_on_at)
-            self._ids[source] = position.topic_id
+            ids[source] = position.topic_id
             if position != row:
                 work.put(POSITIONS, position_key(*source), position)
             rows[source] = position
@@ -180,12 +190,12 @@ class Losses:
         """Compare the positions in these topics with the log, and report what does not fit; raises TransportError."""
         topics = await self._ask(names)
         for source in self._sources(topics):
-            known, offset = self._found.get(source), self._task.positions.get(source, 0)
+            known, offset = self._found.get(source), self._work.positions.get(source, 0)
             cut_off_at = known.goes_on_at if known is not None and known.kind == CUT_OFF else None
             position = AgentPosition(*source, offset, self.topic_id(source), cut_off_at)
             loss = self._compare(position, topics[source[1]])
             if loss is not None and loss.kind == CUT_OFF and cut_off_at is None:
-                work = self._task.open_work()
+                work = self._work.open()
                 work.put(POSITIONS, position_key(*source), replace(position, cut_off_at=loss.goes_on_at))
                 work.release()
 
@@ -194,32 +204,32 @@ class Losses:
 
     async def _ask(self, names: Collection[str]) -> Mapping[str, TopicNow]:
         """What these topics are now; one that is missing is left out."""
-        broker, number = self._context.broker, self._task.number
+        broker, number = self._context.broker, self._number
         ids = await broker.topic_ids(names)
         bounds = await broker.bounds([(name, number) for name in ids])
         return {name: TopicNow(id, *bounds[name, number]) for name, id in ids.items()}
 
     def _compare(self, position: AgentPosition, now: TopicNow) -> Loss | None:
         source = position.agent, position.topic
-        loss = find_loss(position, self._task.number, now.id, now.start, now.end)
+        loss = find_loss(position, self._number, now.id, now.start, now.end)
         if loss is None:
             self._found.pop(source, None)
             self._context.faults.clear(self._key(source))
         else:
             self._found[source] = loss
-            fault = Fault(LOST_RECORDS, loss.detail, loss.advice, self._task.number)
+            fault = Fault(LOST_RECORDS, loss.detail, loss.advice, self._number)
             self._context.faults.report(self._key(source), fault)
         return loss
 
     def _key(self, source: Source) -> FaultKey:
-        return (LOST_RECORDS, *source, self._task.number)
+        return (LOST_RECORDS, *source, self._number)
 
     # ---- while records flow
 
     def suspect(self, topic: str) -> None:
         """The log has answered that the position in a topic is out of range, or that the topic is another one."""
-        if topic not in self._looking and self._task.is_running():
-            self._looking[topic] = self._task.background.run(self._look_again(topic), f"look at {topic}")
+        if topic not in self._looking and self._work.life.is_running():
+            self._looking[topic] = self._work.life.background.run(self._look_again(topic), f"look at {topic}")
 
     async def watch(self, ids: Mapping[str, str]) -> None:
         """Look at topics that have another id than before, and again at those that lack something.
@@ -239,18 +249,17 @@ class Losses:
 
     async def _look_again(self, topic: str) -> None:
         """Find out what is missing, let the agents finish what they have fetched, and take up what there is."""
-        while not await self._has_looked(topic) or self._task.is_busy_with(topic):
+        while not await self._has_looked(topic) or self._is_busy_with(topic):
             await asyncio.sleep(LOOK_PAUSE_S)
         await self.look([topic])
         del self._looking[topic]
-        await self._task.suspend()
-        self._context.resume(self._task)
+        await self._take_up()
 
     async def _has_looked(self, topic: str) -> bool:
         try:
             await self.look([topic])
         except TransportError as error:
-            log.warning("%s", error, extra=about(topic=topic, partition=self._task.number))
+            log.warning("%s", error, extra=about(topic=topic, partition=self._number))
             return False
         return True
 
@@ -265,13 +274,13 @@ class Losses:
 
     def accept(self, topic: str, by: str, reason: str, at_ms: int) -> Sequence[AcceptedLoss]:
         """Let the agents of a topic go on behind what is missing: in the open unit of work of a suspended partition."""
-        work, accepted = self._task.open_work(), []
+        work, accepted = self._work.open(), []
         for source, loss in [(source, loss) for source, loss in self._found.items() if loss.topic == topic]:
             written = AcceptedLoss(loss, at_ms, by, reason)
             work.put(ACCEPTED_LOSSES, accepted_loss_key(loss, at_ms), written)
             work.put(POSITIONS, position_key(*source), AgentPosition(*source, loss.goes_on_at, loss.topic_id))
-            self._task.move(source, loss.goes_on_at)
-            self._ids[source] = loss.topic_id
+            self._work.move(source, loss.goes_on_at)
+            self._work.topic_ids[source] = loss.topic_id
             del self._found[source]
             accepted.append(written)
         self._accepted += accepted

@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from engine.health.faults import Fault, FaultKey
 from engine.log.ports import TopicSpec, TransportError
+from engine.partition.live_engine import LiveEngine
 from engine.store.opening import watch_changelogs
-
-if TYPE_CHECKING:
-    from engine.partition.engine import Engine
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ BRING_BACK: Final = (
 class SourceWatch:
     """Looks at the topics of one engine every WATCH_INTERVAL_S seconds, and soon after each assignment."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: LiveEngine) -> None:
         self._engine = engine
         self._soon = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -84,11 +82,11 @@ class SourceWatch:
         await self._look_at_partitions(specs, counts)
         ids = self.topic_ids = await engine.broker.topic_ids({topic.name for topic in engine.agents.values()})
         for task in list(engine.tasks.values()):
-            if task.is_running():
+            if task.life.is_running():
                 await task.losses.watch(ids)
                 await watch_changelogs(task.store, task.number, engine)
-                task.keep_positions()
-                task.commit_soon()
+                task.work.keep_positions()
+                task.work.commit_soon()
         if self._looks % LOOKS_PER_RETENTION == 0:
             await self._read_retention()
         self._looks += 1

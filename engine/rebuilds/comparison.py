@@ -22,11 +22,11 @@ class Comparison:
     both sides are equally far, and with it what was changed since the walk began.
     """
 
-    def __init__(self, task: Partition, tables: Sequence[AnyTable]) -> None:
+    def __init__(self, partition: Partition, tables: Sequence[AnyTable]) -> None:
         self.rows = 0
         self.differing: set[RebuiltKey] = set()
         self._changed: set[RebuiltKey] = set()
-        self._task = task
+        self._partition = partition
         self._names = {table.name for table in tables}
         self._tables = list(tables)
         self._start = b""
@@ -40,8 +40,8 @@ class Comparison:
         """Look at the next rows."""
         table = self._tables[0]
         made = encode_prefix(table.name)
-        live = list(islice(self._task.scan_raw(table, start=self._start), ROWS_PER_SLICE))
-        rebuilt = list(islice(self._task.scan_raw(REBUILT_ROWS, made, made + self._start), ROWS_PER_SLICE))
+        live = list(islice(self._partition.scan_raw(table, start=self._start), ROWS_PER_SLICE))
+        rebuilt = list(islice(self._partition.scan_raw(REBUILT_ROWS, made, made + self._start), ROWS_PER_SLICE))
         rebuilt = [(key[len(made) :], row) for key, row in rebuilt]
         # Beyond the last row of a side that has more, the other one must not be looked at yet.
         ends = [rows[-1][0] for rows in (live, rebuilt) if len(rows) == ROWS_PER_SLICE]

@@ -6,18 +6,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from engine.declare.projection import Projection
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
+from engine.failures.lane_loop import LaneLoop
 from engine.log.ports import TransportError
 from engine.partition.context import EngineContext
+from engine.partition.open_work import OpenWork
+from engine.positions.losses import Losses
 from engine.rebuilds.rows import CANCELLED, DONE, REBUILDS, RUNNING, Rebuild, ended
 from engine.rebuilds.run import RebuildRun
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,10 @@ class Progress(NamedTuple):
 class RebuildLoop:
     """Rebuilds of one life of a partition; `load` reads what earlier lives have left."""
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    def __init__(self, work: OpenWork, lanes: LaneLoop, losses: Losses, context: EngineContext) -> None:
+        self._work = work
+        self._lanes = lanes
+        self._losses = losses
         self._context = context
         self._rebuilds: dict[str, Rebuild] = {}  # by agent, as committed
         self._run: RebuildRun | None = None
@@ -56,12 +58,12 @@ class RebuildLoop:
 
     def load(self) -> None:
         """Take note of the rebuilds in the store."""
-        self._rebuilds = dict(self._task.scan(REBUILDS))
+        self._rebuilds = dict(self._work.partition.scan(REBUILDS))
 
     def plan(self) -> None:
         """Go on with what is to be done, if records flow."""
-        if self._runner is None and self._task.is_running() and self._next() is not None:
-            self._runner = self._task.background.run(self._work_off(), "rebuilds")
+        if self._runner is None and self._work.life.is_running() and self._next() is not None:
+            self._runner = self._work.life.background.run(self._work_off(), "rebuilds")
 
     def cancel(self) -> None:
         """Stop; what is committed is gone on with in the next epoch."""
@@ -101,7 +103,7 @@ class RebuildLoop:
 
     async def _work_off(self) -> None:
         while (projection := self._next()) is not None:
-            run = self._run = RebuildRun(self._task, self._context, projection)
+            run = self._run = RebuildRun(self._work, self._lanes, self._losses, self._context, projection)
             try:
                 await run.run()
                 await self._until(lambda agent=projection.name: not self._rebuilds[agent].is_active)  # type: ignore[misc]
@@ -109,7 +111,7 @@ class RebuildLoop:
                 log.warning("rebuild of %s stops for a moment: %s", projection.name, error)
                 await asyncio.sleep(self._context.settings.restart_backoff)
             except INFRASTRUCTURE_ERRORS as error:
-                self._task.fail(error)
+                self._work.life.fail(error)
                 return
             except Exception as error:
                 log.exception("rebuild of %s failed", projection.name)
@@ -125,7 +127,7 @@ class RebuildLoop:
         Raises RebuildUnderWay for another one of the same projection, InfrastructureError when the partition goes away.
         """
         self._check_running()
-        before = self._task.current_work.get(REBUILDS, projection.name)
+        before = self._work.current.get(REBUILDS, projection.name)
         if before is not None and before.is_active and before.id != id:
             raise RebuildUnderWay(before)
         if before is None or before.id != id:
@@ -136,7 +138,7 @@ class RebuildLoop:
     async def stop(self, projection: Projection, now_ms: int) -> Rebuild | None:
         """Cancel a rebuild unless its outcome is decided; the rebuild as it is then, committed."""
         self._check_running()
-        rebuild = self._task.current_work.get(REBUILDS, projection.name)
+        rebuild = self._work.current.get(REBUILDS, projection.name)
         if rebuild is not None and rebuild.outcome == RUNNING:
             self._put(projection, ended(rebuild, CANCELLED, now_ms))
             await self._until(lambda: self._rebuilds[projection.name].outcome != RUNNING)
@@ -155,7 +157,7 @@ class RebuildLoop:
             return None
         if rebuild.outcome == DONE:
             return Progress(rebuild, rebuild.next, rebuild.next, 0.0, DONE)
-        total = max(rebuild.next, self._task.reached(projection.name, projection.topic.name))
+        total = max(rebuild.next, self._work.partition.reached(projection.name, projection.topic.name))
         run = self._run
         if run is None or run.projection is not projection or not rebuild.is_active:
             return Progress(rebuild, rebuild.next, total, 0.0, "waiting" if rebuild.is_active else rebuild.state)
@@ -167,14 +169,14 @@ class RebuildLoop:
         return rebuild is not None and rebuild.id == id
 
     def _put(self, projection: Projection, rebuild: Rebuild) -> None:
-        work = self._task.open_work()
+        work = self._work.open()
         work.put(REBUILDS, projection.name, rebuild)
         work.release()
-        self._task.commit_soon()
+        self._work.commit_soon()
 
     def _check_running(self) -> None:
-        if not self._task.is_running():
-            raise InfrastructureError(f"partition {self._task.number} is moving; try again")
+        if not self._work.life.is_running():
+            raise InfrastructureError(f"partition {self._work.partition.number} is moving; try again")
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         """Wait until a commit has made something true; raises InfrastructureError when there is none to come."""

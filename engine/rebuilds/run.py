@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -17,10 +17,13 @@ from engine.declare.projection import Projection
 from engine.declare.table import AnyTable, encode_prefix
 from engine.declare.unit_of_work import MISSING, UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
+from engine.failures.lane_loop import LaneLoop
 from engine.failures.unsettled import UnsettledRecords, touches_lanes
 from engine.log.ports import Record
 from engine.partition.background import disregard
 from engine.partition.context import EngineContext
+from engine.partition.open_work import OpenWork
+from engine.positions.losses import Losses
 from engine.rebuilds.comparison import Comparison
 from engine.rebuilds.rows import (
     CLEARING,
@@ -40,9 +43,6 @@ from engine.rebuilds.rows import (
 )
 from engine.rebuilds.work import Counts, RebuildWork
 from engine.watchdog.watch import Handling, watched
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
 
 SLICE_S: Final = 0.005
 BUSY_PAUSE_S: Final = 0.02  # between slices while the worker has other work: a fifth of the time at most
@@ -69,19 +69,23 @@ class RebuildRun:
     Whatever changes rows is synchronous: the rebuild's row is read anew first, as somebody may have cancelled it.
     """
 
-    def __init__(self, task: PartitionTask, context: EngineContext, projection: Projection) -> None:
+    def __init__(
+        self, work: OpenWork, lanes: LaneLoop, losses: Losses, context: EngineContext, projection: Projection
+    ) -> None:
         self.projection = projection
         self.phase: Phase = "reading"
         self.handled = 0
         self.began_at = time.monotonic()
-        self._task = task
+        self._open = work
+        self._partition = work.partition
+        self._losses = losses
         self._context = context
         self._source = projection.name, projection.topic.name
         self._handle = context.bind_apart(projection)
         self._stuck_as = f"rebuild of {projection.name}"
-        self._unsettled = UnsettledRecords(task, self._source)
+        self._unsettled = UnsettledRecords(work.partition, lanes.offsets, self._source)
         self._work = self._new_work()
-        self._reader = context.broker.reader(task.number, [projection.topic.name])
+        self._reader = context.broker.reader(work.partition.number, [projection.topic.name])
         self._buffer: deque[Record] = deque()
         self._first = 0  # where this run began to read
         self._position = 0  # behind everything that is in the buffer or handled
@@ -118,15 +122,15 @@ class RebuildRun:
             self._comparison.changed(work)
 
     def _rebuild(self) -> Rebuild:
-        rebuild = self._task.current_work.get(REBUILDS, self.projection.name)
+        rebuild = self._open.current.get(REBUILDS, self.projection.name)
         assert rebuild is not None
         return rebuild
 
     def _put(self, rebuild: Rebuild) -> None:
-        work = self._task.open_work()
+        work = self._open.open()
         work.put(REBUILDS, self.projection.name, rebuild)
         work.release()
-        self._task.commit_soon()
+        self._open.commit_soon()
 
     def fail(self, error: str) -> None:
         """End the rebuild: nothing of it is switched."""
@@ -135,8 +139,8 @@ class RebuildRun:
             self._put(ended(rebuild, FAILED, _now_ms(), error))
 
     def _new_work(self) -> RebuildWork:
-        task, context = self._task, self._context
-        return RebuildWork(task.number, self.projection, task.open_work, context.encode, context.settings)
+        work, context = self._open, self._context
+        return RebuildWork(work.partition.number, self.projection, work.open, context.encode, context.settings)
 
     async def _seek(self) -> None:
         rebuild = self._rebuild()
@@ -152,7 +156,7 @@ class RebuildRun:
             return False
         topic = self.projection.topic.name
         start, _ = (await self._reader.bounds())[topic]
-        missing = self._task.losses.why_incomplete(self._source, self._first, start)
+        missing = self._losses.why_incomplete(self._source, self._first, start)
         if missing is not None:
             self.fail(missing)
         return missing is None
@@ -161,7 +165,7 @@ class RebuildRun:
         """Wait for this rebuild's turn: one at a time in a worker, and not while others fill the unit of work."""
         async with self._context.rebuild_turns:
             await asyncio.sleep(BUSY_PAUSE_S if self._context.is_busy() else 0)
-        await self._task.wait_for_room()
+        await self._open.wait_for_room()
 
     # ---- read
 
@@ -209,15 +213,15 @@ class RebuildRun:
         Never past a record that is about to be tried again, nor past what is not committed while lanes change: what
         becomes of those is not known yet.
         """
-        is_settled = not any(map(touches_lanes, self._task.in_flight()))
-        reached = self._task.positions if is_settled else self._task.committed
+        is_settled = not any(map(touches_lanes, self._open.in_flight()))
+        reached = self._open.positions if is_settled else self._partition.committed
         position, due = reached.get(self._source, 0), self._unsettled.first_due()
         bound = position if due is None else min(position, due)
         return bound, is_settled and bound == position
 
     def _read_slice(self, rebuild: Rebuild, bound: int) -> Rebuild:
         """Handle what is here of the records before `bound`, for a share of the loop; the rebuild as it is then."""
-        by = Handling(self._stuck_as, self._source[1], self._task.stuck)
+        by = Handling(self._stuck_as, self._source[1], self._open.life.stuck)
         before, counts, failed = rebuild, Counts(), None
         share, began = self._context.loop_share, time.perf_counter()
         deadline = began + min(SLICE_S, share.next_s())
@@ -266,14 +270,14 @@ class RebuildRun:
         return None
 
     def _explain(self, failed: Failed) -> str:
-        place = f"{self._source[1]}/{self._task.number}@{failed.record.offset}"
-        self._task.stuck.forget(self._stuck_as)
+        place = f"{self._source[1]}/{self._partition.number}@{failed.record.offset}"
+        self._open.life.stuck.forget(self._stuck_as)
         return f"{place}: {type(failed.error).__name__}: {text_of(failed.error)}"
 
     # ---- compare and switch
 
     def _begin_comparison(self, rebuild: Rebuild) -> None:
-        self._comparison = Comparison(self._task, self.projection.tables)
+        self._comparison = Comparison(self._partition, self.projection.tables)
 
     async def _walk(self, comparison: Comparison) -> None:
         """Go on until all rows are looked at, or as many differ as may be dealt with at once."""
@@ -299,7 +303,7 @@ class RebuildRun:
             self._put(begun_anew(rebuild))
             self._comparison = None
             return
-        for work in self._task.in_flight():
+        for work in self._open.in_flight():
             comparison.changed(work)
         rebuild = self._settle(rebuild, comparison.take())
         if comparison.is_over or rebuild.check:
@@ -311,7 +315,7 @@ class RebuildRun:
 
     def _settle(self, rebuild: Rebuild, keys: set[RebuiltKey]) -> Rebuild:
         """Count the differing ones of these rows, and replace them unless they are only to be counted."""
-        work = self._task.open_work()
+        work = self._open.open()
         added = changed = removed = 0
         samples = list(rebuild.samples)
         for table, key, before, after in self._differing(work, keys):
@@ -348,12 +352,12 @@ class RebuildRun:
 
     def _running_row(self, table: AnyTable, key: Any) -> Any:
         """The row as the records so far have left it, as it is stored: a row in memory may hide that it is damaged."""
-        for work in reversed(self._task.in_flight()):
+        for work in reversed(self._open.in_flight()):
             row = work.rows.get(table, {}).get(key, MISSING)
             if row is not MISSING:
                 return row
         try:
-            raw = self._task.read_raw(table, key)
+            raw = self._partition.read_raw(table, key)
             return None if raw is None else table.decode_row(raw)
         except msgspec.MsgspecError:
             return UNREADABLE
@@ -364,13 +368,13 @@ class RebuildRun:
         """Remove the rows that the rebuild has made, and only then call it ended, or let it begin."""
         self.phase = "clearing"
         self._comparison = None
-        while any(work.rows.get(REBUILT_ROWS) for work in self._task.in_flight()):  # those cannot be found yet
-            self._task.commit_soon()
+        while any(work.rows.get(REBUILT_ROWS) for work in self._open.in_flight()):  # those cannot be found yet
+            self._open.commit_soon()
             await asyncio.sleep(BLOCKED_PAUSE_S)
         for table in self.projection.tables:
             prefix = start = encode_prefix(table.name)
-            while keys := [key for key, _ in islice(self._task.scan(REBUILT_ROWS, prefix, start), ROWS_PER_SLICE)]:
-                work = self._task.open_work()
+            while keys := [key for key, _ in islice(self._partition.scan(REBUILT_ROWS, prefix, start), ROWS_PER_SLICE)]:
+                work = self._open.open()
                 for key in keys:
                     work.delete(REBUILT_ROWS, key)
                 work.release()

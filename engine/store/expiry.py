@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from engine.declare.table import AnyTable
 from engine.partition.context import EngineContext
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
+from engine.partition.open_work import OpenWork
 
 SWEEP_INTERVAL_S = 600.0
 ROWS_PER_STEP = 500
@@ -30,8 +28,8 @@ class _Marks(NamedTuple):
 class Expiry:
     """Walks through tables of marks now and then, in small steps; deletions are committed like everything else."""
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    def __init__(self, work: OpenWork, context: EngineContext) -> None:
+        self._work = work
         window_s = context.settings.dedupe_window
         self._marks = [
             _Marks(table, of, (table.kept_s or window_s) * 1000)
@@ -45,7 +43,7 @@ class Expiry:
         self.cancel()
         if self._marks:
             interval_s = min(SWEEP_INTERVAL_S, *(marks.kept_ms / 1000 for marks in self._marks))
-            self._handle = self._task.background.later(interval_s, self._begin)
+            self._handle = self._work.life.background.later(interval_s, self._begin)
 
     def cancel(self) -> None:
         """Stop sweeping."""
@@ -60,7 +58,7 @@ class Expiry:
         """All marks in short lists; each is read afresh, because a live iterator pins the store."""
         for marks in self._marks:
             start = b""
-            while rows := list(islice(self._task.scan(marks.table, start=start), ROWS_PER_STEP)):
+            while rows := list(islice(self._work.partition.scan(marks.table, start=start), ROWS_PER_STEP)):
                 yield marks, rows
                 start = marks.table.key.encode(rows[-1][0]) + b"\0"
 
@@ -76,12 +74,12 @@ class Expiry:
         for key in expired:
             self._remove(marks, key, oldest_ms)
         if expired:
-            self._task.commit_soon()
-        self._handle = self._task.background.later(STEP_PAUSE_S, self._step, steps, now_ms)
+            self._work.commit_soon()
+        self._handle = self._work.life.background.later(STEP_PAUSE_S, self._step, steps, now_ms)
 
     def _remove(self, marks: _Marks, key: Any, oldest_ms: float) -> None:
         """Delete a mark, unless it was set anew by what is not committed yet."""
-        work = self._task.open_work()
+        work = self._work.open()
         row = work.get(marks.table, key)
         if row is not None and marks.marked_at_ms(row) < oldest_ms:
             work.delete(marks.table, key)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from engine.partition.background import Background
 from engine.partition.context import EngineContext
-
-if TYPE_CHECKING:
-    from engine.partition.task import PartitionTask
+from engine.partition.stored import StoredPartition
 
 FIRST_AFTER_S: Final = 60.0
 BETWEEN_PASSES_S: Final = 6 * 3600.0
@@ -24,8 +23,9 @@ class Scrub:
     memory is not read from the disk.
     """
 
-    def __init__(self, task: PartitionTask, context: EngineContext) -> None:
-        self._task = task
+    def __init__(self, partition: StoredPartition, background: Background, context: EngineContext) -> None:
+        self._partition = partition
+        self._background = background
         self._context = context
         self._next: bytes | None = b""  # the key to go on at, None at the end
         self._handle: asyncio.TimerHandle | None = None
@@ -33,7 +33,7 @@ class Scrub:
     def plan(self) -> None:
         """Begin, or go on, after a while."""
         self.cancel()
-        self._handle = self._task.background.later(FIRST_AFTER_S, self._step)
+        self._handle = self._background.later(FIRST_AFTER_S, self._step)
 
     def cancel(self) -> None:
         """Stop reading."""
@@ -42,9 +42,9 @@ class Scrub:
             self._handle = None
 
     def _step(self) -> None:
-        self._next = self._task.scrub(self._next or b"", time.perf_counter() + SLICE_S)
+        self._next = self._partition.scrub(self._next or b"", time.perf_counter() + SLICE_S)
         pause_s = SLICE_S / SHARE * max(1, len(self._context.numbers))
         if self._next is None:
             self._context.metrics.store_scrubs += 1
             pause_s = BETWEEN_PASSES_S
-        self._handle = self._task.background.later(pause_s, self._step)
+        self._handle = self._background.later(pause_s, self._step)

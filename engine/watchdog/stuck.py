@@ -83,9 +83,9 @@ class StuckRecords:
         self._marks = [*self._marks, mark]
         self._save()
 
-    def forget_passed(self, task: Partition) -> None:
+    def forget_passed(self, partition: Partition) -> None:
         """Remove the marks of what is committed; one that cannot be removed from the disk is, at the next start."""
-        left = [mark for mark in self._marks if not _is_passed(mark, task)]
+        left = [mark for mark in self._marks if not _is_passed(mark, partition)]
         if len(left) < len(self._marks):
             self._keep(left)
 
@@ -133,10 +133,10 @@ def _text_of(key: bytes | None) -> str:
     return (key or b"").decode(errors="backslashreplace")
 
 
-def _is_passed(mark: StuckMark, task: Partition) -> bool:
+def _is_passed(mark: StuckMark, partition: Partition) -> bool:
     """Whether a record is behind its agent, and does not wait for another try; or a timer is over."""
     if mark.offset >= 0:
-        lane = task.read(LANES, LaneKey(mark.agent, mark.key.encode()))
+        lane = partition.read(LANES, LaneKey(mark.agent, mark.key.encode()))
         is_waiting = lane is not None and lane.parked is None
-        return task.reached(mark.agent, mark.topic) > mark.offset and not is_waiting
-    return task.read(TIMERS, TimerKey(mark.timestamp_ms, kind_of_topic(mark.topic) or "", mark.key)) is None
+        return partition.reached(mark.agent, mark.topic) > mark.offset and not is_waiting
+    return partition.read(TIMERS, TimerKey(mark.timestamp_ms, kind_of_topic(mark.topic) or "", mark.key)) is None

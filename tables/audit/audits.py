@@ -144,10 +144,10 @@ class Audits:
             found.count,
             tuple(sentences[:SENTENCES_KEPT]),
         )
-        work = task.open_work()
+        work = task.work.open()
         work.put(AUDITS, LAST, last)
         work.release()
-        task.commit_soon()
+        task.work.commit_soon()
         report_fault(self._engine, task.number, last)
 
 

@@ -55,7 +55,7 @@ class NightlyAudits:
 
     def look(self) -> None:
         """Recall the faults of earlier audits, and begin what is due."""
-        tasks = [task for task in self._engine.tasks.values() if task.is_running()]
+        tasks = [task for task in self._engine.tasks.values() if task.life.is_running()]
         for task in tasks:
             if task not in self._recalled:
                 self._recalled.add(task)

@@ -45,10 +45,10 @@ async def differences(app: EngineApp, client: httpx.AsyncClient) -> list[tuple[A
 async def damage(app: EngineApp, table: Table[Any, Any], by: str, key: Any, row: Any) -> None:
     """Replace a row in the partition of the key `by` (None removes it), as a mistake would have."""
     task = app.engine.task(app.engine.partition_for(by.encode()))
-    work = task.open_work()
+    work = task.work.open()
     work.put(table, key, row)
     work.release()
-    task.commit_soon()
+    task.work.commit_soon()
     await wait_until(lambda: task.read(table, key) == row, "the row is damaged")
 
 

@@ -59,7 +59,7 @@ async def test_a_changelog_that_is_damaged_is_named_and_nothing_is_accepted_behi
     await app.start()
     try:
         await wait_until(lambda: ("disk", changelog, 0) in app.engine.faults, "the damage is known")
-        await wait_until(lambda: 1 in app.engine.tasks and app.engine.tasks[1].is_running(), "the other one runs")
+        await wait_until(lambda: 1 in app.engine.tasks and app.engine.tasks[1].life.is_running(), "the other one runs")
         async with client_of(app) as client:
             assert f"{changelog}/0 cannot be read, so partition 0 stands still" in await health(client)
             answers: dict[int, set[int]] = {}

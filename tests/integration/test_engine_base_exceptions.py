@@ -225,7 +225,7 @@ async def test_a_call_that_is_cancelled_because_its_partition_is_lost_is_made_ag
         await asking.send(app, KEY, "a")
         await wait_until(lambda: asking.outside.open == 1, "the call is under way")
         number = app.engine.partition_for(KEY.encode())
-        app.engine.tasks[number].fail(ConnectionError("lost"))
+        app.engine.tasks[number].life.fail(ConnectionError("lost"))
         await wait_until(lambda: len(asking.outside.calls) == 2, "the call is made again")
         asking.outside.let_go("a")
         await caught_up(app)

@@ -13,8 +13,9 @@ from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing, Record
+from engine.partition.life import TaskState
 from engine.partition.loop_share import RECORDS_MAX
-from engine.partition.task import PartitionTask, TaskState
+from engine.partition.task import PartitionTask
 from engine.partition.waiters import PartitionLost
 from streams.settings import Settings
 from tests.apps import (
@@ -77,12 +78,12 @@ async def test_an_error_in_any_step_ends_the_partition_task_and_nothing_is_lost_
         before = app.engine.tasks[number]
         probe.armed = True
         await publish(app, tally.source, KEY, b"b", b"c")
-        error = await asyncio.wait_for(asyncio.shield(before.failed), 20)
+        error = await asyncio.wait_for(asyncio.shield(before.life.failed), 20)
         assert isinstance(error, Injected)
         await publish(app, tally.source, KEY, b"d")
         await caught_up(app)
         assert app.engine.tasks[number] is not before
-        assert before.state is TaskState.CLOSED
+        assert before.life.state is TaskState.CLOSED
         assert app.engine.metrics.commit_failures == 1
         assert app.engine.metrics.partition_failures >= 1
         await tally.check(app, {KEY: ["a", "b", "c", "d"]})
@@ -153,11 +154,11 @@ async def test_handlers_read_the_open_unit_of_work_then_the_committing_one_then_
     async with hand_fed(own_settings, [tally.service], gate=gate) as fed:
         task = fed.engine.tasks[0]
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("a"))
-        task.ran_dry()
+        task.work.ran_dry()
         await wait_until(lambda: task.reached(Tally.AGENT, tally.source.name) == 1, "a is committed")
         gate.clear()
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("b"))
-        task.ran_dry()
+        task.work.ran_dry()
         await asyncio.sleep(0)  # the commit of b has begun and waits
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("c", "d"))
         assert got == [None, Seen(("a",)), Seen(("a", "b")), Seen(("a", "b", "c"))]
@@ -165,7 +166,7 @@ async def test_handlers_read_the_open_unit_of_work_then_the_committing_one_then_
         gate.set()
         await wait_until(lambda: task.reached(Tally.AGENT, tally.source.name) == 2, "b is committed")
         assert task.read(tally.table, KEY) == Seen(("a", "b"))
-        task.ran_dry()
+        task.work.ran_dry()
         await wait_until(lambda: task.reached(Tally.AGENT, tally.source.name) == 4, "all is committed")
         assert task.read(tally.table, KEY) == Seen(("a", "b", "c", "d"))
 
@@ -178,15 +179,15 @@ async def test_a_failed_commit_takes_along_what_was_open_committing_and_cached(o
         fed.engine.probe = probe
         before = fed.engine.tasks[0]
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("a"))
-        before.ran_dry()
+        before.work.ran_dry()
         await wait_until(lambda: before.reached(Tally.AGENT, tally.source.name) == 1, "a is committed")
         gate.clear()
         probe.step, probe.armed = "after 4", True
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("b"))
-        before.ran_dry()
+        before.work.ran_dry()
         await fed.handle(0, tally.source, Tally.AGENT, handle, *keyed("c"))
         gate.set()
-        await wait_until(before.failed.done, "the commit has failed")
+        await wait_until(before.life.failed.done, "the commit has failed")
         await wait_until(lambda: fed.engine.tasks.get(0) is not before and fed.engine.is_ready(), "it lives again")
         assert fed.hand.positions[tally.source.name, 0] == 1
         assert fed.engine.tasks[0].read(tally.table, KEY) == Seen(("a",))
@@ -263,7 +264,7 @@ async def test_a_busy_partition_commits_many_records_at_once_and_never_more_than
         assert max(sizes) == 50
         await wait_until(lambda: task.reached("count", topic.name) >= 350, "full units of work are committed")
         assert fed.engine.metrics.commits <= 8
-        task.ran_dry()
+        task.work.ran_dry()
         await wait_until(lambda: task.reached("count", topic.name) == 400, "the rest is committed")
 
 
@@ -320,7 +321,7 @@ async def test_a_large_batch_lets_others_run_in_between(own_settings: Settings) 
         records = [Record(offset, 0, b"k", b"v" * 10, ()) for offset in range(20_000)]
         others = asyncio.create_task(turn())
         fetched = fed.fetch(0, topic, records)
-        await fed.engine.tasks[0].process(fetched, "spin", spin)
+        await fed.engine.tasks[0].dispatch.process(fetched, "spin", spin)
         others.cancel()
     assert len(turns_at) == 20_000
     assert len(set(turns_at)) > 10

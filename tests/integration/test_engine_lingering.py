@@ -11,8 +11,8 @@ from engine.declare.agent import Agent
 from engine.declare.handlers import RecordHandler
 from engine.faust.app import EngineApp
 from engine.partition import lingering
-from engine.partition.batch import Fetched
-from engine.partition.task import PartitionTask
+from engine.partition.dispatch import Dispatch
+from engine.partition.fetched import Fetched
 from tests.apps import (
     KAFKA,
     TRANSPORTS,
@@ -148,20 +148,20 @@ class Alone:
         self.fetches = 0  # that came through the agent
         self.may_go_on = asyncio.Event()
         self.may_go_on.set()
-        process_later = PartitionTask.process_later
+        process_later = Dispatch.process_later
 
-        async def held_up(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+        async def held_up(dispatch: Dispatch, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
             self.fetches += 1
             await self.may_go_on.wait()
-            await process_later(task, fetched, agent, handle)
+            await process_later(dispatch, fetched, agent, handle)
 
-        patched.setattr(PartitionTask, "process_later", held_up)
+        patched.setattr(Dispatch, "process_later", held_up)
 
     async def send(self, app: EngineApp, value: str) -> None:
         """Write a value, and wait until the transport has handed it on."""
         await publish(app, self.tally.source, "k", value.encode())
         task, topic = app.engine.task(app.engine.partition_for(b"k")), self.tally.source.name
-        await wait_until(lambda: task.is_busy_with(topic) or value in self.seen(app), f"{value} is here")
+        await wait_until(lambda: task.dispatch.is_busy_with(topic) or value in self.seen(app), f"{value} is here")
 
     def seen(self, app: EngineApp) -> tuple[str, ...]:
         """What is committed."""
@@ -190,7 +190,7 @@ async def test_no_fetch_overtakes_one_that_its_agent_still_has(
         await wait_until(lambda: alone.fetches == 1, "the agent has the first")
         task, topic = app.engine.task(app.engine.partition_for(b"k")), alone.tally.source.name
         await publish(app, alone.tally.source, "k", b"b")
-        await wait_until(lambda: task.queued[topic] == 2, "the second waits for the agent")
+        await wait_until(lambda: task.backlog.queued[topic] == 2, "the second waits for the agent")
         # One turn for the first: from now on the agent is known to let everything linger, and still has the second.
         alone.may_go_on.set()
         alone.may_go_on.clear()

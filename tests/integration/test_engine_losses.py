@@ -145,12 +145,12 @@ async def test_records_removed_in_front_of_a_running_reader_are_named_and_none_i
         await publish(app, two.topic, KEY, *numbers(0, 3))
         await caught_up(app)
         task = app.engine.task(number)
-        task.hold(two.topic.name)
-        task.hold(two.topic.name)  # nothing more is taken
+        task.backlog.hold(two.topic.name)
+        task.backlog.hold(two.topic.name)  # nothing more is taken
         for value in numbers(3, 9):
             await publish(app, two.topic, KEY, value)
         await remove_before(app.engine.broker, two.topic.name, number, 8)
-        task.let_go(two.topic.name, 2)
+        task.backlog.let_go(two.topic.name, 2)
         await wait_until(lambda: details(app), "the loss is named")
         await wait_until(lambda: not task.losses._looking, "the look is over")
         (loss,) = task.losses.all()

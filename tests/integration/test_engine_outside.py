@@ -358,7 +358,7 @@ async def test_an_idle_partition_shows_no_lag_after_its_calls(broker: str, tmp_p
     async with running(make_settings(broker, tmp_path), [asking.service]) as app:
         await asking.send(app, "k", "a")
         await caught_up(app)  # to the end, transaction markers included
-        assert all(not app.engine.task(number).oldest_ms for number in range(app.engine.settings.partitions))
+        assert all(not app.engine.task(number).backlog.oldest_ms for number in range(app.engine.settings.partitions))
 
 
 # ---- the circuit
@@ -446,7 +446,7 @@ async def test_an_open_circuit_holds_further_fetches_of_its_topic_and_no_other(t
         circuit, timers = by_hand(app, asking.agent)
         asking.outside.away = True
         count = 0
-        while app.engine.tasks[0].held[asking.source.name] < 2 * 2:  # two fetches for each of the two agents
+        while app.engine.tasks[0].backlog.held[asking.source.name] < 2 * 2:  # two fetches for each of the two agents
             await asking.send(app, f"k{count}", "a")
             count += 1
             await asyncio.sleep(0)
@@ -517,7 +517,7 @@ async def test_a_partition_that_is_lost_while_it_probes_leaves_the_probe_to_anot
         await asking.send(app, *there, "b")
         await caught_up(app, asking.other_agent)
         asking.outside.away = False
-        app.engine.tasks[0].fail(RuntimeError("lost"))
+        app.engine.tasks[0].life.fail(RuntimeError("lost"))
         await wait_until(lambda: asking.answers(app, *there) == ("B",), "the other partition has probed")
         assert circuit.state is CircuitState.CLOSED
         asking.outside.let_go("a")

@@ -105,8 +105,8 @@ async def test_agents_at_different_positions_go_on_from_their_own_and_the_group_
     async with hand_fed(settings, [listeners.service]) as fed:
         assert fed.hand.positions[topic.name, 0] == 2
         again = fed.fetch(0, topic, records[2:])
-        assert list(again.task.unhandled(again, "fast")) == []
-        assert [record.offset for record in again.task.unhandled(again, "slow")] == [2, 3, 4, 5]
+        assert list(fed.engine.tasks[0].intake.unhandled(again, "fast")) == []
+        assert [record.offset for record in fed.engine.tasks[0].intake.unhandled(again, "slow")] == [2, 3, 4, 5]
         for name in ("fast", "slow"):
             await process(again, name, listeners.note_for(name))
         await fed.engine.revoked()

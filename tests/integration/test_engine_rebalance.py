@@ -11,8 +11,7 @@ import pytest
 
 from engine.faust.app import EngineApp
 from engine.log.ports import Outgoing, ProducerFenced
-from engine.partition.batch import StaleBatch
-from engine.partition.task import TaskState
+from engine.partition.life import StaleBatch, TaskState
 from engine.store.store import Store
 from streams.settings import Settings
 from tests.apps import (
@@ -82,7 +81,7 @@ async def test_a_revocation_waits_for_a_running_commit(settings: Settings) -> No
         gate.clear()
         task = fed.engine.tasks[0]
         await fed.handle(0, tally.source, Tally.AGENT, tally.handle, *keyed("a"))
-        task.ran_dry()
+        task.work.ran_dry()
         await asyncio.sleep(0)
         await fed.handle(0, tally.source, Tally.AGENT, tally.handle, *keyed("b"))
         revoking = asyncio.create_task(fed.engine.revoked())
@@ -91,7 +90,7 @@ async def test_a_revocation_waits_for_a_running_commit(settings: Settings) -> No
         gate.set()
         await revoking
         assert task.reached(Tally.AGENT, tally.source.name) == 2
-        assert not task.failed.done()
+        assert not task.life.failed.done()
 
 
 # ---- batches of a life that is over
@@ -127,7 +126,7 @@ async def test_a_batch_in_the_middle_of_which_the_partition_is_lost_stops_there(
         fetched = fed.fetch(0, tally.source, records)
         handling = asyncio.create_task(process(fetched, Tally.AGENT, tally.handle))
         await wait_until(
-            lambda: task.positions.get((Tally.AGENT, tally.source.name)) == 6, "two units of work are full"
+            lambda: task.work.positions.get((Tally.AGENT, tally.source.name)) == 6, "two units of work are full"
         )
         revoking = asyncio.create_task(fed.engine.revoked())
         gate.set()
@@ -150,7 +149,7 @@ async def test_a_task_survives_to_the_next_generation_only(settings: Settings) -
         await fed.engine.revoked()
         await fed.assign([0], generation=4)  # somebody else may have owned it in generation 3
         assert fed.engine.tasks[0] is not first
-        assert first.state is TaskState.CLOSED
+        assert first.life.state is TaskState.CLOSED
 
 
 # ---- fencing
@@ -163,9 +162,9 @@ async def test_a_fenced_task_joins_the_group_anew_instead_of_fencing_back(settin
         await fed.handle(0, tally.source, Tally.AGENT, tally.handle, *keyed("a"))
         usurper = fed.engine.broker.producer(0)
         await usurper.start()
-        task.ran_dry()
+        task.work.ran_dry()
         await wait_until(lambda: fed.hand.rejoins, "it asks to rejoin")
-        assert isinstance(task.failed.result(), ProducerFenced)
+        assert isinstance(task.life.failed.result(), ProducerFenced)
         assert 0 not in fed.engine.tasks
         await usurper.begin()  # it is still the newest
         await usurper.commit()
@@ -192,8 +191,8 @@ async def test_a_worker_that_lost_its_partition_without_knowing_does_no_harm(
             assert owner.engine.tasks[0].read(tally.table, KEY) == Seen(("a",))
             assert owner.hand.positions[tally.source.name, 0] <= records[0].offset
             await process(owner.fetch(0, tally.source, records), Tally.AGENT, tally.handle)
-            owner.engine.tasks[0].ran_dry()
-            zombie.engine.tasks[0].ran_dry()
+            owner.engine.tasks[0].work.ran_dry()
+            zombie.engine.tasks[0].work.ran_dry()
             await wait_until(lambda: zombie.hand.rejoins, "the zombie is fenced")
             await owner.engine.revoked()
             assert owner.engine.tasks[0].read(tally.table, KEY) == Seen(("a", "b"))

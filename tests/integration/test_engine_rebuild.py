@@ -182,10 +182,10 @@ async def damage(app: EngineApp, rows: Mapping[tuple[Table[Any, Any], str], Any]
     """Replace rows in the partition of their key (or of `by`), as a mistake would have."""
     for (table, key), new in rows.items():
         task = app.engine.task(app.engine.partition_for((by or key).encode()))
-        work = task.open_work()
+        work = task.work.open()
         work.put(table, key, new)
         work.release()
-        task.commit_soon()
+        task.work.commit_soon()
         await wait_until(lambda task=task, table=table, key=key, new=new: task.read(table, key) == new, "it is damaged")  # type: ignore[misc]
 
 
@@ -411,12 +411,12 @@ async def letters_of(app: EngineApp, count: int) -> list[int]:
 async def decide(app: EngineApp, number: int, change: Callable[[UnitOfWork, DeadLetter], None]) -> None:
     """Do to a dead letter what its service does when somebody asks for it."""
     task = app.engine.task(0)
-    letter, work = task.read(DEAD_LETTERS, number), task.open_work()
+    letter, work = task.read(DEAD_LETTERS, number), task.work.open()
     assert letter is not None
     work.now_ms = int(time.time() * 1000)
     change(work, letter)
     work.release()
-    task.commit_soon()
+    task.work.commit_soon()
     await wait_until(lambda: task.read(DEAD_LETTERS, number) != letter, "the decision is committed")
     await at_rest(app)
 
@@ -519,7 +519,7 @@ async def test_a_record_that_once_hung_a_rebuild_for_good_ends_the_next_one(own_
     async with running(own_settings, [projected.service]) as app:
         await projected.send(app, ("k1", "a"), ("k1", "b"))
         await at_rest(app)
-        stuck, (record, *_) = app.engine.task(0).stuck, await read_topic(app, projected.source)
+        stuck, (record, *_) = app.engine.task(0).life.stuck, await read_topic(app, projected.source)
         stuck.add(f"rebuild of {AGENT}", projected.source.name, record, "it hung", "here")
         await begin(app)
         (rebuild,) = await ended(app, state=FAILED)
@@ -535,7 +535,7 @@ async def test_rows_that_cannot_be_read_any_more_are_mended(own_settings: Settin
         await projected.send(app, ("k1", "a"), ("k2", "b"))
         await at_rest(app)
         task = app.engine.task(0)
-        task._open_rows.store.write([(projected.seen.prefix, [(b"k1", b"garbage", ())])], {})
+        task.rows.store.write([(projected.seen.prefix, [(b"k1", b"garbage", ())])], {})
         assert task.read(projected.seen, "k1") == Seen(("a",)), "it is right in memory"
         await begin(app)
         (rebuild,) = await ended(app)
@@ -638,9 +638,9 @@ async def test_more_differences_than_one_commit_takes_are_replaced_in_portions(
         await at_rest(app)
         task = app.engine.task(0)
         for number in range(1500):
-            task.open_work().put(projected.seen, f"key-{number}", None)
-        task.open_work().release()
-        task.commit_soon()
+            task.work.open().put(projected.seen, f"key-{number}", None)
+        task.work.open().release()
+        task.work.commit_soon()
         await wait_until(lambda: task.read(projected.seen, "key-0") is None, "most rows are gone")
         await begin(app, "look", check=True)
         (rebuild,) = await ended(app, "look")
@@ -668,7 +668,7 @@ async def test_rows_that_change_after_they_were_compared_are_compared_again(
         if not is_committed:
             assert run._comparison is not None
             run._comparison.take()
-            app.engine.task(0).open_work().put(projected.seen, "k1", None)
+            app.engine.task(0).work.open().put(projected.seen, "k1", None)
         conclude(run, rebuild)
 
     monkeypatch.setattr(rebuild_run.RebuildRun, "_walk", then_damage)
@@ -690,8 +690,8 @@ async def test_it_does_not_switch_while_a_decision_about_a_dead_letter_is_being_
         await projected.send(app, ("k1", "bad"), ("k2", "a"))
         (bad,) = await letters_of(app, 1)
         task = app.engine.task(0)
-        run = rebuild_run.RebuildRun(task, app.engine, app.engine.projections[AGENT])
-        letter, work = task.read(DEAD_LETTERS, bad), task.open_work()
+        run = rebuild_run.RebuildRun(task.work, task.lanes, task.losses, app.engine, app.engine.projections[AGENT])
+        letter, work = task.read(DEAD_LETTERS, bad), task.work.open()
         assert letter is not None
         assert run._bound() == (2, True)
         retry(work, bad, letter)
@@ -709,11 +709,11 @@ def test_rebuilt_rows_are_the_fold_of_the_records(records: list[tuple[str, str]]
             await at_rest(app)
             for task in app.engine.tasks.values():
                 for key, _ in list(task.scan(projected.seen)):
-                    task.open_work().put(projected.seen, key, choice.choice((None, Seen(("wrong",)), Seen())))
+                    task.work.open().put(projected.seen, key, choice.choice((None, Seen(("wrong",)), Seen())))
                 for value in "uvwxyz":
-                    task.open_work().put(projected.counts, value, choice.choice((None, 7)))
-                task.open_work().release()
-                task.commit_soon()
+                    task.work.open().put(projected.counts, value, choice.choice((None, 7)))
+                task.work.open().release()
+                task.work.commit_soon()
             await at_rest(app)
             await begin(app)
             await ended(app)

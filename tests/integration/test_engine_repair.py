@@ -17,7 +17,7 @@ from engine.declare.table import AnyTable
 from engine.faust.app import EngineApp
 from engine.log.embedded.mark import mark_path
 from engine.log.ports import Outgoing, TransactionalProducer, TransportError
-from engine.partition.task import TaskState
+from engine.partition.life import TaskState
 from engine.positions.positions import POSITIONS
 from engine.store.opening import changelog_fault
 from engine.store.repair_rows import FROM_CHANGELOG, FROM_EVENTS, FROM_STORE, REPAIRS, Repair, Source
@@ -85,7 +85,7 @@ async def started(settings: Settings, services: Collection[Any] | None = None) -
         await wait_until(
             lambda: all(
                 changelog_fault(number) in engine.faults
-                or (number in engine.tasks and engine.tasks[number].state is TaskState.RUNNING)
+                or (number in engine.tasks and engine.tasks[number].life.state is TaskState.RUNNING)
                 for number in range(settings.partitions)
             ),
             "all partitions have started or are refused",

@@ -18,7 +18,7 @@ from engine.installation.mark import INSTALLATION_TOPIC
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.partitioner import partition_for
 from engine.log.ports import Reader, Record
-from engine.partition.task import TaskState
+from engine.partition.life import TaskState
 from engine.positions.positions import POSITIONS
 from engine.store.opening import changelog_fault
 from engine.store.store import Store
@@ -92,9 +92,7 @@ async def refusing(settings: Settings, tally: Tally, numbers: Iterable[int]) -> 
         )
         others = set(range(settings.partitions)) - set(numbers)
         await wait_until(
-            lambda: all(
-                number in engine.tasks and engine.tasks[number].state is TaskState.RUNNING for number in others
-            ),
+            lambda: all(number in engine.tasks and engine.tasks[number].life.is_running() for number in others),
             "the others run",
         )
         assert not engine.is_ready()
@@ -360,7 +358,7 @@ async def test_no_records_are_taken_before_the_transport_knows_where_to_go_on(se
         await fed.handle(0, tally.source, Tally.AGENT, tally.handle, (b"key", b"a", ()))
         for _ in range(3):
             before = fed.engine.tasks[0]
-            before.fail(OSError("the disk is full"))
+            before.life.fail(OSError("the disk is full"))
             fed.hand.positions.clear()
             while (task := fed.engine.task_for(tally.source.name, 0)) is None or task is before:
                 await asyncio.sleep(0)
@@ -412,7 +410,8 @@ async def test_a_partition_that_cannot_be_restored_yet_does_not_hold_up_the_othe
     try:
         number = engine.partition_for(flowing.encode())
         await wait_until(
-            lambda: number in engine.tasks and engine.tasks[number].state is TaskState.RUNNING, "another is restored"
+            lambda: number in engine.tasks and engine.tasks[number].life.is_running(),
+            "another is restored",
         )
         await publish(app, tally.source, KEYS[0], b"c")
         await publish(app, tally.source, flowing, b"c")
@@ -420,7 +419,7 @@ async def test_a_partition_that_cannot_be_restored_yet_does_not_hold_up_the_othe
         await wait_until(lambda: engine.tasks[number].reached(Tally.AGENT, tally.source.name) >= end, "it flows")
         assert row(app, tally.table, flowing) == Seen(("a", "b", "c"))
         assert not engine.is_ready()
-        assert engine.tasks[held].state is TaskState.RESTORING
+        assert engine.tasks[held].life.state is TaskState.RESTORING
         gate.set()
         await wait_until(engine.is_ready, "the held one is restored too")
         await caught_up(app)

@@ -318,8 +318,8 @@ async def test_a_record_that_fails_in_the_commit_in_which_a_letter_is_retried_wa
     async with hand_fed(settings, moody.services) as fed:
         task = fed.engine.tasks[0]
         await fed.handle(0, topic, agent, cannot_read, (b"k", b"bad", ()))
-        ((number, _),) = task.current_work.rows[DEAD_LETTERS].items()
-        task.ran_dry()
+        ((number, _),) = task.work.current.rows[DEAD_LETTERS].items()
+        task.work.ran_dry()
         await wait_until(lambda: task.reached(agent, topic.name) == 1, "the letter is committed")
 
         asked = await fed.write(DEAD_LETTER_COMMANDS, 0, [decision(RetryDeadLetter(letter_id(0, number)))])
@@ -327,7 +327,7 @@ async def test_a_record_that_fails_in_the_commit_in_which_a_letter_is_retried_wa
         await process(fed.fetch(0, DEAD_LETTER_COMMANDS, asked), decisions.name, fed.bound(decisions))
         moody.fails, moody.hopeless = ({b"a": 1}, set()) if is_retryable else ({}, {b"a"})
         await fed.handle(0, topic, agent, moody.handle, (b"k", b"a", ()))
-        task.ran_dry()
+        task.work.ran_dry()
         await wait_until(lambda: task.reached(agent, topic.name) == 2, "both are committed")
         waiting = [(key.number, record.value, record.letter) for key, record in task.scan(WAITING)]
         assert waiting == [(1, b"bad", number), (2, b"a", None)]

@@ -25,8 +25,8 @@ from engine.health.doctor import check_faults, check_stalled
 from engine.health.faults import Fault
 from engine.health.standstill import StandstillWatch, without_room
 from engine.log.ports import Outgoing
-from engine.partition.batch import Fetched
-from engine.partition.task import PartitionTask
+from engine.partition.dispatch import Dispatch
+from engine.partition.fetched import Fetched
 from engine.web.routes import health
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -225,22 +225,22 @@ async def test_records_that_are_not_read_or_not_finished_are_faults_and_those_th
 ) -> None:
     tally, finish = Tally(), asyncio.Event()
     finish.set()
-    process = PartitionTask.process
+    process = Dispatch.process
 
-    async def process_slowly(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+    async def process_slowly(dispatch: Dispatch, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
         await finish.wait()
-        await process(task, fetched, agent, handle)
+        await process(dispatch, fetched, agent, handle)
 
     settings = make_settings("memory://", tmp_path, partitions=1)
     clock = Clock()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(PartitionTask, "process", process_slowly)
+        patched.setattr(Dispatch, "process", process_slowly)
         async with running(settings, [tally.service]) as app:
             watch = StandstillWatch(app.engine, clock)
             for word in (b"a", b"b", b"c"):  # behind at each look, and further each time
                 finish.clear()
                 await publish(app, tally.source, "k", word)
-                await wait_until(lambda: app.engine.tasks[0].queued.total(), "the agent has it")
+                await wait_until(lambda: app.engine.tasks[0].backlog.queued.total(), "the agent has it")
                 clock.now += 1000
                 await watch.look()
                 assert (standstills(app), list(watch.seconds().values())) == ([], [0.0])
@@ -248,7 +248,7 @@ async def test_records_that_are_not_read_or_not_finished_are_faults_and_those_th
                 await at_rest(app)
             finish.clear()
             await publish(app, tally.source, "k", b"d")
-            await wait_until(lambda: app.engine.tasks[0].queued.total(), "the agent has it")
+            await wait_until(lambda: app.engine.tasks[0].backlog.queued.total(), "the agent has it")
             await watch.look()
             clock.now += 1000
             await watch.look()

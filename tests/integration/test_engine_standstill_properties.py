@@ -217,7 +217,7 @@ def behind(app: EngineApp) -> set[tuple[str, str]]:
 def is_quiet(app: EngineApp) -> bool:
     """Whether nothing goes on by itself any more: what is not handled waits in a parked lane, or for room."""
     task = app.engine.task(0)
-    if task.is_committing or task._has_work() or behind(app) != set(without_room(task)):
+    if task.work.is_committing or not task.work.is_empty() or behind(app) != set(without_room(task)):
         return False
     lanes = [lane for _, lane in task.lanes.index.items()]
     return all(lane.parked is not None for lane in lanes) and not any(map(task.lanes.has_turns, app.engine.agents))

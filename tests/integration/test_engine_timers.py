@@ -18,7 +18,7 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures import service as service_of_letters
 from engine.failures.topics import DEAD_LETTERS
 from engine.log.ports import Outgoing, Record
-from engine.partition.task import TaskState
+from engine.partition.life import TaskState
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,
@@ -240,10 +240,10 @@ async def test_no_timer_fires_for_a_partition_that_is_gone(tmp_path: Path) -> No
         gate.clear()
         values: list[Outgoing] = [(KEY.encode(), b"too late:30", ())]
         await fed.handle(0, alarms.source, "alarms", alarms.set_alarm, *values)
-        task.ran_dry()
+        task.work.ran_dry()
         await asyncio.sleep(0)
         losing = asyncio.create_task(fed.engine.assigned([], 3))
-        await wait_until(lambda: task.state is TaskState.CLOSED, "the partition is being closed")
+        await wait_until(lambda: task.life.state is TaskState.CLOSED, "the partition is being closed")
         gate.set()
         await losing
         await _after(alarms, 30)

@@ -190,7 +190,7 @@ async def test_a_transaction_of_an_unknown_producer_in_a_changelog_keeps_its_par
         (fault,) = app.engine.faults.open()
         assert fault.detail.startswith(f"a transaction hangs in {changelog}/{number} (producer id ")
         assert f"abort --topic {changelog} --partition {number} --start-offset " in fault.advice
-        assert number not in {n for n, task in app.engine.tasks.items() if task.is_running()}
+        assert number not in {n for n, task in app.engine.tasks.items() if task.life.is_running()}
         (found,) = [one for one in await hanging_in(app.engine) if one.topic == changelog]
         await abort_as_the_tool_does(settings, found)
         await wait_until(app.engine.is_ready, "the partition has started")

@@ -22,7 +22,7 @@ from engine.log.kafka.connection import connection_options
 from engine.log.kafka.producer import KafkaTransactions
 from engine.log.kafka.reader import KafkaReader
 from engine.log.ports import TopicSpec, TransportError
-from engine.partition import task as partition_task
+from engine.partition import open_work
 from streams.settings import Settings
 from tests.apps import Seen, Tally, caught_up, connected, make_settings, publish, row, running, unique, wait_until
 from tests.conftest import SharedKafka, start_broker
@@ -53,7 +53,7 @@ async def test_a_worker_goes_on_when_all_brokers_have_moved_to_other_addresses(
 ) -> None:
     monkeypatch.setattr(kafka_clients, "UNREACHABLE_MAX_S", LIMIT_S)
     monkeypatch.setattr(kafka_member, "WATCH_INTERVAL_S", 0.1)
-    monkeypatch.setattr(partition_task, "COMMIT_TIMEOUT_S", 3.0)  # it ends the producer of the partition
+    monkeypatch.setattr(open_work, "COMMIT_TIMEOUT_S", 3.0)  # it ends the producer of the partition
     node, port, tally = private_kafka_broker, unused_port(also_next=True), Tally()
     settings = both_addresses(node, port, tmp_path)
     async with running(settings, [tally.service]) as app:

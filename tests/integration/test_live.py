@@ -237,7 +237,7 @@ async def test_figures_follow_a_partition_that_begins_anew(
     monkeypatch.setattr(hubs, "FIGURES_S", 0.05)
     async with listening(client) as stream:
         await stream.until(lambda: stream.figures(), "it is live")
-        app.engine.tasks[0].fail(RuntimeError("as after a failed commit"))
+        app.engine.tasks[0].life.fail(RuntimeError("as after a failed commit"))
         await wait_until(app.engine.is_ready, "the partition is back")
         seen = len(stream.figures())
         await stream.until(lambda: len(stream.figures()) > seen + 2, "figures go on")

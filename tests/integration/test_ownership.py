@@ -344,7 +344,7 @@ async def test_a_worker_ends_when_its_topics_are_adopted_and_its_late_commit_doe
         gate.clear()
         engine = fed.engine
         await fed.handle(number, tally.source, Tally.AGENT, tally.handle, (b"key", b"late", ()))
-        await wait_until(lambda: engine.tasks[number]._commit_task is not None, "the commit is under way")
+        await wait_until(lambda: engine.tasks[number].work.is_committing, "the commit is under way")
         adopted, _ = await adopt(settings.model_copy(update={"data_dir": tmp_path / "new"}), tally)
         gate.set()
         await wait_until(lambda: engine.fatal, "the worker ends")

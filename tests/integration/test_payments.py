@@ -228,7 +228,9 @@ async def test_a_gateway_that_is_set_up_wrongly_loses_no_payment(settings: Setti
     async with running(wrong, [payments.service]) as app:
         (position,) = await send(app, PAYMENT_COMMANDS, charge(order_id))
         number = position.partition
-        await wait_until(lambda: app.engine.task(number).is_busy_with(PAYMENT_COMMANDS.name), "the command is there")
+        await wait_until(
+            lambda: app.engine.task(number).dispatch.is_busy_with(PAYMENT_COMMANDS.name), "the command is there"
+        )
         assert await _letters_of(app, [order_id]) == []
         assert statuses(app, [order_id]) == [None]
         if settings.transport == "memory":

@@ -410,7 +410,7 @@ async def main():
         bound = [agent.bind(accept) for agent, accept in zip(agents, accepting)]
         assert bound and all(app.engine.tracing.accept(accept) is accept for accept in accepting)
         assert all(app.engine.tracing.handler(handle, "a", "t") is handle for handle in bound)
-        assert {type(task.current_work) for task in app.engine.tasks.values()} == {UnitOfWork}
+        assert {type(task.work.current) for task in app.engine.tasks.values()} == {UnitOfWork}
     print("imported", *(name for name in sys.modules if name.startswith("opentelemetry")))
 
 asyncio.run(main())

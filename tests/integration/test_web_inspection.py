@@ -17,8 +17,8 @@ from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from engine.health.faults import Fault
-from engine.partition.batch import Fetched
-from engine.partition.task import PartitionTask
+from engine.partition.dispatch import Dispatch
+from engine.partition.fetched import Fetched
 from engine.web.routes import health
 from streams.topics import ORDER_COMMANDS
 from tests.apps import caught_up, make_settings, publish, running, wait_until
@@ -229,14 +229,14 @@ async def test_metrics_are_prometheus_text_with_lag_and_partitions(app: EngineAp
 
 async def test_an_agent_that_is_held_up_has_lag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     topic, released = Topic("held-up", "records that wait"), asyncio.Event()
-    held_up, process = Service("held-up"), PartitionTask.process
+    held_up, process = Service("held-up"), Dispatch.process
     held_up.agent("wait-for-release", topic).on_record(lambda record, work: "value")
 
-    async def wait_for_release(task: PartitionTask, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
+    async def wait_for_release(dispatch: Dispatch, fetched: Fetched, agent: str, handle: RecordHandler) -> None:
         await released.wait()
-        await process(task, fetched, agent, handle)
+        await process(dispatch, fetched, agent, handle)
 
-    monkeypatch.setattr(PartitionTask, "process", wait_for_release)
+    monkeypatch.setattr(Dispatch, "process", wait_for_release)
 
     async def lags(client: httpx.AsyncClient) -> tuple[float, float]:
         families = text_string_to_metric_families((await client.get("/metrics")).text)
@@ -248,7 +248,7 @@ async def test_an_agent_that_is_held_up_has_lag(tmp_path: Path, monkeypatch: pyt
     async with running(settings, [held_up, health.service]) as app, client_of(app) as client:
         await publish(app, topic, "key", b"1", b"2", b"3")
         number = app.engine.partition_for(b"key")
-        await wait_until(lambda: app.engine.tasks[number].queued["held-up"], "the records are fetched")
+        await wait_until(lambda: app.engine.tasks[number].backlog.queued["held-up"], "the records are fetched")
         await asyncio.sleep(0.01)
         records, seconds = await lags(client)
         assert records == 3

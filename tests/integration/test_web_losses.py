@@ -94,11 +94,11 @@ async def test_a_repeated_request_whose_command_was_lost_is_told_so(settings: Se
     async with running(settings) as app, client_of(app) as client:
         number = app.engine.partition_for(b"o-1")
         task = app.engine.task(number)
-        task.hold(ORDER_COMMANDS.name)
-        task.hold(ORDER_COMMANDS.name)  # nothing more is taken
+        task.backlog.hold(ORDER_COMMANDS.name)
+        task.backlog.hold(ORDER_COMMANDS.name)  # nothing more is taken
         assert (await client.post("/orders", json=body, headers=key)).status_code == 202
         await remove_before(app.engine.broker, ORDER_COMMANDS.name, number, 1)
-        task.let_go(ORDER_COMMANDS.name, 2)
+        task.backlog.let_go(ORDER_COMMANDS.name, 2)
         await wait_until(lambda: details(app), "the loss is named")
         assert (await client.post("/orders?wait=100ms", json=body, headers=key)).status_code == 202
         await accept_losses(app.engine, ORDER_COMMANDS.name, number, "ann", "a test")
@@ -210,12 +210,12 @@ async def test_a_loss_can_be_accepted_at_any_worker(private_kafka_broker: KafkaB
         number = apps[0].engine.partition_for(KEY.encode())
         (owner,) = [app for app in apps if number in app.engine.numbers]
         task = owner.engine.task(number)
-        task.hold(two.topic.name)
-        task.hold(two.topic.name)
+        task.backlog.hold(two.topic.name)
+        task.backlog.hold(two.topic.name)
         for value in numbers(0, 6):
             await owner.engine.broker.publish(two.topic.name, number, [(KEY.encode(), value, ())])
         await remove_before(owner.engine.broker, two.topic.name, number, 5)
-        task.let_go(two.topic.name, 2)
+        task.backlog.let_go(two.topic.name, 2)
         await wait_until(lambda: details(owner), "the loss is named")
         await wait_until(lambda: not task.losses._looking, "the look is over")
         read = task.losses.all()[0].first

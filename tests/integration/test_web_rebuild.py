@@ -84,10 +84,10 @@ async def over(client: httpx.AsyncClient, table: str, id: str) -> Mapping[str, A
 async def replace(app: EngineApp, table: Table[Any, Any], by: str, key: Any, new: Any) -> None:
     """Replace a row in the partition of the key `by`, as a mistake would have."""
     task = app.engine.task(app.engine.partition_for(by.encode()))
-    work = task.open_work()
+    work = task.work.open()
     work.put(table, key, new)
     work.release()
-    task.commit_soon()
+    task.work.commit_soon()
     await wait_until(lambda: task.read(table, key) == new, "the row is damaged")
 
 
@@ -270,9 +270,9 @@ async def test_a_rebuild_survives_partitions_that_move_and_readers_do_not_notice
                 key = CustomerOrderKey("nobody", (await a_time(clients[0])), f"o-{task.number}")
                 some = next(iter(task.scan(CUSTOMER_ORDERS)), None)
                 if some is not None:
-                    task.open_work().put(CUSTOMER_ORDERS, key, some[1])
-                    task.open_work().release()
-                    task.commit_soon()
+                    task.work.open().put(CUSTOMER_ORDERS, key, some[1])
+                    task.work.open().release()
+                    task.work.commit_soon()
         readers = [asyncio.create_task(read_on(client)) for client in clients[:2]]
         answer = await clients[0].post("/tables/customer-orders/rebuild")
         assert answer.status_code == 202, answer.text

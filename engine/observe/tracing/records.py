@@ -15,18 +15,17 @@ from opentelemetry.context import Context
 from opentelemetry.trace import SpanContext
 
 from engine.declare.envelope import Envelope
-from engine.declare.handlers import Acceptance, RecordHandler
+from engine.declare.handlers import Acceptance, RecordHandler, TimerHandler
 from engine.declare.timers import TIMERS, Timer, TimerKey, timer_topic
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import names_in
 from engine.failures.dead_letters import TIMERS_AGENT
-from engine.failures.lane_loop import NotNow
+from engine.failures.lanes import NotNow
 from engine.log.ports import Headers, Record
 from engine.observe.tracing.current import CURRENT, TRACEPARENT, TRACESTATE, Value
 from engine.observe.tracing.sdk import ActiveSpan, Spans
 from engine.observe.tracing.w3c import NO_PARENT, parent_in
-from engine.partition.context import TimerHandler
 from engine.partition.tracing import SpanOf, Untraced
 
 LINKS_MAX: Final = 128  # of one commit; as many as the SDK keeps by default

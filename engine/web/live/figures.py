@@ -14,7 +14,7 @@ from engine.failures.dead_letters import DEAD_LETTER_COUNTS
 from engine.observe.gauges import Gauges
 from engine.partition.commit_listeners import ChangedRows
 from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask, TaskState
+from engine.partition.task import PartitionTask
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -107,7 +107,7 @@ class FiguresHere:
         self._measured = now, *_ = monotonic(), metrics.committed_records, metrics.commits
         passed_s = max(now - before, 0.001)
         lags = list(self._gauges.lags())
-        tasks = [task for task in self._engine.tasks.values() if task.state is TaskState.RUNNING]
+        tasks = [task for task in self._engine.tasks.values() if task.life.is_running()]
         counted = [self._count(task) for task in tasks]
         return Figures(
             partitions=len(tasks),

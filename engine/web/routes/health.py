@@ -9,7 +9,6 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from engine.calls.circuit import Pause
 from engine.declare.operation import Answer, Operation
 from engine.declare.service import Service
-from engine.partition.task import TaskState
 from engine.web.answers import ENGINE, FAUST_APP, GAUGES, Problem, json_response, unavailable
 
 service = Service("health")
@@ -49,7 +48,7 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     if (reason := engine.disk.refusal) is not None:
         raise unavailable(reason)
     if not engine.is_ready():
-        restored = {number for number, task in engine.tasks.items() if task.state is TaskState.RUNNING}
+        restored = {number for number, task in engine.tasks.items() if task.life.is_running()}
         missing = engine.numbers - restored
         known = [fault.detail for fault in engine.faults.open() if fault.partition in missing]
         why = "; ".join(known) or "waiting for the group, or restoring"
