@@ -47,7 +47,8 @@ bench: setup ## the benchmarks, beside the peers, on a real Kafka (ARGS=)
 	@$(BIN)/python -m bench.run $(ARGS)
 
 chaos: setup ## the long fault run on a real Kafka (ARGS=)
-	@ORDERS_STANDSTILL_EXAMPLES=300 $(BIN)/python -m pytest -q tests/integration/test_engine_standstill_properties.py >&2
+	@ORDERS_STANDSTILL_EXAMPLES=300 ORDERS_FAILURE_EXAMPLES=300 TEST_LIMIT_S=3600 $(BIN)/python -m pytest -q \
+		tests/integration/test_engine_standstill_properties.py tests/integration/test_order_under_failure.py >&2
 	@$(BIN)/python -m tests.chaos.disk_long
 	@$(BIN)/python -m tests.chaos.long $(ARGS)
 

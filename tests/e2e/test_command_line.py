@@ -168,23 +168,6 @@ def test_tail_prints_records_as_they_come(site: Site) -> None:
         assert "Traceback" not in tail.output
 
 
-def test_run_imports_the_sample_stays_up_and_finds_its_data_again(site: Site) -> None:
-    for expected in ("orders placed 8,095", "already there 8,125"):
-        with site.start("run", ORDERS_PAYMENT_DECLINE="0.5") as process:
-            process.wait_until_it_says("stays up")
-            assert expected in lines(process.output)
-            assert "declines 50% of all cards" in process.output
-            shown = [line.split()[-1] for line in process.output.splitlines() if site.url in line]
-            paths = [address.removeprefix(site.url) for address in shown]
-            kinds = {path.split("/")[1] for path in paths}
-            assert kinds >= {"orders", "sagas", "payments", "customers", "inventory", "analytics", "tables", "topics"}
-            assert {site.status(path) for path in paths} == {200}
-            assert site.get(next(path for path in paths if path.startswith("/orders/")))["status"] == "cancelled"
-            assert process.stop(signal.SIGINT) == 0
-        assert "Goodbye" in process.output
-        assert "Traceback" not in process.output
-
-
 class Expected(NamedTuple):
     """What the sample has to come to, from its lines and the rule by which the simulated gateway declines."""
 
@@ -235,9 +218,17 @@ def amount_of(rows: Iterable[Any], field: str) -> Decimal:
     return sum((Decimal(row[field]["amount"]) for row in rows), Decimal(0))
 
 
-async def test_every_order_of_the_sample_ends_confirmed_or_cancelled_and_every_cent_and_piece_is_where_it_belongs(
-    site: Site,
-) -> None:
+def check_a_first_look(site: Site, output: str) -> None:
+    """The addresses that `run` has printed: they show one of everything, and all of them answer."""
+    shown = [line.split()[-1] for line in output.splitlines() if site.url in line]
+    paths = [address.removeprefix(site.url) for address in shown]
+    kinds = {path.split("/")[1] for path in paths}
+    assert kinds >= {"orders", "sagas", "payments", "customers", "inventory", "analytics", "tables", "topics"}
+    assert {site.status(path) for path in paths} == {200}
+    assert site.get(next(path for path in paths if path.startswith("/orders/")))["status"] == "cancelled"
+
+
+async def test_run_imports_the_sample_once_and_every_order_and_cent_and_piece_is_where_it_belongs(site: Site) -> None:
     expected = await expected_of_the_sample(0.02)
     revenue = expected.total(expected.confirmed)
     with site.start("run") as process:
@@ -246,7 +237,19 @@ async def test_every_order_of_the_sample_ends_confirmed_or_cancelled_and_every_c
         orders, payments, stock = (rows_of(site, name) for name in ("orders", "payments", "stock"))
         summary = site.get("/analytics/summary")
         reconciled = site.get("/analytics/reconciliation")
+        check_a_first_look(site, process.output)
         assert process.stop(signal.SIGINT) == 0
+    assert "orders placed 8,095" in said
+
+    with site.start("run", ORDERS_PAYMENT_DECLINE="0.5") as process:
+        process.wait_until_it_says("stays up")
+        assert "already there 8,125" in lines(process.output)
+        assert "declines 50% of all cards" in process.output
+        check_a_first_look(site, process.output)
+        assert rows_of(site, "orders") == orders
+        assert process.stop(signal.SIGINT) == 0
+    assert "Goodbye" in process.output
+    assert "Traceback" not in process.output
 
     by_status = {
         status: {order_id for order_id, row in orders.items() if row["status"] == status}

@@ -1,8 +1,12 @@
-"""Whatever fails, crashes or moves: each aggregate sees its records once, in order, and only discarded ones lack."""
+"""Whatever fails, crashes or moves: each aggregate sees its records once, in order, and only discarded ones lack.
+
+More of them on the embedded log with ORDERS_FAILURE_EXAMPLES=500, as the long fault run has it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ from tests.letters import closed_letters, discard, open_letters, retry, waiting
 KEYS = ("k0", "k1", "k2")
 RETRIES = 2
 FOR_EVER = 100
+EXAMPLES = int(os.environ.get("ORDERS_FAILURE_EXAMPLES", "20"))
 
 
 class Send(NamedTuple):
@@ -197,7 +202,7 @@ def run(broker: str, lingers: bool, steps: Sequence[Step]) -> None:
 
 @pytest.mark.slow
 @given(steps=STEPS, lingers=st.booleans())
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_effects_are_those_without_failures_on_the_embedded_log(steps: Sequence[Step], lingers: bool) -> None:
     run("embedded://", lingers, steps)
 
