@@ -21,6 +21,7 @@ check: setup ## formatter, linter, types, dependency rules
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m pytest -q -p no:cacheprovider tests/unit/test_architecture.py
 
 format: setup ## format and mend what the linter can mend
 	$(BIN)/ruff format .

@@ -27,7 +27,7 @@ from engine.declare.table import Table
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Record
-from engine.partition.tracing import Untraced
+from engine.work.tracing import Untraced
 from streams.events.orders import ORDER_TYPES, OrderPlaced
 from streams.settings import Settings
 from streams.topics import ORDER_EVENTS

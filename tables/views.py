@@ -8,7 +8,6 @@ from domain.orders import Order
 from engine.declare.operation import Operation
 from engine.declare.partition import Partition, Rendering
 from engine.declare.service import Service
-from engine.partition.waiters import Wanted
 from engine.web.answers import (
     ENGINE,
     TIMEOUT_S,
@@ -21,6 +20,7 @@ from engine.web.answers import (
 )
 from engine.web.event_views import EventView, event_views
 from engine.web.freshness import by_key, wait_here
+from engine.work.waiters import Wanted
 from tables.orders import ORDERS
 from tables.queries import (
     ORDER_PATH,

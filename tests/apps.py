@@ -25,7 +25,7 @@ from engine.failures.topics import DEAD_LETTERS
 from engine.faust.app import EngineApp
 from engine.log.ports import Broker, ClientState, Outgoing, Position, Record, TopicSpec, TransactionalProducer
 from engine.partition.engine import Engine
-from engine.partition.fetched import Fetched
+from engine.work.fetched import Fetched
 from streams.app import create_app
 from streams.settings import Settings
 from tests.kafka import unused_port

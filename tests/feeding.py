@@ -11,8 +11,8 @@ from typing import Any
 from engine.faust.embedded import report_damage
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.ports import Reader, Record, TransportError
-from engine.partition.life import StaleBatch
 from engine.partition.task import PartitionTask
+from engine.work.life import StaleBatch
 from streams.settings import Settings
 from tests.apps import HandFed, Tally, make_settings, process, wait_until
 

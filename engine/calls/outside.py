@@ -32,11 +32,11 @@ from engine.failures.lane_loop import LaneLoop
 from engine.failures.lanes import NotNow
 from engine.log.ports import Record
 from engine.observe.about import about_record, told
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.intake import Intake
-from engine.partition.life import StaleBatch
 from engine.watchdog.watch import Handling, watched, watched_steps
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.intake import Intake
+from engine.work.life import StaleBatch
 
 log = logging.getLogger(__name__)
 

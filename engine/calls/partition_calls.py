@@ -11,11 +11,11 @@ from engine.calls.outside import OutsideCalls
 from engine.declare.agent import Agent
 from engine.declare.handlers import Prepare
 from engine.failures.lane_loop import LaneLoop
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.intake import Intake
-from engine.partition.life import StaleBatch
 from engine.positions.losses import Losses
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.intake import Intake
+from engine.work.life import StaleBatch
 
 log = logging.getLogger(__name__)
 

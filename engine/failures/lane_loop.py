@@ -48,10 +48,10 @@ from engine.failures.lanes import (
 )
 from engine.log.ports import Record
 from engine.observe.about import told
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.open_work import OpenWork
 from engine.watchdog.watch import Handling, watched
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.open_work import OpenWork
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -16,8 +16,8 @@ from engine.declare.envelope import Envelope
 from engine.declare.unit_of_work import UnitOfWork
 from engine.observe.about import about
 from engine.partition.engine import Engine
-from engine.partition.fetched import Fetched
-from engine.partition.life import StaleBatch
+from engine.work.fetched import Fetched
+from engine.work.life import StaleBatch
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from faust.types.tuples import RecordMetadata
 
 from engine.log.partitioner import partition_for
 from engine.log.ports import ClientState, Record
-from engine.partition.background import error_of
 from engine.partition.engine import Engine
-from engine.partition.fetched import Fetched
 from engine.partition.task import PartitionTask
+from engine.work.background import error_of
+from engine.work.fetched import Fetched
 
 FETCH_BYTES_MAX = 1 << 20
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from engine.health.faults import Fault, Faults
 from engine.log.ports import Broker, ClientState, TransportError
-from engine.partition.background import repeat
+from engine.work.background import repeat
 
 log = logging.getLogger(__name__)
 

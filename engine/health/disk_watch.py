@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from engine.health.faults import Fault, FaultKey, Faults
-from engine.partition.background import repeat
+from engine.work.background import repeat
 
 INTERVAL_S: Final = 0.5
 RESERVE_SHARE_MAX: Final = 16  # of a small disk the reserve is a sixteenth at most

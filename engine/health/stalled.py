@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Mapping
 
 from engine.declare.handlers import RecordHandler
-from engine.partition.fetched import Fetched
-from engine.partition.intake import Intake
-from engine.partition.life import StaleBatch
+from engine.work.fetched import Fetched
+from engine.work.intake import Intake
+from engine.work.life import StaleBatch
 
 log = logging.getLogger(__name__)
 

@@ -33,6 +33,14 @@ class StoresFolder:
         """Whether there is a store of any partition."""
         return self.path.is_dir() and any(child.name.isdecimal() for child in self.path.iterdir())
 
+    def numbers(self) -> list[int]:
+        """Numbers that there is a store of, the one that was used last first."""
+        try:
+            folders = [child for child in self.path.iterdir() if child.name.isdecimal()]
+        except FileNotFoundError:
+            return []
+        return [int(folder.name) for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)]
+
     def read(self) -> Remembered | None:
         """The owner of the stores; None where there are none, or from before owners were written down."""
         file = self.path / FILE

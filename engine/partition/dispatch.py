@@ -15,12 +15,12 @@ from engine.failures.lane_loop import LaneLoop
 from engine.failures.lanes import WaitingKey
 from engine.health.stalled import StalledFetches
 from engine.log.ports import Record
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.intake import Intake
-from engine.partition.life import StaleBatch
 from engine.partition.lingering import LingeringFetches
 from engine.positions.losses import Losses
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.intake import Intake
+from engine.work.life import StaleBatch
 
 log = logging.getLogger(__name__)
 

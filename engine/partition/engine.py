@@ -19,38 +19,36 @@ from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable
-from engine.declare.timers import TIMERS, timer_topic
+from engine.declare.timers import timer_topic
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import NO_REACTIONS, Reactions
 from engine.failures.classify import names_in
-from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTER_COUNTS, DEAD_LETTERS, TIMERS_AGENT
-from engine.failures.lanes import LANES, WAITING
-from engine.health.audits import AUDITS
+from engine.failures.dead_letters import TIMERS_AGENT
 from engine.health.broker_watch import BrokerWatch
 from engine.health.disk_watch import DiskWatch
 from engine.health.faults import Faults
 from engine.health.standstill import StandstillWatch
+from engine.installation.folder import StoresFolder
 from engine.installation.ownership import Ownership
 from engine.log.partitioner import partition_for
 from engine.log.ports import Broker, ClientState, TopicSpec, TransportError, TransportUnusable
 from engine.observe.loop_delay import LoopDelay
 from engine.observe.metrics import Metrics
-from engine.partition.background import outcome
-from engine.partition.commit_listeners import CommitListeners
-from engine.partition.fetched import Fetched
 from engine.partition.keeper import PartitionKeeper
-from engine.partition.life import TaskState
-from engine.partition.loop_share import LoopShare
+from engine.partition.own_tables import OWN_TABLES
 from engine.partition.task import PartitionTask
-from engine.partition.tracing import Untraced
 from engine.partition.transport_control import TransportControl
-from engine.partition.waiters import WaitingRoom
 from engine.positions.hanging import HangingWatch
-from engine.positions.positions import ACCEPTED_LOSSES, POSITIONS
 from engine.positions.source_watch import SourceWatch
-from engine.rebuilds.rows import REBUILDS, REBUILT_ROWS
 from engine.store.cache import CacheBudget
-from engine.store.repair_rows import REPAIRS, Repair, RepairAsked, Repairs
+from engine.store.repair_rows import Repair, RepairAsked, Repairs
+from engine.work.background import outcome
+from engine.work.commit_listeners import CommitListeners
+from engine.work.fetched import Fetched
+from engine.work.life import TaskState
+from engine.work.loop_share import LoopShare
+from engine.work.tracing import Untraced
+from engine.work.waiters import WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +56,6 @@ UNKNOWN_TYPE = "unknown"
 _encode_struct = msgspec.json.Encoder().encode
 
 
-OWN_TABLES: tuple[AnyTable, ...] = (
-    POSITIONS,
-    ACCEPTED_LOSSES,
-    TIMERS,
-    LANES,
-    WAITING,
-    DEAD_LETTERS,
-    CLOSED_DEAD_LETTERS,
-    DEAD_LETTER_COUNTS,
-    REBUILDS,
-    REBUILT_ROWS,
-    AUDITS,
-    REPAIRS,
-)
 BUSY_FOR_S = 0.02  # after the last record
 
 
@@ -204,11 +188,7 @@ class Engine:
 
     def stored_numbers(self) -> list[int]:
         """Numbers that this worker has a store of, the one that was used last first."""
-        try:
-            folders = [folder for folder in self._stores_dir.iterdir() if folder.name.isdecimal()]
-        except FileNotFoundError:
-            return []
-        return [int(folder.name) for folder in sorted(folders, key=lambda f: f.stat().st_mtime, reverse=True)]
+        return StoresFolder(self._stores_dir, True).numbers()
 
     def wake_transport(self) -> None:
         """There is room for another fetch."""

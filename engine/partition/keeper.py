@@ -7,12 +7,12 @@ import logging
 
 from engine.log.ports import ProducerFenced
 from engine.observe.about import about
-from engine.partition.background import Background, error_of, must_pass, outcome
 from engine.partition.live_engine import LiveEngine
 from engine.partition.task import PartitionTask
 from engine.store.changelogs import ChangelogRefused
 from engine.store.faults import disk_fault_key, report_failure
 from engine.store.repair_rows import RepairAsked
+from engine.work.background import Background, error_of, must_pass, outcome
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from engine.declare.handlers import RecordHandler
 from engine.health.stalled import StalledFetches
-from engine.partition.backlog import Backlog
-from engine.partition.fetched import Fetched
-from engine.partition.life import StaleBatch
-from engine.partition.open_work import OpenWork
+from engine.work.backlog import Backlog
+from engine.work.fetched import Fetched
+from engine.work.life import StaleBatch
+from engine.work.open_work import OpenWork
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Protocol
 
 from engine.calls.circuit import Pause
 from engine.log.ports import TopicSpec
-from engine.partition.context import EngineContext
 from engine.partition.task import PartitionTask
+from engine.work.context import EngineContext
 
 
 class LiveEngine(EngineContext, Protocol):

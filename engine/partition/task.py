@@ -16,17 +16,9 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.lane_loop import LaneLoop
 from engine.failures.lanes import LANES, WAITING
 from engine.health.stalled import StalledFetches
-from engine.partition.backlog import Backlog
-from engine.partition.context import EngineContext
 from engine.partition.dispatch import Dispatch
-from engine.partition.intake import Intake
-from engine.partition.life import Life, TaskState
 from engine.partition.lingering import LingeringFetches
-from engine.partition.long_reads import LongReads
-from engine.partition.open_work import OpenWork
-from engine.partition.stored import StoredPartition
 from engine.partition.timers import TimerLoop
-from engine.partition.waiters import PositionWaiters, Wanted
 from engine.positions.losses import Losses
 from engine.positions.settling import settle
 from engine.rebuilds.loop import RebuildLoop
@@ -40,6 +32,14 @@ from engine.store.rows import Rows
 from engine.store.scrub import Scrub
 from engine.store.store import StoreDamaged
 from engine.watchdog.stuck import StuckRecords
+from engine.work.backlog import Backlog
+from engine.work.context import EngineContext
+from engine.work.intake import Intake
+from engine.work.life import Life, TaskState
+from engine.work.long_reads import LongReads
+from engine.work.open_work import OpenWork
+from engine.work.stored import StoredPartition
+from engine.work.waiters import PositionWaiters, Wanted
 
 
 class TaskContext(EngineContext, Protocol):

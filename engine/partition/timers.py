@@ -17,9 +17,9 @@ from engine.failures.classify import INFRASTRUCTURE_ERRORS, RetryPolicy, is_retr
 from engine.failures.dead_letters import DEAD_LETTERS, RESOLVED, TIMERS_AGENT, close_letter, letter_id
 from engine.log.ports import Record
 from engine.observe.about import about, told
-from engine.partition.context import EngineContext
-from engine.partition.open_work import OpenWork
 from engine.watchdog.watch import Handling, watched
+from engine.work.context import EngineContext
+from engine.work.open_work import OpenWork
 
 log = logging.getLogger(__name__)
 

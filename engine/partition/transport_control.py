@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from engine.log.ports import ClientState
-from engine.partition.fetched import Fetched
+from engine.work.fetched import Fetched
 
 
 class TransportControl(Protocol):

@@ -17,9 +17,6 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.health.faults import Fault, FaultKey
 from engine.log.ports import TransportError
 from engine.observe.about import about
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.open_work import OpenWork
 from engine.positions.positions import (
     ACCEPTED_LOSSES,
     CUT_OFF,
@@ -32,7 +29,10 @@ from engine.positions.positions import (
     find_loss,
     position_key,
 )
-from engine.web.tokens import topic_mark
+from engine.positions.tokens import topic_mark
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.open_work import OpenWork
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Losses:
     def gone(self, source: Source, offset: int, mark: int | None = None) -> str | None:
         """Why the record at an offset will never be handled by an agent, None when it was or may be.
 
-        `mark` is that of the topic which the offset counts (see engine.web.tokens), None where it is not known.
+        `mark` is that of the topic which the offset counts (see engine.positions.tokens), None where it is not known.
         """
         open_loss = self._found.get(source)
         if open_loss is not None and open_loss.first <= offset < open_loss.end:

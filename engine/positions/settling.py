@@ -8,9 +8,9 @@ from typing import Final
 from engine.declare.settings import Settings
 from engine.health.faults import Fault
 from engine.log.ports import Broker, OpenTransaction, TransactionalProducer, TransactionHangs
-from engine.partition.context import EngineContext
 from engine.store.changelogs import IDENTITY_KEY, Changelog, doubtful_identity, newest_identities
 from engine.store.store import ChangelogMark
+from engine.work.context import EngineContext
 
 KIND: Final = "transactions"
 TOOL: Final = "kafka-transactions.sh --bootstrap-server"

@@ -13,11 +13,11 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
 from engine.failures.lane_loop import LaneLoop
 from engine.log.ports import TransportError
-from engine.partition.context import EngineContext
-from engine.partition.open_work import OpenWork
 from engine.positions.losses import Losses
 from engine.rebuilds.rows import CANCELLED, DONE, REBUILDS, RUNNING, Rebuild, ended
 from engine.rebuilds.run import RebuildRun
+from engine.work.context import EngineContext
+from engine.work.open_work import OpenWork
 
 log = logging.getLogger(__name__)
 

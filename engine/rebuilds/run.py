@@ -20,9 +20,6 @@ from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError,
 from engine.failures.lane_loop import LaneLoop
 from engine.failures.unsettled import UnsettledRecords, touches_lanes
 from engine.log.ports import Record
-from engine.partition.background import disregard
-from engine.partition.context import EngineContext
-from engine.partition.open_work import OpenWork
 from engine.positions.losses import Losses
 from engine.rebuilds.comparison import Comparison
 from engine.rebuilds.rows import (
@@ -43,6 +40,9 @@ from engine.rebuilds.rows import (
 )
 from engine.rebuilds.work import Counts, RebuildWork
 from engine.watchdog.watch import Handling, watched
+from engine.work.background import disregard
+from engine.work.context import EngineContext
+from engine.work.open_work import OpenWork
 
 SLICE_S: Final = 0.005
 BUSY_PAUSE_S: Final = 0.02  # between slices while the worker has other work: a fifth of the time at most

@@ -17,12 +17,12 @@ from pathlib import Path
 
 from engine.declare.table import AnyTable
 from engine.observe.about import about
-from engine.partition.context import EngineContext
 from engine.store.changelogs import Changelog, ChangelogRefused, Standing, look
 from engine.store.faults import built_anew, disk_fault_key, not_built_anew
 from engine.store.note import StoreNote, note_damage, read_note
 from engine.store.restore import refuse_unless_repaired
 from engine.store.store import Store, StoreDamaged, StoreError
+from engine.work.context import EngineContext
 
 log = logging.getLogger(__name__)
 

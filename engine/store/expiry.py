@@ -9,8 +9,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from engine.declare.table import AnyTable
-from engine.partition.context import EngineContext
-from engine.partition.open_work import OpenWork
+from engine.work.context import EngineContext
+from engine.work.open_work import OpenWork
 
 SWEEP_INTERVAL_S = 600.0
 ROWS_PER_STEP = 500

@@ -9,13 +9,13 @@ from engine.declare.table import AnyTable
 from engine.health.faults import Fault, FaultKey
 from engine.log.ports import TransactionalProducer
 from engine.observe.about import about
-from engine.partition.context import EngineContext
 from engine.store.changelogs import Changelog, ChangelogRefused, only_copy_texts
 from engine.store.note import note_marks
 from engine.store.repair import CannotRepair, Place, repair
 from engine.store.repair_rows import Repair, Repairs
 from engine.store.restore import RestoreProgress, identify, restore
 from engine.store.store import Store
+from engine.work.context import EngineContext
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import Final
 
-from engine.partition.background import Background
-from engine.partition.context import EngineContext
-from engine.partition.stored import StoredPartition
+from engine.work.background import Background
+from engine.work.context import EngineContext
+from engine.work.stored import StoredPartition
 
 FIRST_AFTER_S: Final = 60.0
 BETWEEN_PASSES_S: Final = 6 * 3600.0

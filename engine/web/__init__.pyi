@@ -7,9 +7,6 @@ from engine.declare.operation import Lines as Lines
 from engine.declare.operation import Operation as Operation
 from engine.declare.operation import Parameter as Parameter
 from engine.declare.operation import Undocumented as Undocumented
-
-# Answers and problems.
-from engine.partition.waiters import Wanted as Wanted
 from engine.web.answers import ENGINE as ENGINE
 from engine.web.answers import TIMEOUT_MAX_S as TIMEOUT_MAX_S
 from engine.web.answers import TIMEOUT_S as TIMEOUT_S
@@ -75,3 +72,6 @@ from engine.web.routes.tables import rows_of as rows_of
 from engine.web.routing import ROUTER as ROUTER
 from engine.web.routing import partition_of as partition_of
 from engine.web.routing import task_here as task_here
+
+# Answers and problems.
+from engine.work.waiters import Wanted as Wanted

@@ -21,9 +21,9 @@ from engine.log.ports import TransportError
 from engine.observe.about import about
 from engine.observe.gauges import Gauges
 from engine.partition.engine import Engine, PartitionNotHere
-from engine.partition.waiters import PartitionLost, TooManyWaiters
 from engine.store.store import StoreError
 from engine.web.browsers import host_check, is_from_another_site
+from engine.work.waiters import PartitionLost, TooManyWaiters
 
 log = logging.getLogger(__name__)
 

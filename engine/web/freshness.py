@@ -17,11 +17,11 @@ from engine.declare.topic import Topic
 from engine.log.ports import Position, TransportError
 from engine.partition.engine import Engine, PartitionNotHere
 from engine.partition.task import PartitionTask
-from engine.partition.waiters import Wanted
+from engine.positions.tokens import InvalidToken, Token, decode_token, topic_mark
 from engine.web.answers import ENGINE, TIMEOUT_S, Problem, invalid
 from engine.web.parameters import duration
 from engine.web.routing import ROUTER, partition_of, task_here
-from engine.web.tokens import InvalidToken, Token, decode_token, topic_mark
+from engine.work.waiters import Wanted
 
 END_TIMEOUT_S = 5.0
 AFTER = Parameter("after", "a token of a write: what is shown is never older than it", problems=(410, 504))

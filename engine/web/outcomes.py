@@ -11,10 +11,10 @@ from aiohttp import web
 
 from engine.log.ports import Position
 from engine.partition.task import PartitionTask
+from engine.positions.tokens import encode_token
 from engine.web.answers import ENGINE, PASSING, Problem
 from engine.web.freshness import Step
 from engine.web.routing import ROUTER, task_here
-from engine.web.tokens import encode_token
 
 _DONE: Final = (HTTPStatus.OK, HTTPStatus.CREATED)
 _REFUSED: Final = (HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY)

@@ -24,8 +24,8 @@ from engine.log.ports import (
     TransportError,
 )
 from engine.observe.tracing.current import annotate, publishing
+from engine.positions.tokens import encode_token
 from engine.web.answers import ENGINE, Problem, invalid, unavailable
-from engine.web.tokens import encode_token
 
 C = TypeVar("C", bound=Message)
 

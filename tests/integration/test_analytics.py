@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from engine.faust.app import EngineApp
 from engine.faust.assignor import NumberAssignor
-from engine.partition.waiters import Wanted
 from engine.web import freshness, gathering
 from engine.web.freshness import Step
+from engine.work.waiters import Wanted
 from streams.app import create_app
 from tables import analytics_views
 from tests.apps import TRANSPORTS, make_settings, running, stop, wait_until

@@ -13,10 +13,10 @@ from engine.declare.service import Service
 from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import Outgoing, Record
-from engine.partition.life import TaskState
-from engine.partition.loop_share import RECORDS_MAX
 from engine.partition.task import PartitionTask
-from engine.partition.waiters import PartitionLost
+from engine.work.life import TaskState
+from engine.work.loop_share import RECORDS_MAX
+from engine.work.waiters import PartitionLost
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,

@@ -12,7 +12,7 @@ from engine.declare.handlers import RecordHandler
 from engine.faust.app import EngineApp
 from engine.partition import lingering
 from engine.partition.dispatch import Dispatch
-from engine.partition.fetched import Fetched
+from engine.work.fetched import Fetched
 from tests.apps import (
     KAFKA,
     TRANSPORTS,

@@ -11,8 +11,8 @@ import pytest
 
 from engine.faust.app import EngineApp
 from engine.log.ports import Outgoing, ProducerFenced
-from engine.partition.life import StaleBatch, TaskState
 from engine.store.store import Store
+from engine.work.life import StaleBatch, TaskState
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,

@@ -17,10 +17,10 @@ from engine.declare.table import AnyTable
 from engine.faust.app import EngineApp
 from engine.log.embedded.mark import mark_path
 from engine.log.ports import Outgoing, TransactionalProducer, TransportError
-from engine.partition.life import TaskState
 from engine.positions.positions import POSITIONS
 from engine.store.opening import changelog_fault
 from engine.store.repair_rows import FROM_CHANGELOG, FROM_EVENTS, FROM_STORE, REPAIRS, Repair, Source
+from engine.work.life import TaskState
 from streams.app import create_app
 from streams.settings import Settings
 from tables.customers import CUSTOMERS

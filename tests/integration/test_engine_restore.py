@@ -18,10 +18,10 @@ from engine.installation.mark import INSTALLATION_TOPIC
 from engine.log.embedded.broker import EmbeddedBroker
 from engine.log.partitioner import partition_for
 from engine.log.ports import Reader, Record
-from engine.partition.life import TaskState
 from engine.positions.positions import POSITIONS
 from engine.store.opening import changelog_fault
 from engine.store.store import Store
+from engine.work.life import TaskState
 from streams.app import create_app
 from streams.settings import Settings
 from tests.apps import (

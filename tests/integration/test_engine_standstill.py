@@ -26,8 +26,8 @@ from engine.health.faults import Fault
 from engine.health.standstill import StandstillWatch, without_room
 from engine.log.ports import Outgoing
 from engine.partition.dispatch import Dispatch
-from engine.partition.fetched import Fetched
 from engine.web.routes import health
+from engine.work.fetched import Fetched
 from tests.apps import (
     DURABLE_TRANSPORTS,
     TRANSPORTS,

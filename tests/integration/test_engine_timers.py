@@ -18,7 +18,7 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures import service as service_of_letters
 from engine.failures.topics import DEAD_LETTERS
 from engine.log.ports import Outgoing, Record
-from engine.partition.life import TaskState
+from engine.work.life import TaskState
 from streams.settings import Settings
 from tests.apps import (
     DURABLE_TRANSPORTS,

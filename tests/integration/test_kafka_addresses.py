@@ -22,7 +22,7 @@ from engine.log.kafka.connection import connection_options
 from engine.log.kafka.producer import KafkaTransactions
 from engine.log.kafka.reader import KafkaReader
 from engine.log.ports import TopicSpec, TransportError
-from engine.partition import open_work
+from engine.work import open_work
 from streams.settings import Settings
 from tests.apps import Seen, Tally, caught_up, connected, make_settings, publish, row, running, unique, wait_until
 from tests.conftest import SharedKafka, start_broker

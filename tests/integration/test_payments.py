@@ -17,7 +17,7 @@ from engine.declare.envelope import Message, Metadata, encode_envelope, new_enve
 from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
-from engine.web.tokens import encode_token
+from engine.positions.tokens import encode_token
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderItem, PlaceOrder
 from streams.events.payments import ChargePayment, RefundPayment

@@ -18,7 +18,7 @@ from engine.declare.topic import Topic
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.log.ports import Headers, Record
-from engine.partition.tracing import Untraced
+from engine.work.tracing import Untraced
 from streams.app import create_app
 from streams.topics import INVENTORY_COMMANDS, ORDER_COMMANDS, ORDER_EVENTS
 from tests.apps import (

@@ -15,9 +15,9 @@ import pytest
 
 from engine.faust.app import EngineApp
 from engine.faust.web_server import WebServer, within_open_files
-from engine.partition import waiters
 from engine.web.answers import BODY_BYTES_MAX
 from engine.web.connections import Connection, Patience
+from engine.work import waiters
 from tests.apps import make_settings, running, unique, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, hold_up, order, place
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from engine.declare.service import Service
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
-from engine.web.tokens import encode_token
+from engine.positions.tokens import encode_token
 from streams.app import shop_services
 from tests.apps import make_settings, running, wait_until
 from tests.integration.web import all_of, check_problem, client_of, order, place

@@ -18,8 +18,8 @@ from engine.declare.topic import Topic
 from engine.faust.app import EngineApp
 from engine.health.faults import Fault
 from engine.partition.dispatch import Dispatch
-from engine.partition.fetched import Fetched
 from engine.web.routes import health
+from engine.work.fetched import Fetched
 from streams.topics import ORDER_COMMANDS
 from tests.apps import caught_up, make_settings, publish, running, wait_until
 from tests.integration.web import check_problem, check_unavailable, client_of, find, go_on, hold_up, order, place

@@ -14,11 +14,11 @@ from engine.faust.app import EngineApp
 from engine.log.ports import Position
 from engine.positions.acceptance import accept_losses
 from engine.positions.positions import ACCEPTED_LOSSES
+from engine.positions.tokens import decode_token, encode_token
 from engine.web.routes import health
 from engine.web.routes import losses as loss_commands
 from engine.web.routes import tables as table_views
 from engine.web.routes import topics as topic_views
-from engine.web.tokens import decode_token, encode_token
 from streams.settings import Settings
 from streams.topics import ORDER_COMMANDS, ORDER_REQUESTS
 from tables.order_requests import request_key

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
-from engine.web.tokens import encode_token
+from engine.positions.tokens import encode_token
 from streams.app import shop_services
 from tables import order_lists
 from tests.apps import caught_up, make_settings, running

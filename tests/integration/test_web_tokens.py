@@ -17,8 +17,8 @@ from engine.declare.envelope import Envelope
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
 from engine.log.ports import Position
-from engine.partition import waiters
-from engine.web.tokens import encode_token
+from engine.positions.tokens import encode_token
+from engine.work import waiters
 from streams.events.orders import OrderSummaryChanged, PlaceOrder
 from tests.apps import HandlerFailed, make_settings, running, wait_until
 from tests.integration.web import (

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from engine.faust.app import EngineApp
-from engine.web.tokens import decode_token, encode_token
+from engine.positions.tokens import decode_token, encode_token
 
 REQUEST_TIMEOUT_S = 40.0
 WRITERS = 16  # httpx slows down with the square of its open requests

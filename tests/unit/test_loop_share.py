@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from engine.partition.loop_share import ATTENTION_S, LEAST_S, RECORDS_MAX, SLICE_S, TURN_S, LoopShare
+from engine.work.loop_share import ATTENTION_S, LEAST_S, RECORDS_MAX, SLICE_S, TURN_S, LoopShare
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.log.ports import Position
-from engine.web.tokens import InvalidToken, decode_token, encode_token, topic_mark
+from engine.positions.tokens import InvalidToken, decode_token, encode_token, topic_mark
 
 positions = st.builds(
     Position,

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from engine.partition import waiters
-from engine.partition.waiters import PartitionLost, PositionWaiters, TooManyWaiters
+from engine.work import waiters
+from engine.work.waiters import PartitionLost, PositionWaiters, TooManyWaiters
 
 
 class Positions:

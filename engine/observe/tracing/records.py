@@ -26,7 +26,7 @@ from engine.log.ports import Headers, Record
 from engine.observe.tracing.current import CURRENT, TRACEPARENT, TRACESTATE, Value
 from engine.observe.tracing.sdk import ActiveSpan, Spans
 from engine.observe.tracing.w3c import NO_PARENT, parent_in
-from engine.partition.tracing import SpanOf, Untraced
+from engine.work.tracing import SpanOf, Untraced
 
 LINKS_MAX: Final = 128  # of one commit; as many as the SDK keeps by default
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from engine.declare.live import LiveTable
 from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DeadLetter, letter_id
-from engine.partition.commit_listeners import ChangedRows
+from engine.work.commit_listeners import ChangedRows
 
 FLUSH_S: Final = 0.1
 ITEMS_MAX: Final = 100

@@ -12,9 +12,9 @@ import msgspec
 from engine.declare.live import Figure
 from engine.failures.dead_letters import DEAD_LETTER_COUNTS
 from engine.observe.gauges import Gauges
-from engine.partition.commit_listeners import ChangedRows
 from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
+from engine.work.commit_listeners import ChangedRows
 
 
 class Figures(msgspec.Struct, frozen=True):

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 from enum import Enum
 
-from engine.partition.background import Background
 from engine.watchdog.stuck import StuckRecords
+from engine.work.background import Background
 
 
 class StaleBatch(Exception):

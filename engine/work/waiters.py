@@ -21,7 +21,7 @@ class Wanted(NamedTuple):
 
     A position also passes records that have to wait in a lane (see lanes.py). With `is_exact` the very record before
     `offset` must not be one of them; with `key` nothing of that key may be. `mark` is that of the topic which the
-    offset counts (see engine.web.tokens), None where it is not known.
+    offset counts (see engine.positions.tokens), None where it is not known.
     """
 
     offset: int

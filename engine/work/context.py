@@ -18,13 +18,13 @@ from engine.health.faults import Faults
 from engine.installation.ownership import Ownership
 from engine.log.ports import Broker
 from engine.observe.metrics import Metrics
-from engine.partition.commit_listeners import CommitListeners
-from engine.partition.fetched import Fetched
-from engine.partition.loop_share import LoopShare
-from engine.partition.tracing import Untraced
-from engine.partition.waiters import WaitingRoom
 from engine.store.cache import CacheBudget
 from engine.store.repair_rows import Repairs
+from engine.work.commit_listeners import CommitListeners
+from engine.work.fetched import Fetched
+from engine.work.loop_share import LoopShare
+from engine.work.tracing import Untraced
+from engine.work.waiters import WaitingRoom
 
 
 class EngineContext(Protocol):

@@ -9,7 +9,7 @@ from engine.declare.agent import Agent
 from engine.declare.handlers import Prepare, RecordHandler
 from engine.failures.lanes import WaitingKey
 from engine.log.ports import Record
-from engine.partition.life import Life
+from engine.work.life import Life
 
 
 class Dispatcher(Protocol):

@@ -14,11 +14,11 @@ from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError
 from engine.failures.lanes import Ended, NotNow
 from engine.log.ports import Record
-from engine.partition.backlog import Backlog
-from engine.partition.context import EngineContext
-from engine.partition.fetched import Fetched
-from engine.partition.open_work import OpenWork
 from engine.watchdog.watch import WATCH, Handling, boundary
+from engine.work.backlog import Backlog
+from engine.work.context import EngineContext
+from engine.work.fetched import Fetched
+from engine.work.open_work import OpenWork
 
 WAITING_TYPE = ""  # of a record that has to wait: it counts when it is handled
 _offset = attrgetter("offset")

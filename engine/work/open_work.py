@@ -10,14 +10,14 @@ from functools import partial
 
 from engine.declare.unit_of_work import UnitOfWork
 from engine.log.ports import TransactionalProducer, TransportError
-from engine.partition.background import error_of
-from engine.partition.backlog import Backlog
-from engine.partition.commit import commit
-from engine.partition.context import EngineContext
-from engine.partition.life import Life, TaskState
-from engine.partition.stored import StoredPartition
-from engine.partition.waiters import PositionWaiters
 from engine.positions.positions import POSITIONS, AgentPosition, position_key
+from engine.work.background import error_of
+from engine.work.backlog import Backlog
+from engine.work.commit import commit
+from engine.work.context import EngineContext
+from engine.work.life import Life, TaskState
+from engine.work.stored import StoredPartition
+from engine.work.waiters import PositionWaiters
 
 COMMIT_TIMEOUT_S = 20.0
 
