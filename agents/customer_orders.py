@@ -5,7 +5,7 @@ from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
 from streams.events.orders import OrderSummaryChanged
 from streams.topics import CUSTOMER_ORDER_EVENTS
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
+from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
 
 service = Service("customer-orders", tables=(CUSTOMER_ORDERS,))
 

@@ -12,7 +12,7 @@ from engine.declare.service import Service
 from engine.declare.unit_of_work import UnitOfWork
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected, OrderShipped
 from streams.topics import ORDER_EVENTS
-from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, Entry, PlacedOrder
+from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, Entry, PlacedOrder
 
 service = Service("order-index", tables=(ORDERS_BY_TIME, ORDERS_BY_CORRELATION))
 

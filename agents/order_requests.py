@@ -6,7 +6,7 @@ from engine.declare.unit_of_work import UnitOfWork
 from streams.events.orders import PlaceOrder
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
-from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest
+from tables.orders.requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest
 
 service = Service("order-requests", tables=(ORDER_REQUESTS,), topics=(ORDER_COMMANDS,))
 

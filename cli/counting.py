@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from cli.order_history import Cancellation, Placement
 from cli.report import Outcome
-from domain.order_history import Cancellation, Placement
 
 PENDING, CONFIRMED, CANCELLED = "pending", "confirmed", "cancelled"
 

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from cli.counting import EventCount
+from cli.order_history import Cancellation, OrderHistory, Placement
 from cli.report import Outcome
 from cli.stocking import Stocking, refusal_of
-from domain.order_history import Cancellation, OrderHistory, Placement
 from engine.cli.client import Refused, WorkerClient, path_of
 from engine.cli.console import Steps
 from engine.cli.records import HttpRecords

@@ -9,9 +9,9 @@ from pathlib import Path
 import click
 
 from cli.history import HistoryImport
+from cli.order_history import ImportFileError, OrderHistory, read_order_history
 from cli.report import ImportReport
 from cli.sums import reconcile
-from domain.order_history import ImportFileError, OrderHistory, read_order_history
 from engine.cli.client import WorkerClient, client_for
 from engine.cli.console import Failure, Steps, echo, example, run_until_interrupted, settings_from, steps
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from cli.order_history import ImportSummary
 from cli.sums import Reconciliation, lines_of
-from domain.order_history import ImportSummary
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from cli.importing import stream_history
-from domain.order_history import OrderHistory
+from cli.order_history import OrderHistory
 from engine.cli.client import WorkerClient, client_for, path_of
 from engine.cli.console import Failure, echo, example, settings_from, steps
 from engine.cli.worker import worker_options

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from cli.order_history import Supply
 from cli.report import Outcome
-from domain.order_history import Supply
 from engine.cli.client import WorkerClient, path_of
 from engine.cli.console import Steps
 from engine.cli.waiting import wait_for_token

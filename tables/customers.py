@@ -1,11 +1,21 @@
-"""Statistics of each customer's orders."""
+"""Statistics of each customer's orders: the table and its views."""
 
 from datetime import datetime
+from typing import Final, NotRequired, TypedDict
 
 import msgspec
+from aiohttp import web
 
+from engine.declare.envelope import TimeText, format_timestamp
+from engine.declare.operation import Operation
+from engine.declare.partition import Partition
+from engine.declare.service import Service
 from engine.declare.table import Table
-from streams.events.money import Money
+from engine.web.answers import Problem, json_response
+from engine.web.freshness import Hop, Path, by_key
+from streams.events.money import AmountText, Money, plain_text
+from streams.topics import CUSTOMER_ORDER_EVENTS
+from tables.orders.queries import ORDER_PATH
 
 
 class Customer(msgspec.Struct, frozen=True, gc=False):
@@ -25,3 +35,59 @@ class Customer(msgspec.Struct, frozen=True, gc=False):
 
 
 CUSTOMERS: Table[str, Customer] = Table("customers", Customer, help="each customer's orders in figures")
+
+
+CUSTOMERS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-customers", CUSTOMER_ORDER_EVENTS))
+
+service = Service("customer-views")
+
+
+class MoneyView(TypedDict):
+    """An amount in one currency."""
+
+    amount: AmountText
+    currency: str
+
+
+class CustomerView(TypedDict):
+    """A customer's orders in figures."""
+
+    customer_id: str
+    order_count: int
+    confirmed_count: int
+    cancelled_count: int
+    total_spent: MoneyView | None
+    last_order_at: TimeText | None
+    spent: NotRequired[list[MoneyView]]
+
+
+@service.route("GET", "/customers/{customer_id}", Operation({200: CustomerView}, problems=(404,)))
+@by_key("customer_id", CUSTOMERS_PATH)
+async def get_customer(request: web.Request, task: Partition) -> web.StreamResponse:
+    """A customer's orders in figures; with `?after=TOKEN` never older than it. 404 for one who has placed none.
+
+    `{customer_id, order_count, confirmed_count, cancelled_count, total_spent, last_order_at}`. A confirmed order that
+    is cancelled is no longer in `confirmed_count` and `total_spent`. For orders in several currencies `total_spent` is
+    in the currency of the first one, and `spent` has the amount of each.
+    """
+    customer_id = request.match_info["customer_id"]
+    customer = task.read(CUSTOMERS, customer_id)
+    if customer is None:
+        raise Problem(404, f"there is no customer {customer_id}")
+    return json_response(customer_view(customer))
+
+
+def customer_view(customer: Customer) -> CustomerView:
+    """A customer as the web view shows it."""
+    spent = [MoneyView(amount=plain_text(money.amount), currency=money.currency) for money in customer.spent]
+    view: CustomerView = {
+        "customer_id": customer.customer_id,
+        "order_count": customer.order_count,
+        "confirmed_count": customer.confirmed_count,
+        "cancelled_count": customer.cancelled_count,
+        "total_spent": spent[0] if spent else None,
+        "last_order_at": None if customer.last_order_at is None else format_timestamp(customer.last_order_at),
+    }
+    if len(spent) > 1:
+        view["spent"] = spent
+    return view

@@ -1,12 +1,22 @@
-"""The tables of stock: what there is of each product, who has reserved of it, and the commands that took effect."""
+"""Stock: what there is of each product, who has reserved of it, and the commands that took effect; and its views."""
+
+from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
+from aiohttp import web
 
 from domain.inventory import Reservation, Stock
+from engine.declare.operation import Operation
+from engine.declare.partition import Partition
+from engine.declare.service import Service
 from engine.declare.table import KeyCodec, Table, encode_prefix
+from engine.web.answers import Problem, json_response
+from engine.web.freshness import Hop, Path, by_key
+from streams.topics import INVENTORY_COMMANDS
+from tables.orders.queries import ORDER_PATH
 
 
 class ReservationKey(NamedTuple):
@@ -53,3 +63,45 @@ HANDLED_STOCK_COMMANDS: Table[str, HandledStockCommand] = Table(
     marked_at_ms=lambda row: row.marked_at_ms,
     cached=False,
 )
+
+
+# What an order asks of stock is sent where the order is decided, so that tokens of orders lead here too.
+INVENTORY_PATH: Final[Path] = (*ORDER_PATH, Hop("decide-stock", INVENTORY_COMMANDS))
+
+service = Service("inventory-views")
+
+
+class InventoryView(msgspec.Struct, frozen=True, gc=False):
+    """The pieces of a product; `available` ones are on hand and not reserved."""
+
+    product_id: str
+    on_hand: int
+    reserved: int
+    available: int
+    version: int
+
+
+def inventory_view(stock: Stock) -> InventoryView:
+    """A product's stock as the web view shows it."""
+    available = stock.on_hand - stock.reserved
+    return InventoryView(stock.product_id, stock.on_hand, stock.reserved, available, stock.version)
+
+
+def find_stock(task: Partition, product_id: str) -> Stock | None:
+    """The stock of a product, None when nobody ever said what there is of it."""
+    stock = task.read(STOCK, product_id)
+    return stock if stock is not None and stock.stocked else None
+
+
+@service.route("GET", "/inventory/{product_id}", Operation({200: InventoryView}, problems=(404,)))
+@by_key("product_id", INVENTORY_PATH)
+async def get_inventory(request: web.Request, task: Partition) -> web.StreamResponse:
+    """What there is of a product; with `?after=TOKEN` never older than it, be it of stock or of an order.
+
+    404 when nobody ever said what there is of it.
+    """
+    product_id = request.match_info["product_id"]
+    stock = find_stock(task, product_id)
+    if stock is None:
+        raise Problem(404, f"there is no product {product_id} in stock")
+    return json_response(inventory_view(stock))

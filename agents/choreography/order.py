@@ -17,7 +17,7 @@ from streams.events.inventory import StockReservationFailed
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed, PaymentReceived
 from streams.settings import shop_settings
-from tables.choreography import DEADLINES, Deadline
+from tables.sagas.choreography import DEADLINES, Deadline
 
 TIMER = "choreographed-deadline"
 

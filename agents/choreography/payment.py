@@ -15,7 +15,7 @@ from streams.events.payments import ChargePayment, PaymentRefundFailed, RefundPa
 from streams.events.sagas import ResumeSaga
 from streams.settings import shop_settings
 from streams.topics import PAYMENT_COMMANDS
-from tables.choreography import CHARGES, Charge
+from tables.sagas.choreography import CHARGES, Charge
 
 TIMER = "choreographed-refund"
 

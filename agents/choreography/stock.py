@@ -16,7 +16,7 @@ from streams.events.orders import OrderCancelled, OrderPlaced
 from streams.events.sagas import ResumeSaga
 from streams.settings import shop_settings
 from streams.topics import INVENTORY_COMMANDS
-from tables.choreography import RELEASES, Releases
+from tables.sagas.choreography import RELEASES, Releases
 
 TIMER = "choreographed-release"
 

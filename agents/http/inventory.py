@@ -35,8 +35,7 @@ from engine.web.publish import (
 from engine.web.routing import partition_of
 from streams.events.inventory import INVENTORY_TYPES, AdjustStock
 from streams.topics import INVENTORY_COMMANDS
-from tables.inventory import HANDLED_STOCK_COMMANDS
-from tables.inventory_views import INVENTORY_PATH, InventoryView, find_stock, inventory_view
+from tables.inventory import HANDLED_STOCK_COMMANDS, INVENTORY_PATH, InventoryView, find_stock, inventory_view
 
 service = Service("gateway-inventory", topics=(INVENTORY_COMMANDS,), types=INVENTORY_TYPES)
 

@@ -42,8 +42,8 @@ from engine.web.routing import ROUTER, partition_of, task_here
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, ShipOrder
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC
-from tables.order_requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
-from tables.queries import ORDER_PATH, OrderView, decision_of, find_order, order_view, refusal_in
+from tables.orders.queries import ORDER_PATH, OrderView, decision_of, find_order, order_view, refusal_in
+from tables.orders.requests import FINGERPRINT_HEADER, ORDER_REQUESTS, OrderRequest, request_key
 
 _ACCEPT_REQUESTS = "accept-requests", REQUESTS_TOPIC.name
 

@@ -11,16 +11,16 @@ from engine.partition.task import PartitionTask
 from engine.positions.cut import Cut, take_cut
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.comparison import compare_row
+from tables.audit.comparison.history import check_row
+from tables.audit.comparison.summaries import SummaryAudit
 from tables.audit.findings import ROW_MISSING, ROW_UNFOUNDED, Findings
 from tables.audit.folds import Fold
-from tables.audit.history import check_row
+from tables.audit.folds.orders import OrderFold
+from tables.audit.folds.payments import PaymentFold
+from tables.audit.folds.sagas import ReplyFold, SagaAudit
 from tables.audit.ledger import Scratch
-from tables.audit.orders import OrderFold
 from tables.audit.pace import Pace
-from tables.audit.payments import PaymentFold
 from tables.audit.reading import Reader, Unreadable, read_topic
-from tables.audit.sagas import ReplyFold, SagaAudit
-from tables.audit.summaries import SummaryAudit
 from tables.audit.unsettled import unsettled_of
 from tables.orders import ORDER_HISTORY, ORDERS
 from tables.payments import PAYMENTS

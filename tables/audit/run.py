@@ -12,21 +12,21 @@ from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
 from engine.positions.cut import Cut, take_cut
 from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
-from tables.audit.analytics import AnalyticsFold, OrderSumsFold, PaymentSumsFold, StockSumsFold
 from tables.audit.comparison import compare
-from tables.audit.customers import CustomerFold, CustomerOrderFold, SummaryCheck
+from tables.audit.comparison.history import compare_history
+from tables.audit.comparison.saga_rows import compare_sagas
 from tables.audit.findings import POSITION_BEYOND_END, Findings
 from tables.audit.folds import Fold
-from tables.audit.history import compare_history
+from tables.audit.folds.analytics import AnalyticsFold, OrderSumsFold, PaymentSumsFold, StockSumsFold
+from tables.audit.folds.customers import CustomerFold, CustomerOrderFold, SummaryCheck
+from tables.audit.folds.order_index import OrderIndexFold
+from tables.audit.folds.orders import OrderFold
+from tables.audit.folds.payments import PaymentFold
+from tables.audit.folds.sagas import ReplyFold, SagaAudit
+from tables.audit.folds.stock import StockFold
 from tables.audit.ledger import Scratch
-from tables.audit.order_index import OrderIndexFold
-from tables.audit.orders import OrderFold
 from tables.audit.pace import Pace
-from tables.audit.payments import PaymentFold
 from tables.audit.reading import Reader, Unreadable, read_topic
-from tables.audit.saga_rows import compare_sagas
-from tables.audit.sagas import ReplyFold, SagaAudit
-from tables.audit.stock import StockFold
 from tables.audit.unsettled import unsettled_of
 
 TOPICS: Final = (ORDER_EVENTS, INVENTORY_EVENTS, PAYMENT_EVENTS, CUSTOMER_ORDER_EVENTS, SAGA_REPLIES)

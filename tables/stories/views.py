@@ -23,14 +23,14 @@ from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.freshness import FRESHNESS, by_key, catch_up
 from engine.web.gathering import every_partition, own_partition
 from engine.web.parameters import CURSOR, number
-from tables.notification_views import notifications_of
-from tables.order_index import ORDERS_BY_CORRELATION
+from tables.notifications import notifications_of
 from tables.orders import ORDERS
+from tables.orders.index import ORDERS_BY_CORRELATION
+from tables.orders.queries import ORDER_INDEX_PATH, SAGA_PATH, order_history
+from tables.orders.views import no_order
 from tables.payments import PAYMENTS
-from tables.queries import ORDER_INDEX_PATH, SAGA_PATH, order_history
 from tables.sagas import SAGAS
 from tables.stories.tree import Node, Parts, story
-from tables.views import no_order
 
 STORIES_MAX: Final = 100
 LIMIT: Final = number("limit", "how many items there are at most", 20, 1, STORIES_MAX)

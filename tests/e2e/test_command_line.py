@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cli.order_history import read_order_history
 from cli.run import SAMPLE_PRICE_DECIMALS
-from domain.order_history import read_order_history
 from streams.events.money import Money
 from streams.events.payment_answers import Declined
 from streams.payment_gateway.simulator import SimulatedGateway

@@ -14,11 +14,11 @@ import pytest_asyncio
 
 from cli.audit import audit_partitions
 from cli.history import HistoryImport, batch_line
+from cli.order_history import OrderHistory, parse_order_history
 from cli.report import ImportReport, Outcome
 from cli.run import SAMPLE_PRICE_DECIMALS
 from cli.stocking import stock_line
 from cli.sums import Reconciliation, reconcile
-from domain.order_history import OrderHistory, parse_order_history
 from engine.cli.client import WorkerClient
 from engine.cli.console import Failure, PlainSteps
 from engine.cli.waiting import wait_for_sagas

@@ -15,7 +15,7 @@ from engine.web.dead_letters import bulk, decisions, gathering, gauges
 from engine.web.dead_letters import views as letter_views
 from engine.web.routes import health, tables, topics, waiting
 from streams.settings import Settings
-from tables import views
+from tables.orders import views
 from tests.apps import Tally, at_rest, make_settings, publish
 from tests.integration.web import find
 

@@ -21,7 +21,7 @@ from engine.web import freshness, gathering
 from engine.web.freshness import Step
 from engine.work.waiters import Wanted
 from streams.app import create_app
-from tables import analytics_views
+from tables.analytics import views as analytics_views
 from tests.apps import TRANSPORTS, make_settings, running, stop, wait_until
 from tests.integration.web import (
     all_of,

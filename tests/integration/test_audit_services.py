@@ -22,14 +22,14 @@ from engine.declare.table import Table
 from engine.faust.app import EngineApp
 from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, PAYMENT_EVENTS
 from tables.analytics import ANALYTICS_DAYS, ANALYTICS_TOTALS
-from tables.choreography import DEADLINES, Deadline
-from tables.customer_orders import CUSTOMER_ORDERS
 from tables.customers import CUSTOMERS
 from tables.inventory import RESERVATIONS, STOCK
-from tables.order_index import ORDERS_BY_TIME
+from tables.orders.customer_orders import CUSTOMER_ORDERS
+from tables.orders.index import ORDERS_BY_TIME
 from tables.payments import PAYMENTS
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_SUMS
 from tables.sagas import SAGA_COUNTS, SAGAS, SagaCount
+from tables.sagas.choreography import DEADLINES, Deadline
 from tests.apps import KAFKA, at_rest, make_settings, read_topic, running, wait_until
 from tests.integration.audits import audit, damage, differences, forge
 from tests.integration.web import client_of, find, own_broker_url

@@ -21,7 +21,7 @@ from engine.web.routes import tables as table_views
 from engine.web.routes import topics as topic_views
 from streams.settings import Settings
 from streams.topics import ORDER_COMMANDS, ORDER_REQUESTS
-from tables.order_requests import request_key
+from tables.orders.requests import request_key
 from tests.apps import DURABLE_TRANSPORTS, connected, make_settings, running, wait_until
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.test_engine_losses import KEY, READER, Two, details, numbers, texts

@@ -16,7 +16,7 @@ from engine.faust.app import EngineApp
 from engine.log.ports import Position
 from engine.positions.tokens import encode_token
 from streams.app import shop_services
-from tables import order_lists
+from tables.orders import lists as order_lists
 from tests.apps import caught_up, make_settings, running
 from tests.integration.web import (
     all_of,

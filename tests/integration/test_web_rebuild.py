@@ -25,9 +25,9 @@ from engine.faust.app import EngineApp
 from engine.rebuilds import run as rebuild_run
 from streams.topics import ORDER_EVENTS
 from tables.analytics import ANALYTICS_TOTALS
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
 from tables.customers import CUSTOMERS, Customer
-from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME
+from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
+from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME
 from tests.apps import at_rest, make_settings, running, stop, wait_until
 from tests.e2e.processes import ORDERS, Site
 from tests.integration.test_web_routing import new_worker, settled, three_workers

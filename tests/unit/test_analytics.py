@@ -45,7 +45,7 @@ from tables.analytics import (
     NO_CURRENCY,
     STATE_KEY,
 )
-from tables.analytics_views import day_view, summary_view, top
+from tables.analytics.views import day_view, summary_view, top
 from tables.orders import ORDERS
 from tests.unit.test_unit_of_work import new_work
 

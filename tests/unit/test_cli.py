@@ -15,11 +15,11 @@ from click.testing import CliRunner
 from cli import main
 from cli.counting import EventCount
 from cli.history import CHUNK_BYTES_MAX, CHUNK_ORDERS_MAX, batch_line, chunks, is_same
+from cli.order_history import Placement, parse_order_history
 from cli.place import ItemType
 from cli.report import ImportReport, Outcome
 from cli.run import addresses, for_a_first_look
 from cli.sums import Check, Reconciliation, printable
-from domain.order_history import Placement, parse_order_history
 from engine.cli.client import Refused, path_of
 from engine.cli.console import PlainSteps
 from engine.cli.dead_letters import dead_letters

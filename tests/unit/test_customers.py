@@ -13,8 +13,7 @@ from agents.customers import changed, count_change
 from engine.declare.envelope import Metadata, new_envelope
 from streams.events.money import Money
 from streams.events.orders import OrderSummaryChanged
-from tables.customer_views import customer_view
-from tables.customers import CUSTOMERS, Customer
+from tables.customers import CUSTOMERS, Customer, customer_view
 from tests.unit.test_unit_of_work import new_work
 
 START = datetime(2026, 11, 23, 10, tzinfo=UTC)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from domain import order_history
-from domain.order_history import (
+from cli import order_history
+from cli.order_history import (
     HEADER,
     Cancellation,
     ImportFileError,

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domain.orders import OrderStatus
-from tables import order_lists
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
-from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder
-from tables.order_lists import Found, OrderPage, OrderQuery, _page, merged
-from tables.places import encode_place
+from tables.orders import lists as order_lists
+from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrderKey
+from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder
+from tables.orders.lists import Found, OrderPage, OrderQuery, _page, merged
+from tables.orders.places import encode_place
 from tests.unit.test_order_domain import PLACE, after
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

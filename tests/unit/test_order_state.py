@@ -12,12 +12,12 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.order_state import order_after, order_at
 from domain.orders import InvalidOrderState, Order, decide, evolve, refusal
 from engine.declare.envelope import Metadata, follow_up, new_envelope
 from streams.events.money import Money
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, OrderItem, PlaceOrder, ShipOrder, registry
-from tables.queries import order_view
+from tables.orders.queries import order_view
+from tables.orders.state import order_after, order_at
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 REGISTRY = registry()

@@ -34,7 +34,7 @@ from streams.events.payments import PaymentFailed, PaymentReceived, PaymentRefun
 from tables.analytics import NO_CURRENCY
 from tables.orders import ORDERS
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums
-from tables.reconciliation_views import HOPS, SAGA_STATES, Books, Shelf, checks_of, reconciliation_view
+from tables.reconciliation.views import HOPS, SAGA_STATES, Books, Shelf, checks_of, reconciliation_view
 from tests.unit.test_unit_of_work import new_work
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)

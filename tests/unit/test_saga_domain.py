@@ -186,6 +186,18 @@ class Screened(Message, frozen=True, gc=False):
     order_id: str
 
 
+class Withdrawn(Screened, frozen=True, gc=False):
+    """It takes back, unasked, that it did."""
+
+
+class Objected(Message, frozen=True, gc=False):
+    """It refuses a command."""
+
+    order_id: str
+    command: str
+    reason: str
+
+
 class ScreenOrder(ReserveStock, frozen=True, gc=False):
     """What it is asked."""
 
@@ -199,7 +211,11 @@ def newer(monkeypatch: pytest.MonkeyPatch) -> int:
         each_line=False,
         action=lambda order, line, saga: ScreenOrder("a", order.order_id, 1),
         compensation=None,
-        answers=(Answer("done", Screened),),
+        answers=(
+            Answer("done", Screened),
+            Answer("failed", Objected, answers_to=ScreenOrder),
+            Answer("undone", Withdrawn, turns_back="withdrawn"),
+        ),
     )
     assert isinstance(DEFINITIONS, Mapping)
     place, *others = DEFINITIONS[NEWEST]
@@ -215,6 +231,23 @@ def test_a_new_step_is_one_entry_and_running_sagas_keep_the_version_they_began_w
     for run in (old, new):
         assert run.go(reserved(1), reserved(2), reserved(3)) == [("payment.charge", "charge")]
     assert (old.saga.version, new.saga.version) == (NEWEST, newer)
+
+
+def test_the_definition_says_which_command_an_event_refuses(newer: int) -> None:
+    run = Run(newer)
+    run.go()
+    assert run.go(Objected("o-1", "inventory.ship", "not ours")) == []
+    assert (run.saga.reason, run.states()[1]) == (None, "asked")
+    assert run.go(Objected("o-1", ScreenOrder.event_type, "embargo")) == [("order.cancel", "place:undo:0:1003")]
+    assert (run.saga.reason, run.states()[1]) == ("embargo", "failed")
+
+
+def test_the_definition_says_which_unasked_answer_turns_a_saga_back(newer: int) -> None:
+    run = Run(newer)
+    run.go()
+    run.go(Screened("o-1"))
+    assert run.go(Withdrawn("o-1")) == []  # lines were asked for: their answers tell what has to be undone
+    assert (run.saga.reason, run.saga.state, run.states()[1]) == ("withdrawn", "compensating", "undone")
 
 
 def test_a_stored_saga_without_its_definition_says_so() -> None:

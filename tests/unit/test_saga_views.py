@@ -7,12 +7,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from agents.saga_views import SagaView, saga_view
 from streams.events.inventory import ShipStock
 from streams.topics import INVENTORY_COMMANDS
-from tables.choreography import DEADLINES
 from tables.orders import ORDERS
 from tables.sagas import FAILED_SAGAS, SAGAS
+from tables.sagas.choreography import DEADLINES
+from tables.sagas.views import SagaView, saga_view
 from tests.unit.saga_world import STEP_TIMEOUT_S, STYLES, World
 from tests.unit.test_saga_scenarios import ORDER, cancel, place, stock
 

@@ -19,6 +19,9 @@ from tests import kafka
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("requirements.lock", "requirements-dev.lock")
+SHOP = ("streams", "domain", "tables", "agents")
+MODULES_MAX = 15
+"""The most modules of a folder: a reader finds one by its name."""
 
 
 @pytest.mark.parametrize("script", ["run", "test", "ops/setup.sh"])
@@ -44,6 +47,13 @@ def test_every_dependency_is_locked() -> None:
         locked = set(re.findall(r"^([\w.-]+)==", (ROOT / lock).read_text(), flags=re.MULTILINE))
         names = {match[0] for requirement in wanted if (match := re.match(r"[\w.-]+", requirement))}
         assert names <= locked, lock
+
+
+@pytest.mark.parametrize("package", SHOP)
+def test_no_folder_of_the_shop_has_more_modules_than_a_reader_takes_in(package: str) -> None:
+    folders = [ROOT / package, *(path for path in (ROOT / package).rglob("*") if path.is_dir())]
+    modules = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in folders}
+    assert {name: count for name, count in modules.items() if count > MODULES_MAX} == {}
 
 
 @pytest.mark.parametrize("package", ["domain", "streams.events"])

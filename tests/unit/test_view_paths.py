@@ -8,19 +8,15 @@ from engine.web.dead_letters.views import LETTER_PATH
 from engine.web.freshness import Path
 from streams.app import shop_services
 from tables.analytics import ANALYTICS_COUNTRIES, ANALYTICS_DAYS, ANALYTICS_PRODUCTS, ANALYTICS_STATE, ANALYTICS_TOTALS
-from tables.analytics_views import ANALYTICS_PATH
-from tables.customer_orders import CUSTOMER_ORDERS
-from tables.customer_views import CUSTOMERS_PATH
-from tables.customers import CUSTOMERS
-from tables.inventory import STOCK
-from tables.inventory_views import INVENTORY_PATH
-from tables.notification_views import NOTIFICATIONS_PATH
-from tables.notifications import NOTIFICATIONS
-from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME
+from tables.analytics.views import ANALYTICS_PATH
+from tables.customers import CUSTOMERS, CUSTOMERS_PATH
+from tables.inventory import INVENTORY_PATH, STOCK
+from tables.notifications import NOTIFICATIONS, NOTIFICATIONS_PATH
 from tables.orders import ORDERS
-from tables.payment_views import PAYMENT_PATH
-from tables.payments import PAYMENTS
-from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, ORDER_PATH, SAGA_PATH
+from tables.orders.customer_orders import CUSTOMER_ORDERS
+from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME
+from tables.orders.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, ORDER_PATH, SAGA_PATH
+from tables.payments import PAYMENT_PATH, PAYMENTS
 from tables.sagas import SAGAS
 
 SERVICES = shop_services()

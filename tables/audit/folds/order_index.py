@@ -11,8 +11,8 @@ from engine.log.ports import Record
 from streams.events.orders import OrderPlaced, OrderRejected, PlaceOrder
 from tables.audit.folds import RowLedger
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.order_index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder
-from tables.order_index import Entry as Place
+from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, PlacedOrder
+from tables.orders.index import Entry as Place
 
 _PLACE: Final = Place()
 _TAKEN: Final = frozenset(("already_placed", "already_rejected"))

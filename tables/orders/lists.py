@@ -15,11 +15,11 @@ import msgspec
 from domain.orders import UNKNOWN, Order
 from engine.declare.partition import Partition
 from engine.declare.table import encode_prefix
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder
-from tables.order_index import ORDERS_BY_TIME
 from tables.orders import ORDERS
-from tables.places import PLACE_BYTES_MIN, encode_place
-from tables.queries import OrderSummaryView, summary_view
+from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrder
+from tables.orders.index import ORDERS_BY_TIME
+from tables.orders.places import PLACE_BYTES_MIN, encode_place
+from tables.orders.queries import OrderSummaryView, summary_view
 
 LIMIT_MAX: Final = 1000
 ROWS_READ_MAX: Final = LIMIT_MAX

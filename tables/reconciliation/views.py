@@ -19,8 +19,7 @@ from engine.web.gathering import every_row, gather
 from streams.events.money import EXACT_SUMS, AmountText, plain_text
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
 from tables.analytics import ANALYTICS_TOTALS, NO_CURRENCY
-from tables.inventory import STOCK
-from tables.inventory_views import INVENTORY_PATH
+from tables.inventory import INVENTORY_PATH, STOCK
 from tables.reconciliation import (
     ORDER_SUMS,
     PAYMENT_SUMS,

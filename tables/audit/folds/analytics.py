@@ -37,8 +37,8 @@ from tables.analytics import (
     STATE_KEY,
 )
 from tables.audit.folds import RowLedger
+from tables.audit.folds.orders import OrderFold
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.audit.orders import OrderFold
 from tables.reconciliation import ORDER_SUMS, PAYMENT_SUMS, STOCK_KEY, STOCK_SUMS, OrderSums, PaymentSums, StockSums
 
 TEXT_CHARACTERS_MAX: Final = 128

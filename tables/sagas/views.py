@@ -20,10 +20,10 @@ from engine.declare.times import format_ms
 from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.freshness import by_key
 from streams.settings import Settings, shop_settings
-from tables.choreography import DEADLINES, Deadline
 from tables.orders import ORDERS
-from tables.queries import SAGA_PATH
+from tables.orders.queries import SAGA_PATH
 from tables.sagas import SAGAS
+from tables.sagas.choreography import DEADLINES, Deadline
 
 service = Service("saga-views")
 

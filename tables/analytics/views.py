@@ -31,7 +31,7 @@ from tables.analytics import (
     NO_CURRENCY,
     STATE_KEY,
 )
-from tables.queries import ORDER_PATH
+from tables.orders.queries import ORDER_PATH
 
 ANALYTICS_PATH: Final[Path] = (*ORDER_PATH, Hop("project-analytics", ORDER_EVENTS))
 DAYS_MAX = 10_000

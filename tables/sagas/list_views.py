@@ -15,7 +15,7 @@ from engine.web.freshness import FRESHNESS, catch_up
 from engine.web.gathering import TableRow
 from engine.web.parameters import CURSOR, LIMIT
 from engine.web.routes.tables import rows_of
-from tables.queries import SAGA_PATH
+from tables.orders.queries import SAGA_PATH
 from tables.sagas import FAILED_SAGAS
 
 service = Service("stuck-saga-views")

@@ -6,12 +6,12 @@ from domain.orders import PENDING
 from engine.store.snapshot import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_MISSING, ROW_UNFOUNDED, Findings
-from tables.audit.orders import OrderEntry, OrderFold
+from tables.audit.folds.orders import OrderEntry, OrderFold
+from tables.audit.folds.sagas import SagaAudit
 from tables.audit.pace import Pace
-from tables.audit.sagas import SagaAudit
 from tables.audit.walk import walk
-from tables.choreography import DEADLINES
 from tables.sagas import FAILED_SAGAS, SAGA_COUNTS, SAGAS
+from tables.sagas.choreography import DEADLINES
 
 _TOPIC = ORDER_EVENTS.name
 

@@ -19,9 +19,9 @@ from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
 from engine.web.freshness import FRESHNESS, by_key, catch_up
 from engine.web.gathering import every_partition, own_partition
 from engine.web.parameters import CURSOR, LIMIT
-from tables.order_lists import OrderPage, OrderQuery, customer_page, merged, partition_page
-from tables.places import PLACE_BYTES_MIN, decode_place
-from tables.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderSummaryView
+from tables.orders.lists import OrderPage, OrderQuery, customer_page, merged, partition_page
+from tables.orders.places import PLACE_BYTES_MIN, decode_place
+from tables.orders.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderSummaryView
 
 STATUSES: Final = (PENDING, CONFIRMED, CANCELLED, REJECTED)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")

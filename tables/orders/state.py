@@ -14,7 +14,7 @@ from engine.declare.service import Service
 from engine.web.answers import ENGINE, Problem, invalid, json_response, time_of
 from engine.web.freshness import by_key
 from engine.web.parameters import optional_number
-from tables.queries import ORDER_PATH, OrderView, order_history, order_view
+from tables.orders.queries import ORDER_PATH, OrderView, order_history, order_view
 
 service = Service("order-state")
 

@@ -15,8 +15,8 @@ from engine.web.freshness import Hop, Path
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS
-from tables.customer_orders import CustomerOrder
 from tables.orders import ORDER_HISTORY, ORDERS
+from tables.orders.customer_orders import CustomerOrder
 
 # How commands reach each view, for tokens. A new projection adds its path here: the path of what feeds it, plus one hop
 # with the agent that writes the view and the topic it reads. A test compares every hop with the agents there are.

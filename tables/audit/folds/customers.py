@@ -17,8 +17,8 @@ from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.audit.findings import EVENT_REPEATED, VERSION_GAP, Findings
 from tables.audit.folds import RowLedger, Subject
 from tables.audit.ledger import Entry, Ledger, Scratch
-from tables.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
 from tables.customers import CUSTOMERS, Customer
+from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey
 
 
 class SummaryCheck:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine.declare.table import KeyCodec, Table, encode_prefix
-from tables.places import PLACE_BYTES_MIN, decode_place, encode_place
+from tables.orders.places import PLACE_BYTES_MIN, decode_place, encode_place
 
 
 class PlacedOrder(NamedTuple):

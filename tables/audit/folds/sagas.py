@@ -15,9 +15,9 @@ from engine.log.ports import Record
 from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.findings import ROW_DIFFERS, ROW_UNFOUNDED, SUM_DIFFERS, Findings
+from tables.audit.folds.orders import OrderEntry, OrderFold
+from tables.audit.folds.payments import PaymentFold
 from tables.audit.ledger import Ledger, Scratch
-from tables.audit.orders import OrderEntry, OrderFold
-from tables.audit.payments import PaymentFold
 from tables.sagas import FAILED_SAGAS, SAGA_COUNTS, SAGAS
 
 DONE: Final = frozenset(("done", "undoing", "undo_failed"))

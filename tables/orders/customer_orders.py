@@ -8,7 +8,7 @@ import msgspec
 
 from engine.declare.table import KeyCodec, Table, encode_prefix
 from streams.events.money import Money
-from tables.places import PLACE_BYTES_MIN, decode_place, encode_place
+from tables.orders.places import PLACE_BYTES_MIN, decode_place, encode_place
 
 
 class CustomerOrderKey(NamedTuple):

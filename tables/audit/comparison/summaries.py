@@ -9,7 +9,7 @@ from engine.log.ports import Record
 from engine.partition.engine import Engine
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.audit.findings import EVENT_MISSING, EVENT_UNFOUNDED, Findings
-from tables.audit.orders import OrderFold
+from tables.audit.folds.orders import OrderFold
 from tables.audit.pace import Pace
 from tables.audit.reading import Reader, read_topic
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.store.snapshot import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_UNFOUNDED, Findings
-from tables.audit.orders import OrderFold
+from tables.audit.folds.orders import OrderFold
 from tables.audit.pace import Pace
 from tables.audit.walk import walk
 from tables.orders import ORDER_HISTORY

@@ -22,7 +22,7 @@ from engine.web.event_views import EventView, event_views
 from engine.web.freshness import by_key, wait_here
 from engine.work.waiters import Wanted
 from tables.orders import ORDERS
-from tables.queries import (
+from tables.orders.queries import (
     ORDER_PATH,
     OrderView,
     is_shown,
