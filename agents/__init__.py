@@ -1,1 +1,1 @@
-"""Decisions, and the shells that connect them to the log."""
+"""Services: one module each, with its agents and the state that they keep."""

@@ -1,1 +1,1 @@
-"""What flows through the system and the machinery that moves it; no business rules."""
+"""Topics, commands and events of the shop, its settings, and its adapters for mail and payment; app.py composes it."""

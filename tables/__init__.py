@@ -1,1 +1,1 @@
-"""State and the ways to read it."""
+"""Read models: tables, and the routes that show them."""

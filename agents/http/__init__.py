@@ -1,1 +1,1 @@
-"""HTTP commands: what clients ask of the system becomes commands in the log."""
+"""Routes that turn requests of clients into commands."""

@@ -1,1 +1,1 @@
-"""What an application declares: topics, tables, messages, services, settings."""
+"""Declarations of an application: its names, settings, topics, messages, tables, agents and services."""

@@ -1,1 +1,1 @@
-"""The only folder that imports faust and mode."""
+"""The application, agents, transports and web server of Faust; no other folder imports faust or mode."""

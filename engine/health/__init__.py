@@ -1,1 +1,1 @@
-"""What stands still, is missing or damaged, and the doctor who looks for it."""
+"""Faults, and the watches that look for them: partitions that stand still, disks, brokers, retention; the doctor."""

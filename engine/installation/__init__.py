@@ -1,1 +1,1 @@
-"""Which application and installation own the topics of a log, written down in the log itself."""
+"""The application and the installation that own the topics of a log, written down in the log itself."""

@@ -1,1 +1,1 @@
-"""Positions of agents, held against the log: records that were lost, and what is done about them."""
+"""Positions of agents, held against the log; records that were lost, and the acceptance of a loss."""

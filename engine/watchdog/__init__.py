@@ -1,1 +1,1 @@
-"""Handlers that do not return, and the records that they were given."""
+"""Handlers that do not return: the thread that interrupts them, and marks of their records."""

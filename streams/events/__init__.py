@@ -1,1 +1,1 @@
-"""Events and commands: the words that services exchange, and how they look on the wire."""
+"""Commands and events of the shop, as they are on the wire."""

@@ -1,1 +1,1 @@
-"""Mail: what customers are told, and how it leaves the system."""
+"""Mail to customers: texts, addresses, the mail server, and the folder in place of one."""

@@ -1,1 +1,1 @@
-"""The audit: rows are held against the events they come from, by rules of its own."""
+"""The audit: rows held against the events they come from, by rules of its own."""

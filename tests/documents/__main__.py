@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from tests.documents import settings
+from tests.documents import folders, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def main() -> None:
     """Write each file and name it."""
-    for path, text in {"docs/settings.md": settings.document()}.items():
+    for path, text in {"docs/settings.md": settings.document(), folders.DOCUMENT: folders.document()}.items():
         (ROOT / path).write_text(text)
         print(path)
 

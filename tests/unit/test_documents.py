@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cli import main
 from engine.contracts.openapi import documented
 from streams.app import shop_services
 from streams.settings import APPLICATION, Settings
+from tests.documents import folders
 from tests.documents import settings as settings_document
 from tests.unit.test_alerts import anchors_of
 
@@ -21,7 +23,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = ("README.md", "docs/commands.md", "docs/operations.md")
 # What they lead to; few commands are in there.
 GUIDES = [*sorted({f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - set(DOCUMENTS)), "bench/README.md"]
+DECISIONS = sorted(f"docs/adr/{path.name}" for path in (ROOT / "docs/adr").glob("*.md"))
 README_LINES_MAX = 220
+# A file or folder of the code between backticks or in a link.
+CODE_PATH = re.compile(
+    r"(?<![\w/.{-])((?:engine|streams|domain|tables|agents|cli|tests|bench|ops|examples)/[\w./*-]*[\w*])"
+)
+MADE_BY_THE_READER = {"agents/product_sales.py"}
 # `orders` where a shell would find a command: after a prompt, variables, a path or another command.
 COMMAND = re.compile(r"^(?:\w+=\S+ |\S+/|docker compose exec worker )*orders (.+)$")
 
@@ -86,6 +94,25 @@ def test_the_document_of_http_has_every_route() -> None:
 
 def test_the_document_of_the_settings_is_the_one_that_the_code_makes() -> None:
     assert (ROOT / "docs/settings.md").read_text() == settings_document.document(), "run `make docs`"
+
+
+def test_the_folders_of_the_architecture_are_those_of_the_code() -> None:
+    assert (ROOT / folders.DOCUMENT).read_text() == folders.document(), "run `make docs`"
+    assert [path for path in folders.packages() if not folders.summary(path)] == [], "packages without a docstring"
+
+
+def test_the_drawing_of_the_packages_has_their_order() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    drawing = (ROOT / folders.DOCUMENT).read_text().split("```")[1]
+    assert re.findall(rf"^  ({'|'.join(layers)}) ", drawing, flags=re.MULTILINE) == layers
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *GUIDES, *DECISIONS])
+def test_files_of_the_code_that_are_named_are_there(document: str) -> None:
+    named = set(CODE_PATH.findall((ROOT / document).read_text())) - MADE_BY_THE_READER
+    assert [path for path in named if not list(ROOT.glob(path))] == []
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -1,1 +1,1 @@
-"""Dead letters in the web view, and what people decide about them."""
+"""Dead letters in the web view, and decisions about them."""
