@@ -22,7 +22,8 @@ from cli.sums import Reconciliation, reconcile
 from engine.cli.client import WorkerClient
 from engine.cli.console import Failure, PlainSteps
 from engine.cli.waiting import wait_for_sagas
-from tests.apps import make_settings, running
+from engine.faust.app import EngineApp
+from tests.apps import at_rest, make_settings, running
 from tests.payment_server import PaymentServer, payment_server
 
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country"
@@ -41,11 +42,17 @@ def history() -> OrderHistory:
 
 
 @pytest_asyncio.fixture(params=["orchestration", "choreography"])
-async def worker(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a running application."""
+async def app(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[EngineApp]:
+    """Run the whole application."""
     settings = make_settings("memory://", tmp_path, saga=request.param, price_decimals=SAMPLE_PRICE_DECIMALS)
-    async with running(settings):
-        yield settings.local_url
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+def worker(app: EngineApp) -> str:
+    """The address of the running application."""
+    return app.engine.settings.local_url
 
 
 @asynccontextmanager
@@ -97,8 +104,9 @@ async def test_orders_go_through_their_sagas_with_the_times_of_the_file(worker: 
     assert {report["state"] for report in reports} == {"clean"}, reports
 
 
-async def test_a_second_import_sends_nothing(worker: str, history: OrderHistory) -> None:
+async def test_a_second_import_sends_nothing(app: EngineApp, worker: str, history: OrderHistory) -> None:
     await imported(worker, history)
+    await at_rest(app)  # what follows from it may be committed later
     async with WorkerClient(worker) as client:
         before = await client.get("/topics")
         assert await imported(worker, history) == Outcome(already_there=4)
