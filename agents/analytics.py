@@ -26,11 +26,8 @@ from domain.analytics import (
     with_reason,
 )
 from domain.orders import Order
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.table import Table
-from engine.declare.unit_of_work import UnitOfWork
-from engine.web.gathering import Sums
+from engine import Envelope, Service, Table, UnitOfWork
+from engine.web import Sums
 from streams.events.orders import (
     OrderCancelled,
     OrderConfirmed,

@@ -1,8 +1,6 @@
 """The projection of each customer's orders."""
 
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork
 from streams.events.orders import OrderSummaryChanged
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrder, CustomerOrderKey

@@ -4,9 +4,7 @@ from decimal import Decimal
 
 from msgspec.structs import replace
 
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork
 from streams.events.money import EXACT_SUMS, Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderSummaryChanged
 from streams.topics import CUSTOMER_ORDER_EVENTS

@@ -11,9 +11,7 @@ from domain.inventory import (
     not_reserved,
     outcome,
 )
-from engine.declare.envelope import Envelope, follow_up
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork, follow_up
 from streams.events.integration import to_integration
 from streams.events.inventory import (
     INVENTORY_TYPES,

@@ -5,11 +5,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from domain.notifications import notification_of_order, notification_of_payment
-from engine.declare.envelope import Envelope, follow_up
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
-from engine.observe.about import about
-from engine.observe.quiet import Quiet
+from engine import Envelope, Quiet, Service, UnitOfWork, about, follow_up
 from streams.events.notifications import NOTIFICATION_TYPES, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PAYMENT_TYPES, PaymentFailed

@@ -7,9 +7,7 @@ placed before there was an index are in it too.
 from typing import Any
 
 from domain.orders import begins_order
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected, OrderShipped
 from streams.topics import ORDER_EVENTS
 from tables.orders.index import ORDERS_BY_CORRELATION, ORDERS_BY_TIME, CorrelatedOrder, Entry, PlacedOrder

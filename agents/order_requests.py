@@ -1,8 +1,6 @@
 """Orders placed with an Idempotency-Key: the first request under a key becomes a command, repeated ones do not."""
 
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork
 from streams.events.orders import PlaceOrder
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC

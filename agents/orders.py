@@ -6,9 +6,7 @@ from typing import cast
 import msgspec
 
 from domain.orders import InvalidOrderState, Order, check_requested, decide, evolve, refusal
-from engine.declare.envelope import Envelope, follow_up
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork, follow_up
 from streams.events.integration import to_integration
 from streams.events.money import Money
 from streams.events.orders import (

@@ -4,9 +4,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from domain.payments import Charge, Outcome, PaymentCommand, PaymentEvent, call_for, decide, evolve, restate
-from engine.declare.envelope import Envelope, follow_up
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork, follow_up
 from streams.events.integration import to_integration
 from streams.events.payments import PAYMENT_TYPES, ChargePayment, RefundPayment
 from streams.payment_gateway import open_gateway

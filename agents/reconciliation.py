@@ -7,9 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from domain.orders import Order
-from engine.declare.envelope import Envelope
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork
 from streams.events.inventory import INVENTORY_TYPES, StockAdded, StockShipped
 from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderShipped

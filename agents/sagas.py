@@ -14,14 +14,20 @@ from domain.orders import Order
 from domain.sagas.definition import REPLIES, STOCK_REPLIES
 from domain.sagas.machine import Command, Policy, advance, apply, begin, business_time, resume, stuck_at, wakes_at
 from domain.sagas.state import COMPENSATING, COMPENSATION_FAILED, RUNNING, Saga
-from engine.declare.envelope import Envelope, Message, Metadata, derived_id, new_envelope
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.timers import Timer
-from engine.declare.topic import Topic
-from engine.declare.unit_of_work import UnitOfWork
-from engine.observe.about import about
-from engine.observe.quiet import Quiet
+from engine import (
+    Envelope,
+    Message,
+    Metadata,
+    Partition,
+    Quiet,
+    Service,
+    Timer,
+    Topic,
+    UnitOfWork,
+    about,
+    derived_id,
+    new_envelope,
+)
 from streams.events.inventory import INVENTORY_TYPES
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced, OrderRejected
 from streams.events.payments import PAYMENT_TYPES

@@ -1,8 +1,6 @@
 """Shipping: when an order is sent away, the pieces of its lines leave the shelf."""
 
-from engine.declare.envelope import Envelope, follow_up
-from engine.declare.service import Service
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Service, UnitOfWork, follow_up
 from streams.events.inventory import INVENTORY_TYPES, ShipStock
 from streams.events.orders import OrderShipped
 from streams.topics import INVENTORY_COMMANDS

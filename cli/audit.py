@@ -8,8 +8,21 @@ from typing import Any, Final
 
 import click
 
-from engine.cli.client import NoWorker, Refused, WorkerClient, client_for, path_of
-from engine.cli.console import Failure, Steps, echo, echo_json, example, run_until_interrupted, settings_from, steps
+from engine.cli import (
+    Failure,
+    NoWorker,
+    Refused,
+    Steps,
+    WorkerClient,
+    client_for,
+    echo,
+    echo_json,
+    example,
+    path_of,
+    run_until_interrupted,
+    settings_from,
+    steps,
+)
 
 POLL_S: Final = 0.2
 DIFFERS: Final = 1

@@ -12,8 +12,17 @@ from cli.history import HistoryImport
 from cli.order_history import ImportFileError, OrderHistory, read_order_history
 from cli.report import ImportReport
 from cli.sums import reconcile
-from engine.cli.client import WorkerClient, client_for
-from engine.cli.console import Failure, Steps, echo, example, run_until_interrupted, settings_from, steps
+from engine.cli import (
+    Failure,
+    Steps,
+    WorkerClient,
+    client_for,
+    echo,
+    example,
+    run_until_interrupted,
+    settings_from,
+    steps,
+)
 
 
 @click.command("import", epilog=example("orders import examples/online-retail-sample.csv.gz"))

@@ -43,8 +43,7 @@ from typing import BinaryIO, Literal, cast
 
 import msgspec
 
-from engine.declare.envelope import derived_id
-from engine.declare.times import is_accepted
+from engine import derived_id, is_accepted
 from streams.events.money import Money
 
 CURRENCY = "GBP"

@@ -9,8 +9,7 @@ from typing import Any
 
 import click
 
-from engine.cli.client import client_for, path_of
-from engine.cli.console import echo, echo_json, example, run_until_interrupted, settings_from
+from engine.cli import client_for, echo, echo_json, example, path_of, run_until_interrupted, settings_from
 
 CURRENCY = "GBP"
 _ITEM = re.compile(

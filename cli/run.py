@@ -11,9 +11,7 @@ import click
 
 from cli.importing import stream_history
 from cli.order_history import OrderHistory
-from engine.cli.client import WorkerClient, client_for, path_of
-from engine.cli.console import Failure, echo, example, settings_from, steps
-from engine.cli.worker import worker_options
+from engine.cli import Failure, WorkerClient, client_for, echo, example, path_of, settings_from, steps, worker_options
 from streams.settings import Settings, shop_settings
 
 DECLINED_SHARE = 0.02
@@ -31,8 +29,7 @@ def run(file: Path, **options: Any) -> None:
     """
     options["log_level"] = options["log_level"] or "WARNING"  # the progress bar and the summary are what is to be seen
     settings = for_a_first_look(shop_settings(settings_from(**options)))
-    from engine.faust.worker import run_in_loop
-    from engine.observe.logs import configure_logging
+    from engine.cli import configure_logging, run_in_loop
 
     configure_logging(settings)
     echo(f"Starting a worker on {settings.broker}" + _where(settings) + " ...", err=True)
@@ -61,7 +58,7 @@ def _where(settings: Settings) -> str:
 
 async def _run(settings: Settings, file: Path) -> int:
     """A worker in this process, and the import in its loop: one process to start, to watch and to end."""
-    from engine.faust.worker import serve
+    from engine.cli import serve
     from streams.app import create_app
 
     stop = asyncio.Event()

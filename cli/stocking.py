@@ -9,11 +9,8 @@ import msgspec
 
 from cli.order_history import Supply
 from cli.report import Outcome
-from engine.cli.client import WorkerClient, path_of
-from engine.cli.console import Steps
-from engine.cli.waiting import wait_for_token
-from engine.declare.envelope import format_timestamp
-from engine.log.partitioner import partition_for
+from engine import format_timestamp, partition_for
+from engine.cli import Steps, WorkerClient, path_of, wait_for_token
 
 CHUNK_PRODUCTS = 1000  # about 250 KiB
 PAGE_ROWS = 1000

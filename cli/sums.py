@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import msgspec
 
-from engine.cli.client import WorkerClient
+from engine.cli import WorkerClient
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from engine.declare.envelope import Envelope
+from engine import Envelope
 from streams.events.inventory import (
     AddStock,
     AdjustStock,

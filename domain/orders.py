@@ -10,7 +10,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from domain.prices import price_problem
-from engine.declare.envelope import Envelope
+from engine import Envelope
 from streams.events.money import Money
 from streams.events.orders import (
     CancelOrder,

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from domain.prices import price_problem
-from engine.declare.envelope import Envelope
+from engine import Envelope
 from streams.events.money import Money
 from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.events.payments import (

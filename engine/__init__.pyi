@@ -44,6 +44,7 @@ from engine.declare.times import format_ms as format_ms
 from engine.declare.times import is_accepted as is_accepted
 from engine.declare.times import later as later
 from engine.declare.topic import DAY_MS as DAY_MS
+from engine.declare.topic import Published as Published
 from engine.declare.topic import Topic as Topic
 from engine.declare.unit_of_work import UnitOfWork as UnitOfWork
 

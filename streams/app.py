@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from engine.declare.registry import EventRegistry
-from engine.declare.service import Service
-from engine.faust.app import EngineApp, app_from_environment, discover, engine_services
-from engine.faust.app import create_app as create_engine_app
+from engine import EngineApp, EventRegistry, Service, app_from_environment, discover, engine_services
+from engine import create_app as create_engine_app
 from streams.events.orders import registry as order_registry
 from streams.settings import Settings
 

@@ -5,9 +5,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
-from engine.declare import settings as engine_settings
-from engine.declare.application import Application
-from engine.declare.settings import is_http_url
+import engine
+from engine import Application, is_http_url
 from streams.mail.address import InvalidAddress, parse_sender
 from streams.mail.server import parse_smtp_url
 
@@ -43,7 +42,7 @@ APPLICATION: Final = Application(
 )
 
 
-class Settings(engine_settings.Settings):
+class Settings(engine.Settings):
     """Everything a worker of the shop can be told from outside; a value that cannot be used is refused at start.
 
     Times are seconds unless the name says otherwise.
@@ -53,8 +52,8 @@ class Settings(engine_settings.Settings):
 
     app_id: str = Field(
         "orders",
-        pattern=engine_settings.APP_ID_PATTERN,
-        description=engine_settings.Settings.model_fields["app_id"].description,
+        pattern=engine.APP_ID_PATTERN,
+        description=engine.Settings.model_fields["app_id"].description,
     )
     price_decimals: int | None = Field(
         None,
@@ -138,10 +137,10 @@ def load_settings(**overrides: Any) -> Settings:
     Raises:
         SettingsError: a value cannot be used.
     """
-    return engine_settings.load_settings(Settings, **overrides)
+    return engine.load_settings(Settings, **overrides)
 
 
-def shop_settings(settings: engine_settings.Settings) -> Settings:
+def shop_settings(settings: engine.Settings) -> Settings:
     """The shop's settings, which the engine carries without knowing them; raises TypeError for others."""
     if not isinstance(settings, Settings):
         raise TypeError(f"an application of the shop needs {Settings!r}, not {type(settings)!r}")

@@ -1,6 +1,6 @@
 """Every topic of the shop as a typed object: the one place for names, retention and who may write."""
 
-from engine.declare.topic import DAY_MS, Published, Topic
+from engine import DAY_MS, Published, Topic
 from streams.events.integration import CLOUD_EVENT_HEADERS, published_values, to_integration
 from streams.events.inventory import INVENTORY_COMMAND_TYPES, INVENTORY_EVENT_TYPES, LINE_EVENT_TYPES
 from streams.events.notifications import NOTIFICATION_TYPES

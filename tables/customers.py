@@ -6,13 +6,8 @@ from typing import Final, NotRequired, TypedDict
 import msgspec
 from aiohttp import web
 
-from engine.declare.envelope import TimeText, format_timestamp
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.table import Table
-from engine.web.answers import Problem, json_response
-from engine.web.freshness import Hop, Path, by_key
+from engine import Partition, Service, Table, TimeText, format_timestamp
+from engine.web import Hop, Operation, Path, Problem, by_key, json_response
 from streams.events.money import AmountText, Money, plain_text
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.orders.queries import ORDER_PATH

@@ -9,12 +9,8 @@ import msgspec
 from aiohttp import web
 
 from domain.inventory import Reservation, Stock
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.table import KeyCodec, Table, encode_prefix
-from engine.web.answers import Problem, json_response
-from engine.web.freshness import Hop, Path, by_key
+from engine import KeyCodec, Partition, Service, Table, encode_prefix
+from engine.web import Hop, Operation, Path, Problem, by_key, json_response
 from streams.topics import INVENTORY_COMMANDS
 from tables.orders.queries import ORDER_PATH
 

@@ -5,9 +5,7 @@ from typing import Any, Final, get_args
 
 from domain.orders import UNKNOWN, Order
 from domain.sagas.state import Saga, SagaState
-from engine.declare.envelope import format_timestamp
-from engine.declare.partition import Partition
-from engine.declare.service import Service
+from engine import Partition, Service, format_timestamp
 from streams.topics import INVENTORY_COMMANDS, INVENTORY_EVENTS
 from tables.orders import ORDER_HISTORY, ORDERS
 from tables.sagas import SAGA_COUNTS, SAGAS

@@ -8,14 +8,8 @@ from typing import Final, Literal, NamedTuple, TypedDict
 import msgspec
 from aiohttp import web
 
-from engine.declare.envelope import TimeText
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.table import KeyCodec, Table, encode_prefix
-from engine.declare.times import format_ms
-from engine.web.answers import json_response
-from engine.web.freshness import Hop, Path, by_key
+from engine import KeyCodec, Partition, Service, Table, TimeText, encode_prefix, format_ms
+from engine.web import Hop, Operation, Path, by_key, json_response
 from streams.topics import NOTIFICATION_COMMANDS, ORDER_EVENTS
 from tables.orders.queries import ORDER_PATH, find_order
 from tables.orders.views import no_order

@@ -10,13 +10,8 @@ from aiohttp import web
 
 from domain.orders import PENDING
 from domain.payments import Payment
-from engine.declare.envelope import TimeText, format_timestamp
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.table import Table
-from engine.web.answers import Problem, json_response
-from engine.web.freshness import Hop, Path, by_key
+from engine import Partition, Service, Table, TimeText, format_timestamp
+from engine.web import Hop, Operation, Path, Problem, by_key, json_response
 from streams.events.money import Money
 from streams.topics import PAYMENT_COMMANDS
 from tables.orders.queries import ORDER_PATH, find_order

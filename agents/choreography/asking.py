@@ -3,9 +3,7 @@
 from datetime import datetime
 
 from domain.orders import Order
-from engine.declare.envelope import Message, Metadata, derived_id, new_envelope
-from engine.declare.topic import Topic
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Message, Metadata, Topic, UnitOfWork, derived_id, new_envelope
 from tables.orders import ORDERS
 
 

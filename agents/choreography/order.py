@@ -8,11 +8,7 @@ from agents.choreography.asking import choreographed
 from domain.orders import PENDING, Order
 from domain.sagas.definition import REPLIES
 from domain.sagas.machine import TIMED_OUT, Policy
-from engine.declare.envelope import Envelope, Metadata, new_envelope
-from engine.declare.service import Service
-from engine.declare.timers import Timer
-from engine.declare.times import later
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Metadata, Service, Timer, UnitOfWork, later, new_envelope
 from streams.events.inventory import StockReservationFailed
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed, PaymentReceived

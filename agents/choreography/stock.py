@@ -7,10 +7,7 @@ from msgspec.structs import replace
 from agents.choreography.asking import ask, choreographed
 from domain.orders import Order
 from domain.sagas.machine import Policy, backoff_ms
-from engine.declare.envelope import Envelope, Metadata
-from engine.declare.service import Service
-from engine.declare.timers import Timer
-from engine.declare.unit_of_work import UnitOfWork
+from engine import Envelope, Metadata, Service, Timer, UnitOfWork
 from streams.events.inventory import ReleaseStock, ReserveStock, StockReleased, StockReleaseFailed
 from streams.events.orders import OrderCancelled, OrderPlaced
 from streams.events.sagas import ResumeSaga

@@ -8,12 +8,19 @@ from aiohttp import web
 
 from agents.http.bodies import PlaceOrderBody
 from agents.http.lines import LinesAccepted, take_lines
-from engine.declare.envelope import Metadata, derived_id
-from engine.declare.operation import Lines, Operation
-from engine.declare.service import Service
-from engine.web.answers import ENGINE
-from engine.web.bodies import parse
-from engine.web.publish import CORRELATION_ID, IDEMPOTENCY_KEY, encode, envelope, id_header, metadata
+from engine import Metadata, Service, derived_id
+from engine.web import (
+    CORRELATION_ID,
+    ENGINE,
+    IDEMPOTENCY_KEY,
+    Lines,
+    Operation,
+    encode,
+    envelope,
+    id_header,
+    metadata,
+    parse,
+)
 from streams.topics import ORDER_COMMANDS
 
 service = Service("gateway-batch", topics=(ORDER_COMMANDS,))

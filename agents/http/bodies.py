@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from domain.prices import price_problem
-from engine.web.bodies import SETTINGS, Body, Id, Time
+from engine.web import SETTINGS, Body, Id, Time
 from streams.events.money import Money, is_plain
 from streams.events.orders import OrderItem, PlaceOrder
 from streams.settings import shop_settings

@@ -11,28 +11,37 @@ from pydantic import Field
 
 from agents.http.lines import LinesAccepted, take_lines
 from domain.inventory import BELOW_RESERVED, ON_HAND_MAX
-from engine.declare.envelope import Metadata, derived_id
-from engine.declare.operation import LOCATION, Answer, Lines, Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.log.ports import Position
-from engine.web.answers import ENGINE, Problem, invalid, json_response
-from engine.web.bodies import Body, Id, Time, parse, read_body
-from engine.web.freshness import catch_up
-from engine.web.outcomes import Unprocessed, outcome_at, wait_for_outcome
-from engine.web.parameters import duration
-from engine.web.publish import (
+from engine import Metadata, Partition, Position, Service, derived_id
+from engine.web import (
     CORRELATION_ID,
+    ENGINE,
     ID_CHARACTERS_MAX,
     IDEMPOTENCY_KEY,
+    LOCATION,
+    Answer,
+    Body,
+    Id,
+    Lines,
+    Operation,
+    Problem,
+    Time,
+    Unprocessed,
+    catch_up,
+    duration,
     encode,
     envelope,
     id_header,
+    invalid,
+    json_response,
     metadata,
+    outcome_at,
+    parse,
+    partition_of,
     publish_record,
+    read_body,
     token_of,
+    wait_for_outcome,
 )
-from engine.web.routing import partition_of
 from streams.events.inventory import INVENTORY_TYPES, AdjustStock
 from streams.topics import INVENTORY_COMMANDS
 from tables.inventory import HANDLED_STOCK_COMMANDS, INVENTORY_PATH, InventoryView, find_stock, inventory_view

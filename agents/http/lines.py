@@ -8,9 +8,8 @@ from typing import Any, TypedDict
 
 from aiohttp import web
 
-from engine.declare.topic import Topic
-from engine.web.answers import Problem, ProblemDetails, json_response
-from engine.web.publish import publish_commands, token_of
+from engine import Topic
+from engine.web import Problem, ProblemDetails, json_response, publish_commands, token_of
 
 LINES_PER_SLICE = 100  # about 5 ms; the loop is then given back
 PROBLEMS_MAX = 1000

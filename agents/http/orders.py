@@ -17,28 +17,36 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from agents.http.bodies import CancelOrderBody, ChangeOrderBody, PlaceOrderBody
-from engine.declare.envelope import Metadata, derived_id
-from engine.declare.operation import LOCATION, Answer, Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.log.ports import Position
-from engine.web.answers import ENGINE, TIMEOUT_S, Problem, invalid, json_response, unavailable
-from engine.web.bodies import read_body
-from engine.web.freshness import catch_up
-from engine.web.outcomes import Unprocessed, outcome_at, wait_for_outcome
-from engine.web.parameters import duration
-from engine.web.publish import (
+from engine import Metadata, Partition, Position, Service, derived_id
+from engine.web import (
     CORRELATION_ID,
+    ENGINE,
     ID_CHARACTERS_MAX,
     IDEMPOTENCY_KEY,
+    LOCATION,
+    ROUTER,
+    TIMEOUT_S,
+    Answer,
+    Operation,
+    Problem,
+    Unprocessed,
+    catch_up,
+    duration,
     encode,
     envelope,
     id_header,
+    invalid,
+    json_response,
     metadata,
+    outcome_at,
+    partition_of,
     publish_record,
+    read_body,
+    task_here,
     token_of,
+    unavailable,
+    wait_for_outcome,
 )
-from engine.web.routing import ROUTER, partition_of, task_here
 from streams.events.orders import CancelOrder, ConfirmOrder, OrderCommand, ShipOrder
 from streams.topics import ORDER_COMMANDS
 from streams.topics import ORDER_REQUESTS as REQUESTS_TOPIC

@@ -9,11 +9,22 @@ from aiohttp import web
 
 from agents.http.bodies import ChangeOrderBody
 from agents.http.orders import OrderAccepted
-from engine.declare.operation import LOCATION, Answer, Operation
-from engine.declare.service import Service
-from engine.web.answers import invalid, json_response
-from engine.web.bodies import read_body
-from engine.web.publish import CORRELATION_ID, ID_CHARACTERS_MAX, encode, envelope, metadata, publish_record, token_of
+from engine import Service
+from engine.web import (
+    CORRELATION_ID,
+    ID_CHARACTERS_MAX,
+    LOCATION,
+    Answer,
+    Operation,
+    encode,
+    envelope,
+    invalid,
+    json_response,
+    metadata,
+    publish_record,
+    read_body,
+    token_of,
+)
 from streams.events.sagas import SAGA_TYPES, ResumeSaga
 from streams.topics import SAGA_COMMANDS
 

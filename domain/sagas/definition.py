@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from domain.orders import Order
 from domain.sagas.state import Saga, StepRun, StepState
-from engine.declare.envelope import Message
+from engine import Message
 from streams.events.inventory import (
     ReleaseStock,
     ReserveStock,

@@ -14,8 +14,7 @@ from msgspec.structs import replace
 from domain.orders import Order
 from domain.sagas.definition import DEFINITIONS, NEWEST, Answer, CommandMaker, Step, step_of
 from domain.sagas.state import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING, Saga, StepRun
-from engine.declare.envelope import Envelope, Message
-from engine.declare.times import later
+from engine import Envelope, Message, later
 from streams.events.orders import OrderPlaced, SagaStyle
 
 TIMED_OUT: Final = "timed_out"

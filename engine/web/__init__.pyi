@@ -33,6 +33,8 @@ from engine.web.cursors import decode_cursor as decode_cursor
 from engine.web.cursors import encode_cursor as encode_cursor
 
 # Reads that are not older than a token, from one partition or from all.
+from engine.web.events import EventView as EventView
+from engine.web.events import event_views as event_views
 from engine.web.freshness import FRESHNESS as FRESHNESS
 from engine.web.freshness import Hop as Hop
 from engine.web.freshness import Path as Path
@@ -47,6 +49,8 @@ from engine.web.gathering import every_partition as every_partition
 from engine.web.gathering import every_row as every_row
 from engine.web.gathering import gather as gather
 from engine.web.gathering import own_partition as own_partition
+from engine.web.outcomes import Unprocessed as Unprocessed
+from engine.web.outcomes import outcome_at as outcome_at
 from engine.web.outcomes import wait_for_outcome as wait_for_outcome
 from engine.web.parameters import CURSOR as CURSOR
 from engine.web.parameters import LIMIT as LIMIT

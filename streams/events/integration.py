@@ -5,7 +5,7 @@ from typing import Any, Final, Generic, TypeVar, get_type_hints
 
 import msgspec
 
-from engine.declare.envelope import Envelope, Message, format_timestamp
+from engine import Envelope, Message, format_timestamp
 from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
 from streams.events.money import Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderItem, OrderPlaced, OrderRejected

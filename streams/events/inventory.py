@@ -4,7 +4,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from engine.declare.envelope import Id, Message
+from engine import Id, Message
 
 # What fits 64 bits; which quantities are good ones is the domain's decision.
 Quantity = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from engine.declare.envelope import Id, Message
+from engine import Id, Message
 from streams.events.money import Money, is_plain
 from streams.events.orders import OrderItem
 

@@ -4,8 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from engine.declare.envelope import Id, Message, Time
-from engine.declare.registry import EventRegistry
+from engine import EventRegistry, Id, Message, Time
 from streams.events.money import Money, is_plain
 
 SagaStyle = Literal["orchestration", "choreography"]

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from engine.declare.envelope import Id, Message
+from engine import Id, Message
 from streams.events.money import Money, is_plain
 
 

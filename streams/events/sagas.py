@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from engine.declare.envelope import Id, Message
+from engine import Id, Message
 
 
 class SagaMessage(Message, frozen=True, gc=False):

@@ -8,9 +8,7 @@ import re
 import tempfile
 from pathlib import Path
 
-from engine.declare.envelope import derived_id
-from engine.declare.errors import Unavailable
-from engine.observe.tracing.current import calling
+from engine import Unavailable, calling, derived_id
 from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery
 

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from engine.declare.envelope import Envelope, derived_id
+from engine import Envelope, derived_id
 from streams.events.money import Money
 from streams.events.notifications import SendNotification
 from streams.events.orders import OrderItem

@@ -18,9 +18,8 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from engine.calls.time_limit import slot
-from engine.declare.errors import Unavailable
-from engine.observe.tracing.current import Attributes, annotate, calling
+from engine import Attributes, Unavailable, annotate, calling
+from engine.inspection import slot
 from streams.mail.address import Mailbox
 from streams.mail.message import Mail
 from streams.mail.outcome import SENT, Delivery

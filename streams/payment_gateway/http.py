@@ -8,9 +8,8 @@ from typing import Annotated, Any, Final, TypeVar
 import httpx
 import msgspec
 
-from engine.calls.time_limit import slot
-from engine.declare.errors import Unavailable
-from engine.observe.tracing.current import answered, calling
+from engine import Unavailable, answered, calling
+from engine.inspection import slot
 from streams.events.money import Money
 from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.settings import Settings

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from engine.declare.errors import Unavailable
+from engine import Unavailable
 from streams.events.money import Money
 from streams.events.payment_answers import Charged, Declined, Refunded
 from streams.settings import Settings

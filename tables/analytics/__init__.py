@@ -6,7 +6,7 @@ Order events are keyed by order, so each partition sums up its own orders only. 
 from typing import Final
 
 from domain.analytics import AnalyticsState, Figures, ProductFigures
-from engine.declare.table import KeyCodec, Table
+from engine import KeyCodec, Table
 
 NO_CURRENCY: Final = "---"
 """What stands for the currency of orders that were refused: they have none."""

@@ -14,12 +14,22 @@ import msgspec
 from aiohttp import web
 
 from domain.analytics import AnalyticsState, Figures, ProductFigures
-from engine.declare.operation import Operation, Parameter
-from engine.declare.service import Service
-from engine.web.answers import invalid, json_response
-from engine.web.freshness import FRESHNESS, Hop, Path, catch_up
-from engine.web.gathering import ROWS_PER_SLICE, gather
-from engine.web.parameters import LIMIT, LIMIT_MAX, limit
+from engine import Service
+from engine.web import (
+    FRESHNESS,
+    LIMIT,
+    LIMIT_MAX,
+    ROWS_PER_SLICE,
+    Hop,
+    Operation,
+    Parameter,
+    Path,
+    catch_up,
+    gather,
+    invalid,
+    json_response,
+    limit,
+)
 from streams.events.money import AmountText, plain_text
 from streams.topics import ORDER_EVENTS
 from tables.analytics import (

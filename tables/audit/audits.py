@@ -11,13 +11,21 @@ from typing import Final, Literal
 import msgspec
 from aiohttp import web
 
-from engine.declare.envelope import format_timestamp
-from engine.failures.classify import INFRASTRUCTURE_ERRORS
-from engine.health.audits import AUDITS, CLEAN, DIFFERS, LAST, UNPROVEN, AuditOutcome, LastAudit
-from engine.health.faults import Fault
-from engine.log.ports import TransportError
-from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask
+from engine import format_timestamp
+from engine.inspection import (
+    AUDITS,
+    CLEAN,
+    DIFFERS,
+    INFRASTRUCTURE_ERRORS,
+    LAST,
+    UNPROVEN,
+    AuditOutcome,
+    Engine,
+    Fault,
+    LastAudit,
+    PartitionTask,
+    TransportError,
+)
 from tables.audit.findings import Difference
 from tables.audit.run import AuditRun
 from tables.audit.times import time_of_ms

@@ -9,10 +9,7 @@ from datetime import UTC, datetime, time, timedelta
 from typing import Final
 from weakref import WeakSet
 
-from engine.health.audits import AUDITS, LAST
-from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask
-from engine.store.store import StoreError
+from engine.inspection import AUDITS, LAST, Engine, PartitionTask, StoreError
 from streams.settings import shop_settings
 from tables.audit.audits import Audits, report_fault
 from tables.audit.times import time_of_ms

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from engine.declare.table import AnyTable, encode_prefix
-from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask
-from engine.positions.cut import Cut, take_cut
+from engine import AnyTable, encode_prefix
+from engine.inspection import Cut, Engine, PartitionTask, take_cut
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.comparison import compare_row
 from tables.audit.comparison.history import check_row

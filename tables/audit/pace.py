@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Final
 
-from engine.partition.engine import Engine
+from engine.inspection import Engine
 
 SLICE_S: Final = 0.005
 BUSY_PAUSE_S: Final = 0.02  # a fifth of the time at most while the worker has other work

@@ -7,11 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
-from engine.declare.envelope import Envelope
-from engine.declare.errors import RecordError
-from engine.log.embedded.errors import LogError
-from engine.log.ports import Record, TransportError
-from engine.partition.engine import Engine
+from engine import Envelope, Record, RecordError
+from engine.inspection import Engine, LogError, TransportError
 from tables.audit.findings import EVENT_UNREADABLE, Findings
 from tables.audit.pace import Pace
 from tables.audit.unsettled import NONE_UNSETTLED, Unsettled

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from engine.partition.engine import Engine
-from engine.partition.task import PartitionTask
-from engine.positions.cut import Cut, take_cut
+from engine.inspection import Cut, Engine, PartitionTask, take_cut
 from streams.topics import CUSTOMER_ORDER_EVENTS, INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.comparison import compare
 from tables.audit.comparison.history import compare_history

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from engine.declare.table import encode_prefix
-from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED
-from engine.failures.lanes import WAITING
-from engine.store.snapshot import StoreSnapshot
+from engine import encode_prefix
+from engine.inspection import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DISCARDED, WAITING, StoreSnapshot
 from tables.audit.pace import Pace
 from tables.audit.walk import walk
 

@@ -8,11 +8,19 @@ from typing import TypedDict
 
 from aiohttp import web
 
-from engine.declare.operation import Operation
-from engine.declare.service import Service
-from engine.partition.task import PartitionTask
-from engine.web.answers import ENGINE, TIMEOUT_MAX_S, Problem, json_response, unavailable
-from engine.web.routing import ROUTER, partition_of, task_here
+from engine import Service
+from engine.inspection import PartitionTask
+from engine.web import (
+    ENGINE,
+    ROUTER,
+    TIMEOUT_MAX_S,
+    Operation,
+    Problem,
+    json_response,
+    partition_of,
+    task_here,
+    unavailable,
+)
 from tables.audit.audits import AUDITS_KEY, AuditReport, Audits
 from tables.audit.findings import Difference
 from tables.audit.nightly import NightlyAudits

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Final
 
-from engine.declare.table import AnyTable
-from engine.store.snapshot import StoreSnapshot
+from engine import AnyTable
+from engine.inspection import StoreSnapshot
 from tables.audit.pace import Pace
 
 ROWS_AT_ONCE: Final = 200

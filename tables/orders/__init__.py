@@ -3,7 +3,7 @@
 import msgspec
 
 from domain.orders import Order
-from engine.declare.table import NUMBERED_KEY, Table
+from engine import NUMBERED_KEY, Table
 
 
 class HandledCommand(msgspec.Struct, frozen=True, gc=False):

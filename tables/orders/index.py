@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from engine.declare.table import KeyCodec, Table, encode_prefix
+from engine import KeyCodec, Table, encode_prefix
 from tables.orders.places import PLACE_BYTES_MIN, decode_place, encode_place
 
 

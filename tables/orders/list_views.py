@@ -11,14 +11,24 @@ import msgspec
 from aiohttp import web
 
 from domain.orders import CANCELLED, CONFIRMED, PENDING, REJECTED
-from engine.declare.operation import Operation, Parameter
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.web.answers import invalid, json_response, time_of
-from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
-from engine.web.freshness import FRESHNESS, by_key, catch_up
-from engine.web.gathering import every_partition, own_partition
-from engine.web.parameters import CURSOR, LIMIT
+from engine import Partition, Service
+from engine.web import (
+    CURSOR,
+    FRESHNESS,
+    LIMIT,
+    InvalidCursor,
+    Operation,
+    Parameter,
+    by_key,
+    catch_up,
+    decode_cursor,
+    encode_cursor,
+    every_partition,
+    invalid,
+    json_response,
+    own_partition,
+    time_of,
+)
 from tables.orders.lists import OrderPage, OrderQuery, customer_page, merged, partition_page
 from tables.orders.places import PLACE_BYTES_MIN, decode_place
 from tables.orders.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderSummaryView

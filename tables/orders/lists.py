@@ -13,8 +13,7 @@ from typing import Final
 import msgspec
 
 from domain.orders import UNKNOWN, Order
-from engine.declare.partition import Partition
-from engine.declare.table import encode_prefix
+from engine import Partition, encode_prefix
 from tables.orders import ORDERS
 from tables.orders.customer_orders import CUSTOMER_ORDERS, CustomerOrder
 from tables.orders.index import ORDERS_BY_TIME

@@ -8,10 +8,8 @@ from typing import Annotated, Final
 import msgspec
 
 from domain.orders import UNKNOWN, Order
-from engine.declare.envelope import Envelope, TimeText, format_timestamp
-from engine.declare.partition import Partition
-from engine.declare.table import encode_prefix
-from engine.web.freshness import Hop, Path
+from engine import Envelope, Partition, TimeText, encode_prefix, format_timestamp
+from engine.web import Hop, Path
 from streams.events.money import Money
 from streams.events.orders import OrderRejected
 from streams.topics import CUSTOMER_ORDER_EVENTS, ORDER_COMMANDS, ORDER_EVENTS, SAGA_COMMANDS

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from engine.declare.table import Table
+from engine import Table
 
 FINGERPRINT_HEADER = "body_fingerprint"
 """The header of a request's record that tells bodies apart."""

@@ -7,13 +7,8 @@ from typing import Any
 from aiohttp import web
 
 from domain.orders import UNKNOWN, Order, replay
-from engine.declare.envelope import Envelope
-from engine.declare.operation import Operation, Parameter
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.web.answers import ENGINE, Problem, invalid, json_response, time_of
-from engine.web.freshness import by_key
-from engine.web.parameters import optional_number
+from engine import Envelope, Partition, Service
+from engine.web import ENGINE, Operation, Parameter, Problem, by_key, invalid, json_response, optional_number, time_of
 from tables.orders.queries import ORDER_PATH, OrderView, order_history, order_view
 
 service = Service("order-state")

@@ -5,22 +5,23 @@ from typing import TypedDict
 from aiohttp import web
 
 from domain.orders import Order
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition, Rendering
-from engine.declare.service import Service
-from engine.web.answers import (
+from engine import Partition, Rendering, Service
+from engine.web import (
     ENGINE,
     TIMEOUT_S,
+    EventView,
+    Operation,
     Problem,
+    Wanted,
+    by_key,
     duration_parameter,
     encode_json,
+    event_views,
     int_parameter,
     json_answer,
     json_response,
+    wait_here,
 )
-from engine.web.event_views import EventView, event_views
-from engine.web.freshness import by_key, wait_here
-from engine.work.waiters import Wanted
 from tables.orders import ORDERS
 from tables.orders.queries import (
     ORDER_PATH,

@@ -7,9 +7,8 @@ from typing import Final
 
 from aiohttp import web
 
-from engine.declare.operation import Undocumented
-from engine.declare.service import Service
-from engine.web.answers import Problem
+from engine import Service
+from engine.web import Problem, Undocumented
 from tables.page.files import INDEX, asset
 
 service = Service("page")

@@ -9,7 +9,7 @@ from typing import Final, Self
 import msgspec
 
 from domain.analytics import ZERO
-from engine.declare.table import Table
+from engine import Table
 from streams.events.money import EXACT_SUMS
 
 STOCK_KEY: Final = "stock"

@@ -11,11 +11,8 @@ from aiohttp import web
 
 from domain.analytics import ZERO, Figures
 from domain.sagas.state import COMPENSATED, COMPENSATING, COMPENSATION_FAILED, COMPLETED, RUNNING
-from engine.declare.operation import Operation
-from engine.declare.service import Service
-from engine.web.answers import json_response
-from engine.web.freshness import FRESHNESS, Hop, catch_up, catch_up_with_now
-from engine.web.gathering import every_row, gather
+from engine import Service
+from engine.web import FRESHNESS, Hop, Operation, catch_up, catch_up_with_now, every_row, gather, json_response
 from streams.events.money import EXACT_SUMS, AmountText, plain_text
 from streams.topics import INVENTORY_EVENTS, ORDER_EVENTS, PAYMENT_EVENTS
 from tables.analytics import ANALYTICS_TOTALS, NO_CURRENCY

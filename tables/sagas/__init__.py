@@ -3,7 +3,7 @@
 import msgspec
 
 from domain.sagas.state import Saga
-from engine.declare.table import Table
+from engine import Table
 
 
 class SagaCount(msgspec.Struct, frozen=True, gc=False):

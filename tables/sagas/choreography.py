@@ -2,8 +2,7 @@
 
 import msgspec
 
-from engine.declare.envelope import Metadata
-from engine.declare.table import Table
+from engine import Metadata, Table
 
 
 class Releases(msgspec.Struct, frozen=True, gc=False):

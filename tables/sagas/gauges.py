@@ -8,9 +8,8 @@ from itertools import islice
 from typing import Final
 
 from domain.sagas.state import COMPENSATING, COMPENSATION_FAILED, RUNNING
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.timers import TIMERS
+from engine import Partition, Service
+from engine.inspection import TIMERS
 from tables.sagas import FAILED_SAGAS, SAGAS
 
 ROWS_MAX: Final = 100

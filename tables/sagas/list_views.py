@@ -7,14 +7,19 @@ from typing import Final, TypedDict
 from aiohttp import web
 
 from domain.sagas.state import COMPENSATION_FAILED
-from engine.declare.operation import Operation, Parameter
-from engine.declare.service import Service
-from engine.declare.times import format_ms
-from engine.web.answers import invalid, json_response
-from engine.web.freshness import FRESHNESS, catch_up
-from engine.web.gathering import TableRow
-from engine.web.parameters import CURSOR, LIMIT
-from engine.web.routes.tables import rows_of
+from engine import Service, format_ms
+from engine.web import (
+    CURSOR,
+    FRESHNESS,
+    LIMIT,
+    Operation,
+    Parameter,
+    TableRow,
+    catch_up,
+    invalid,
+    json_response,
+    rows_of,
+)
 from tables.orders.queries import SAGA_PATH
 from tables.sagas import FAILED_SAGAS
 

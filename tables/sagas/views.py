@@ -12,13 +12,8 @@ from domain.orders import Order
 from domain.sagas.definition import Step, step_of
 from domain.sagas.machine import NO_ANSWER, Policy, wakes_at
 from domain.sagas.state import RUNNING, Saga, StepRun
-from engine.declare.envelope import Message, TimeText
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.times import format_ms
-from engine.web.answers import ENGINE, Problem, json_response
-from engine.web.freshness import by_key
+from engine import Message, Partition, Service, TimeText, format_ms
+from engine.web import ENGINE, Operation, Problem, by_key, json_response
 from streams.settings import Settings, shop_settings
 from tables.orders import ORDERS
 from tables.orders.queries import SAGA_PATH

@@ -16,9 +16,7 @@ from domain.payments import FAILED, Payment
 from domain.sagas.definition import CHARGE, RESERVE, Step, step_of
 from domain.sagas.machine import NO_ANSWER, business_time, command_step, undos_of
 from domain.sagas.state import Saga, StepRun
-from engine.declare.envelope import Envelope, Message, derived_id, format_timestamp
-from engine.declare.times import format_ms
-from engine.declare.topic import Topic
+from engine import Envelope, Message, Topic, derived_id, format_ms, format_timestamp
 from streams.events.inventory import ShipStock
 from streams.events.notifications import SendNotification
 from streams.events.orders import (

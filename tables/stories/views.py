@@ -13,16 +13,24 @@ import msgspec
 from aiohttp import web
 
 from domain.orders import UNKNOWN
-from engine.declare.envelope import Envelope
-from engine.declare.operation import Operation
-from engine.declare.partition import Partition
-from engine.declare.service import Service
-from engine.declare.table import encode_prefix
-from engine.web.answers import ENGINE, int_parameter, invalid, json_response
-from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
-from engine.web.freshness import FRESHNESS, by_key, catch_up
-from engine.web.gathering import every_partition, own_partition
-from engine.web.parameters import CURSOR, number
+from engine import Envelope, Partition, Service, encode_prefix
+from engine.web import (
+    CURSOR,
+    ENGINE,
+    FRESHNESS,
+    InvalidCursor,
+    Operation,
+    by_key,
+    catch_up,
+    decode_cursor,
+    encode_cursor,
+    every_partition,
+    int_parameter,
+    invalid,
+    json_response,
+    number,
+    own_partition,
+)
 from tables.notifications import notifications_of
 from tables.orders import ORDERS
 from tables.orders.index import ORDERS_BY_CORRELATION

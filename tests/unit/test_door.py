@@ -55,7 +55,7 @@ def imports_of(file: Path) -> set[str]:
     return found | {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
 
 
-@pytest.mark.parametrize("folder", ["examples"])
+@pytest.mark.parametrize("folder", ["streams", "domain", "tables", "agents", "cli", "examples"])
 def test_applications_import_from_the_engine_by_its_door_alone(folder: str) -> None:
     files = list((ROOT / folder).rglob("*.py"))
     assert files
@@ -66,6 +66,19 @@ def test_applications_import_from_the_engine_by_its_door_alone(folder: str) -> N
         if module.split(".")[0] == "engine" and module not in ROOMS
     }
     assert past_the_door == set()
+
+
+def test_the_domain_takes_messages_and_times_of_the_door_and_nothing_else() -> None:
+    homes = names_in(ROOT / "engine" / "__init__.pyi")
+    nodes = [node for file in (ROOT / "domain").rglob("*.py") for node in ast.walk(ast.parse(file.read_text()))]
+    taken = {
+        homes[name.name][0]
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "engine"
+        for name in node.names
+    }
+    assert taken == {"engine.declare.envelope", "engine.declare.times"}
+    assert not any(name.name == "engine" for node in nodes if isinstance(node, ast.Import) for name in node.names)
 
 
 def test_the_sensors_know_no_shop() -> None:

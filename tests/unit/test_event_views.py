@@ -7,7 +7,7 @@ import msgspec
 
 from engine.declare.envelope import Message, Metadata, encode_envelope, new_envelope
 from engine.declare.registry import EventRegistry
-from engine.web.event_views import event_views
+from engine.web.events import event_views
 from engine.web.live.figures import Figures
 
 

@@ -22,7 +22,7 @@ from engine.log.ports import Record, TransportError
 from engine.observe.records import RecordView, read_page, record_view
 from engine.partition.engine import Engine
 from engine.web.dead_letters.queries import LetterView, lane_behind, letter_view, text_of
-from engine.web.event_views import EventView, event_views
+from engine.web.events import EventView, event_views
 
 WAITING_SHOWN: Final = 20
 EVENTS_SHOWN: Final = 10

@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from domain.analytics import Figures
-from engine.declare.table import AnyTable
-from engine.store.snapshot import StoreSnapshot
+from engine import AnyTable
+from engine.inspection import StoreSnapshot
 from tables.audit.findings import ROW_DIFFERS, ROW_MISSING, ROW_UNFOUNDED, ROW_UNREADABLE, Findings
 from tables.audit.folds import RowLedger
 from tables.audit.pace import Pace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.store.snapshot import StoreSnapshot
+from engine.inspection import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_UNFOUNDED, Findings
 from tables.audit.folds.orders import OrderFold

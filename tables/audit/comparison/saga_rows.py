@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from domain.orders import PENDING
-from engine.store.snapshot import StoreSnapshot
+from engine.inspection import StoreSnapshot
 from streams.topics import ORDER_EVENTS
 from tables.audit.findings import ROW_MISSING, ROW_UNFOUNDED, Findings
 from tables.audit.folds.orders import OrderEntry, OrderFold

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.declare.envelope import Envelope, derived_id
-from engine.log.ports import Record
-from engine.partition.engine import Engine
+from engine import Envelope, Record, derived_id
+from engine.inspection import Engine
 from streams.topics import CUSTOMER_ORDER_EVENTS
 from tables.audit.findings import EVENT_MISSING, EVENT_UNFOUNDED, Findings
 from tables.audit.folds.orders import OrderFold

@@ -7,9 +7,7 @@ from typing import Any, Protocol
 
 from msgspec import UNSET
 
-from engine.declare.envelope import Envelope, derived_id
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record, derived_id
 from tables.audit.findings import (
     EVENT_IMPOSSIBLE,
     EVENT_MISPLACED,

@@ -13,9 +13,7 @@ from msgspec.structs import replace
 
 from domain.analytics import AnalyticsState, Figures, ProductFigures
 from domain.orders import Order
-from engine.declare.envelope import Envelope
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record
 from streams.events.inventory import StockAdded, StockShipped
 from streams.events.money import EXACT_SUMS
 from streams.events.orders import (

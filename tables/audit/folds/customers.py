@@ -8,9 +8,7 @@ from typing import Any
 
 import msgspec
 
-from engine.declare.envelope import Envelope
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record
 from streams.events.money import EXACT_SUMS, Money
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.topics import CUSTOMER_ORDER_EVENTS

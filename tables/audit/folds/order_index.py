@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from engine.declare.envelope import Envelope
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record
 from streams.events.orders import OrderPlaced, OrderRejected, PlaceOrder
 from tables.audit.folds import RowLedger
 from tables.audit.ledger import Entry, Ledger, Scratch

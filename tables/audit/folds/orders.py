@@ -11,10 +11,8 @@ import msgspec
 from msgspec.structs import replace
 
 from domain.orders import CANCELLED, CONFIRMED, PENDING, REJECTED, UNKNOWN, Order
-from engine.declare.envelope import Envelope
-from engine.declare.table import NUMBERED_KEY, AnyTable
-from engine.log.ports import Record
-from engine.store.snapshot import StoreSnapshot
+from engine import NUMBERED_KEY, AnyTable, Envelope, Record
+from engine.inspection import StoreSnapshot
 from streams.events.money import EXACT_SUMS
 from streams.events.orders import (
     CancelOrder,

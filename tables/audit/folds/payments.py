@@ -8,9 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.payments import FAILED, RECEIVED, REFUNDED, Payment
-from engine.declare.envelope import Envelope
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record
 from streams.events.payments import PaymentFailed, PaymentReceived, PaymentRefunded, PaymentRefundFailed
 from streams.topics import PAYMENT_EVENTS
 from tables.audit.findings import Findings

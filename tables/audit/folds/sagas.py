@@ -10,8 +10,7 @@ import msgspec
 from domain.orders import CANCELLED, PENDING
 from domain.payments import FAILED, RECEIVED, REFUNDED
 from domain.sagas.state import COMPENSATED, COMPENSATION_FAILED, COMPLETED, Saga, StepRun
-from engine.declare.envelope import Envelope, derived_id
-from engine.log.ports import Record
+from engine import Envelope, Record, derived_id
 from streams.events.inventory import StockReleased, StockReservationFailed, StockReserved
 from streams.topics import ORDER_EVENTS, PAYMENT_EVENTS, SAGA_REPLIES
 from tables.audit.findings import ROW_DIFFERS, ROW_UNFOUNDED, SUM_DIFFERS, Findings

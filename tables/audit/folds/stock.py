@@ -8,9 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from domain.inventory import FAILED, RELEASED, RESERVED, SHIPPED, Reservation, Stock
-from engine.declare.envelope import Envelope
-from engine.declare.table import AnyTable
-from engine.log.ports import Record
+from engine import AnyTable, Envelope, Record
 from streams.events.inventory import (
     InventoryRejected,
     StockAdded,
