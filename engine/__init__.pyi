@@ -2,6 +2,7 @@
 
 # The readers of topics.
 from engine.declare.agent import Agent as Agent
+from engine.declare.agent import Projection as Projection
 
 # The names of an application.
 from engine.declare.application import Application as Application
@@ -26,7 +27,6 @@ from engine.declare.errors import Unavailable as Unavailable
 # Services: agents, tables, topics, timers.
 from engine.declare.partition import Partition as Partition
 from engine.declare.partition import Rendering as Rendering
-from engine.declare.projection import Projection as Projection
 from engine.declare.registry import EventRegistry as EventRegistry
 from engine.declare.service import Service as Service
 from engine.declare.settings import APP_ID_PATTERN as APP_ID_PATTERN

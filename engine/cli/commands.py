@@ -10,8 +10,8 @@ import click
 from engine.cli.accept_loss import accept_loss
 from engine.cli.adopt import adopt
 from engine.cli.contracts import contracts
-from engine.cli.dead_letters import dead_letters
 from engine.cli.doctor import doctor
+from engine.cli.letters.commands import dead_letters
 from engine.cli.log import log
 from engine.cli.program import Group, Program
 from engine.cli.rebuild import rebuild

@@ -5,15 +5,19 @@ from typing import Any, NamedTuple, TypeVar, overload
 
 from aiohttp import web
 
-from engine.declare.agent import Agent, Opens
+from engine.declare.agent import Agent, Opens, Projection
 from engine.declare.envelope import Message
 from engine.declare.handlers import Handler, TimerHandler
-from engine.declare.live import Figure, FigureFunction, History, LiveTable, LiveView
 from engine.declare.operation import Operation, Undocumented
-from engine.declare.projection import Projection
+from engine.declare.partition import Partition
 from engine.declare.registry import EventRegistry
 from engine.declare.table import AnyTable
 from engine.declare.topic import Topic
+
+LiveView = Callable[[int, Any, Any], Any]
+"""Makes an item of partition number, key and row; None where the row is not shown."""
+
+FigureFunction = Callable[[Partition], Mapping[str, int]]
 
 A = TypeVar("A", bound=Agent[Any])
 C = TypeVar("C")
@@ -26,6 +30,32 @@ H = TypeVar("H", bound=Callable[..., None])
 WebSetup = Callable[[web.Application], None]
 RouteFunction = Callable[[web.Request], Awaitable[web.StreamResponse]]
 R = TypeVar("R", bound=RouteFunction)
+
+
+class LiveTable(NamedTuple):
+    """A table whose changes `/live` tells as `event`."""
+
+    table: AnyTable
+    event: str
+    view: LiveView
+
+
+class Figure(NamedTuple):
+    """Counts by state among the figures of `/live`: `read` makes one partition's part, which changes with `table`."""
+
+    name: str
+    table: AnyTable
+    read: FigureFunction
+
+
+class History(NamedTuple):
+    """Where the events of aggregates are: a table whose keys begin with the aggregate's id, or a topic.
+
+    A topic is looked into for the aggregates of `topics` alone, and in its newest records alone.
+    """
+
+    where: AnyTable | Topic
+    topics: Sequence[Topic]
 
 
 class ServiceGauge(NamedTuple):

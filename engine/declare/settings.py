@@ -1,5 +1,8 @@
 """Settings of the engine: environment variables with the application's prefix, or the same names in a `.env` file."""
 
+import functools
+import ipaddress
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
@@ -10,7 +13,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotParsed
 
 from engine.declare.application import Application
-from engine.declare.host import own_address
 from engine.log.kafka.tls import UnusableTlsFiles, tls_context
 from engine.log.ports import TOPIC_RECORD_BYTES_MAX
 
@@ -374,3 +376,21 @@ def _allowed(settings: type[Settings], name: str) -> str | None:
     limits = [f"{words[sign]} {bound}" for sign in words for rule in field.metadata
               if (bound := getattr(rule, sign, None)) is not None]  # fmt: skip
     return f"must be {kind}{', ' if limits else ''}{' and '.join(limits)}"
+
+
+@functools.cache
+def own_address(bound: str) -> str:
+    """The address that this machine's name stands for; the name where it is no use.
+
+    `bound` is what the server listens on: 0.0.0.0 or ::, which are all addresses of one kind only. In a container the
+    name stands for the container's own address, also where others could not look it up.
+    """
+    name, family = socket.gethostname(), socket.AF_INET6 if ":" in bound else socket.AF_INET
+    try:
+        found = socket.getaddrinfo(name, None, family, socket.SOCK_STREAM)
+    except OSError:
+        return name
+    for address in (ipaddress.ip_address(str(sockaddr[0]).partition("%")[0]) for *_, sockaddr in found):
+        if not address.is_loopback and not address.is_link_local:
+            return str(address)
+    return name

@@ -18,8 +18,8 @@ from faust.exceptions import ImproperlyConfigured
 from faust.transport.drivers import TRANSPORTS
 
 from engine.contracts.documents import DOCUMENTS, Documents
+from engine.declare.agent import Projection
 from engine.declare.handlers import Handler
-from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
 from engine.declare.settings import Settings, SettingsError, load_settings

@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from engine.calls.circuit import Circuit, Pause
+from engine.declare.agent import Projection
 from engine.declare.envelope import Envelope
 from engine.declare.handlers import Acceptance, RecordHandler, SharedAcceptance, TimerHandler, acceptance
-from engine.declare.projection import Projection
 from engine.declare.registry import EventRegistry
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable

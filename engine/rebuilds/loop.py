@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from engine.declare.projection import Projection
+from engine.declare.agent import Projection
 from engine.declare.unit_of_work import UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of
 from engine.failures.lane_loop import LaneLoop

@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
+from engine.declare.agent import Projection
 from engine.declare.errors import RecordError
-from engine.declare.projection import Projection
 from engine.declare.table import AnyTable, encode_prefix
 from engine.declare.unit_of_work import MISSING, UnitOfWork
 from engine.failures.classify import INFRASTRUCTURE_ERRORS, InfrastructureError, text_of

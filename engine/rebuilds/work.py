@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from engine.declare.agent import Projection
 from engine.declare.envelope import Envelope
-from engine.declare.projection import Projection
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable, Table
 from engine.declare.topic import Topic

@@ -13,7 +13,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from aiohttp import web
 
-from engine.declare.projection import Projection
+from engine.declare.agent import Projection
 from engine.partition.task import PartitionTask
 from engine.rebuilds.loop import Progress, RebuildUnderWay
 from engine.rebuilds.rows import CANCELLED, DONE, FAILED, RUNNING, SAMPLES_MAX, Difference, Rebuild, RebuildState

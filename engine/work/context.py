@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from engine.calls.circuit import Circuit
+from engine.declare.agent import Projection
 from engine.declare.handlers import Acceptance, RecordHandler, TimerHandler
-from engine.declare.projection import Projection
 from engine.declare.settings import Settings
 from engine.declare.table import AnyTable
 from engine.declare.topic import Topic

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from engine.declare.projection import Projection
+from engine.declare.agent import Projection
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic

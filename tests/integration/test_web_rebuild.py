@@ -18,7 +18,7 @@ from agents.analytics import TABLES as ANALYTICS
 from domain.analytics import Figures
 from engine.cli.rebuild import rebuild as rebuild_command
 from engine.cli.rebuild import text_of
-from engine.declare.projection import Projection
+from engine.declare.agent import Projection
 from engine.declare.table import Table
 from engine.declare.timers import TIMERS
 from engine.faust.app import EngineApp

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from engine.declare.agent import Agent
+from engine.declare.agent import Agent, Projection
 from engine.declare.envelope import Envelope
-from engine.declare.projection import Projection
 from engine.declare.service import Service
 from engine.declare.table import Table
 from engine.declare.topic import Topic

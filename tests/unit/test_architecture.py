@@ -1,14 +1,16 @@
-"""Rules of the code as a whole that import-linter does not reach: no circles of imports, no module that is too long."""
+"""Rules of the code as a whole that import-linter does not reach: circles of imports, long modules, full folders."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("engine", "streams", "domain", "tables", "agents", "cli", "examples")
 LINES_MAX = 400
+MODULES_MAX = 15  # in a folder
 
 
 def modules_of(root: Path) -> dict[str, Path]:
@@ -48,3 +50,10 @@ def test_no_module_is_longer_than_400_lines() -> None:
     lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in modules_of(ROOT).items()}
     del lines["examples.sensors.app"]  # a whole application in one file, to be read from top to bottom
     assert {name: count for name, count in lines.items() if count > LINES_MAX} == {}
+
+
+def test_no_folder_has_more_than_15_modules() -> None:
+    in_folder = Counter(
+        file.parent.relative_to(ROOT).as_posix() for file in modules_of(ROOT).values() if file.name != "__init__.py"
+    )
+    assert {folder: count for folder, count in in_folder.items() if count > MODULES_MAX} == {}

@@ -22,9 +22,9 @@ from cli.run import addresses, for_a_first_look
 from cli.sums import Check, Reconciliation, printable
 from engine.cli.client import Refused, path_of
 from engine.cli.console import PlainSteps
-from engine.cli.dead_letters import dead_letters
 from engine.cli.doctor import given_names, lines_of, unknown_variables
-from engine.cli.letter_text import group_table, letter_table, letter_text
+from engine.cli.letters.commands import dead_letters
+from engine.cli.letters.text import group_table, letter_table, letter_text
 from engine.cli.topics import TopicRow, table
 from engine.declare.settings import SettingsError
 from engine.health.check import Check as DoctorsCheck

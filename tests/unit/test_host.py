@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.declare.host import own_address
+from engine.declare.settings import own_address
 from streams.settings import Settings
 
 

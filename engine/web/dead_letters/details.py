@@ -10,8 +10,8 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from engine.declare.envelope import TimeText
-from engine.declare.live import History
 from engine.declare.partition import Partition
+from engine.declare.service import History
 from engine.declare.table import encode_prefix
 from engine.declare.times import format_ms
 from engine.declare.topic import Topic

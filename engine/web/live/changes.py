@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any, Final
 
-from engine.declare.live import LiveTable
+from engine.declare.service import LiveTable
 from engine.failures.dead_letters import CLOSED_DEAD_LETTERS, DEAD_LETTERS, DeadLetter, letter_id
 from engine.work.commit_listeners import ChangedRows
 

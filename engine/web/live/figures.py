@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from engine.declare.live import Figure
+from engine.declare.service import Figure
 from engine.failures.dead_letters import DEAD_LETTER_COUNTS
 from engine.observe.gauges import Gauges
 from engine.partition.engine import Engine

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from engine.declare.agent import Projection
 from engine.declare.operation import Operation
-from engine.declare.projection import Projection
 from engine.declare.service import Service
 from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask

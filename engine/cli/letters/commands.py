@@ -12,7 +12,7 @@ import msgspec
 
 from engine.cli.client import Refused, WorkerClient, client_for, path_of
 from engine.cli.console import Failure, echo, echo_json, example, run_until_interrupted, settings_from
-from engine.cli.letter_text import group_table, letter_table, letter_text
+from engine.cli.letters.text import group_table, letter_table, letter_text
 from engine.cli.program import Group, in_words
 from engine.cli.waiting import wait_for_token
 

@@ -1,0 +1,1 @@
+"""Dead letters on the command line: the commands, and how letters look in a terminal."""
