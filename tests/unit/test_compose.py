@@ -53,7 +53,8 @@ def test_the_compose_file_is_one() -> None:
 
 
 def test_what_the_image_is_made_of_is_there_and_not_ignored() -> None:
-    copied = [rest.split()[0] for name, rest in instructions() if name == "COPY" and "--from" not in rest]
+    copies = [rest.split() for name, rest in instructions() if name == "COPY" and "--from" not in rest]
+    copied = [source for *sources, _ in copies for source in sources]
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert set(copied) == allowed
     assert all((ROOT / path).exists() for path in copied)

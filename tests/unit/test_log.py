@@ -608,7 +608,7 @@ ROOT = Path(log_module.__file__).parents[3]
 PRELUDE = """
 import os, resource, sys
 from pathlib import Path
-from engine.log.embedded import storage
+from engine.log.embedded import storage as log_storage
 from engine.log.embedded.log import *
 """
 
@@ -706,7 +706,7 @@ commit(2)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 assert fails_to_commit(3)
 check(2)
-storage.REOPEN_PAUSE_S = 0.0
+log_storage.REOPEN_PAUSE_S = 0.0
 try:
     storage.write([(b"behind", b"a failed write")])
 except LogWriteFailed as error:

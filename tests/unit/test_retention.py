@@ -9,13 +9,16 @@ from typing import Any
 import pytest
 
 from engine.health.retention import check_retention, retention_left
+from engine.work.backlog import Backlog
 
 DAY_MS = 86_400_000
 SOURCE = "send-notifications", "notification-commands"
 
 
 def engine(age_ms: int, retention_ms: int | None, transport: str = "kafka") -> Any:
-    task = SimpleNamespace(oldest_ms={SOURCE: int(time.time() * 1000) - age_ms})
+    backlog = Backlog(lambda: None)
+    backlog.oldest_ms[SOURCE] = int(time.time() * 1000) - age_ms
+    task = SimpleNamespace(backlog=backlog)
     watch = SimpleNamespace(retention_ms=lambda topic: retention_ms)
     return SimpleNamespace(settings=SimpleNamespace(transport=transport), tasks={1: task}, source_watch=watch)
 
