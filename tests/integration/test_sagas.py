@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from agents.http import bodies
 from domain.orders import Order
 from domain.sagas.state import Saga
 from engine.declare import handlers
 from engine.faust.app import EngineApp
+from engine.web import bodies
 from streams.settings import Settings
 from tables.orders import ORDERS
 from tables.sagas import SAGAS
