@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agents.http.lines import LinesAccepted, take_lines
 from domain.inventory import BELOW_RESERVED, ON_HAND_MAX
-from engine import Metadata, Partition, Position, Service, derived_id
+from engine import Metadata, Partition, Service, derived_id
 from engine.web import (
     CORRELATION_ID,
     ENGINE,
@@ -20,13 +20,15 @@ from engine.web import (
     LOCATION,
     Answer,
     Body,
+    CommandAsked,
+    Engine,
     Id,
     Lines,
     Operation,
+    PartitionTask,
     Problem,
     Time,
     Unprocessed,
-    catch_up,
     duration,
     encode,
     envelope,
@@ -34,9 +36,8 @@ from engine.web import (
     invalid,
     json_response,
     metadata,
-    outcome_at,
+    outcome_of,
     parse,
-    partition_of,
     publish_record,
     read_body,
     token_of,
@@ -100,44 +101,24 @@ async def adjust_stock(request: web.Request) -> web.StreamResponse:
     command_id = _command_id(product_id, body, key)
     value = _record(request, product_id, body, command_id, metadata(request))
     position = await publish_record(request, INVENTORY_COMMANDS, product_id, value)
-    found = await _outcome_within(request, product_id, command_id, position, wait_s) if wait_s > 0 else None
-    if found is not None:
-        return found
+    if wait_s > 0:
+        found = await wait_for_outcome(request, stock_outcome, position, product_id, command_id, wait_s)
+        if found is not None:
+            return json_response(found, 200, {"Location": _location(product_id)})
     answer = StockAccepted(product_id=product_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": _location(product_id)})
 
 
-async def _outcome_within(
-    request: web.Request, product_id: str, command_id: str, position: Position, wait_s: float
-) -> web.Response | None:
-    """What became of a command, None when that is not known within `wait_s` seconds; raises problems."""
-    path = f"/internal/stock-outcomes/{quote(product_id, safe='')}/{quote(command_id, safe='')}"
-    return await wait_for_outcome(
-        request,
-        INVENTORY_PATH[-1],
-        position,
-        lambda task: outcome(task, product_id, command_id),
-        path,
-        _location(product_id),
-        wait_s,
+@service.query("stock-outcome")
+async def stock_outcome(engine: Engine, task: PartitionTask, asked: CommandAsked) -> InventoryView | None:
+    """What `?wait=` of a command answers, of the product's partition."""
+    return await outcome_of(
+        engine, task, asked, INVENTORY_PATH[-1], lambda partition: outcome(partition, asked.key, asked.command_id)
     )
 
 
-@service.route("GET", "/internal/stock-outcomes/{product_id}/{command_id}")
-async def get_stock_outcome(request: web.Request) -> web.StreamResponse:
-    """For other workers: what `PUT /inventory/{product_id}?wait=` answers, from the product's partition; 504 when that
-    takes longer.
-    """
-    product_id, command_id = request.match_info["product_id"], request.match_info["command_id"]
-    number = partition_of(request, product_id)
-    request.app[ENGINE].task(number)
-    await catch_up(request, INVENTORY_PATH, number)
-    task = request.app[ENGINE].task(number)
-    return await outcome_at(task, INVENTORY_PATH[-1], lambda task: outcome(task, product_id, command_id))
-
-
-def outcome(task: Partition, product_id: str, command_id: str) -> web.Response:
-    """200 with the stock that the command changed; raises a problem with the reason when it was refused.
+def outcome(task: Partition, product_id: str, command_id: str) -> InventoryView:
+    """The stock that the command changed; raises a problem with the reason when it was refused.
 
     Raises Unprocessed when nothing came of it.
     """
@@ -150,7 +131,7 @@ def outcome(task: Partition, product_id: str, command_id: str) -> web.Response:
         raise Problem(409, detail, reason="already_used", product_id=product_id)
     if handled is None or stock is None:
         raise Unprocessed(f"the command for product {product_id} is not processed", product_id=product_id)
-    return json_response(inventory_view(stock), 200, {"Location": _location(product_id)})
+    return inventory_view(stock)
 
 
 @service.route(

@@ -27,10 +27,12 @@ from engine.web import (
     ROUTER,
     TIMEOUT_S,
     Answer,
+    CommandAsked,
+    Engine,
     Operation,
+    PartitionTask,
     Problem,
     Unprocessed,
-    catch_up,
     duration,
     encode,
     envelope,
@@ -38,7 +40,7 @@ from engine.web import (
     invalid,
     json_response,
     metadata,
-    outcome_at,
+    outcome_of,
     partition_of,
     publish_record,
     read_body,
@@ -150,30 +152,27 @@ async def ship_order(request: web.Request) -> web.StreamResponse:
     return await _change(request, body, ShipOrder(_order_id(request)))
 
 
-@service.route("GET", "/internal/outcomes/{order_id}/{command_id}")
-async def get_outcome(request: web.Request) -> web.StreamResponse:
-    """For other workers: what `POST /orders?wait=` answers, from the order's partition; 504 when it takes longer."""
-    order_id, command_id = request.match_info["order_id"], request.match_info["command_id"]
-    number = partition_of(request, order_id)
-    request.app[ENGINE].task(number)
-    await catch_up(request, ORDER_PATH, number)
-    task = request.app[ENGINE].task(number)
-    return await outcome_at(task, ORDER_PATH[0], lambda task: outcome(task, order_id, command_id))
+@service.query("order-outcome")
+async def order_outcome(engine: Engine, task: PartitionTask, asked: CommandAsked) -> OrderView | None:
+    """What `?wait=` of a command answers, of the order's partition."""
+    return await outcome_of(
+        engine, task, asked, ORDER_PATH[0], lambda partition: outcome(partition, asked.key, asked.command_id)
+    )
 
 
-def outcome(task: Partition, order_id: str, command_id: str) -> web.Response:
-    """201 with the order that the command placed or changed; raises a problem with the reason when it was refused.
+def outcome(partition: Partition, order_id: str, command_id: str) -> OrderView:
+    """The order that the command placed or changed; raises a problem with the reason when it was refused.
 
     Raises Unprocessed when nothing came of it.
     """
-    decision = decision_of(task, order_id, command_id)
-    order = find_order(task, order_id)
+    decision = decision_of(partition, order_id, command_id)
+    order = find_order(partition, order_id)
     if decision is not None and (refused := refusal_in(decision)) is not None:
         status = 409 if refused.reason.startswith("already_") else 422
         raise Problem(status, refused.detail, reason=refused.reason, order_id=order_id)
     if decision is None or order is None:
         raise Unprocessed(f"the command for order {order_id} is not processed", order_id=order_id)
-    return json_response(order_view(order), 201, {"Location": location(order_id)})
+    return order_view(order)
 
 
 def location(order_id: str) -> str:
@@ -205,10 +204,7 @@ async def _change(request: web.Request, body: ChangeOrderBody, command: OrderCom
         command_id = str(uuid.uuid4()) if key is None else derived_id(order_id, f"{command.event_type}:{key}")
     value = encode(request, envelope(command, command_id, body.occurred_at, metadata(request)))
     position = await publish_record(request, ORDER_COMMANDS, order_id, value)
-    answer = await _accepted(request, order_id, command_id, position, wait_s)
-    if answer.status == HTTPStatus.CREATED:  # which is what placing answers
-        answer.set_status(HTTPStatus.OK)
-    return answer
+    return await _accepted(request, order_id, command_id, position, wait_s, HTTPStatus.OK)
 
 
 async def _accept_once(
@@ -241,25 +237,17 @@ async def _accept_once(
 
 
 async def _accepted(
-    request: web.Request, order_id: str, command_id: str, position: Position, wait_s: float
+    request: web.Request,
+    order_id: str,
+    command_id: str,
+    position: Position,
+    wait_s: float,
+    done: HTTPStatus = HTTPStatus.CREATED,
 ) -> web.Response:
-    """202, or what became of the command if that is known within `wait_s` seconds."""
+    """202, or `done` with what became of the command if that is known within `wait_s` seconds."""
     if wait_s > 0:
-        path = f"/internal/outcomes/{quote(order_id, safe='')}/{quote(command_id, safe='')}"
-        found = await wait_for_outcome(
-            request,
-            ORDER_PATH[0],
-            position,
-            lambda task: outcome(task, order_id, command_id),
-            path,
-            location(order_id),
-            wait_s,
-        )
+        found = await wait_for_outcome(request, order_outcome, position, order_id, command_id, wait_s)
         if found is not None:
-            return found
-    return _processing(request, order_id, position)
-
-
-def _processing(request: web.Request, order_id: str, position: Position) -> web.Response:
+            return json_response(found, done, {"Location": location(order_id)})
     answer = OrderAccepted(order_id=order_id, status="processing", token=token_of(request, [position]))
     return json_response(answer, 202, {"Location": location(order_id)})

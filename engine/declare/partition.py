@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar, get_type_hints
+
+import msgspec
 
 from engine.declare.table import AnyTable, Table
 
@@ -54,3 +58,42 @@ class Partition(Protocol):
 
     def store_size_bytes(self) -> int:
         """Bytes of the partition's store on disk, 0 while it is not open."""
+
+
+A = TypeVar("A")
+T = TypeVar("T")
+
+QueryFunction = Callable[[Any, Any, A], Awaitable[T]]
+"""An async function of the engine, an own partition (a Partition, or the whole task) and what is asked."""
+
+
+class Query(Generic[A, T]):
+    """A named question to one partition; `Service.query` declares it, `engine.web.routes.queries` asks it.
+
+    What is asked and the answer go between workers as JSON: both types are read from the function's annotations. One
+    that `changes` something needs the token that changes need, and goes on when the client goes away.
+    """
+
+    def __init__(self, name: str, function: QueryFunction[A, T], changes: bool = False) -> None:
+        self.name = name
+        self.function = function
+        self.changes = changes
+
+    def __call__(self, engine: Any, partition: Any, asked: A) -> Awaitable[T]:
+        """The answer of a partition that is at this worker."""
+        return self.function(engine, partition, asked)
+
+    @cached_property
+    def decode_asked(self) -> Callable[[str | bytes], A]:
+        """Decode what is asked; raises msgspec.DecodeError."""
+        *_, asked = inspect.signature(self.function).parameters
+        return msgspec.json.Decoder(self._hints[asked]).decode
+
+    @cached_property
+    def decode_answer(self) -> Callable[[bytes], T]:
+        """Decode an answer; raises msgspec.DecodeError."""
+        return msgspec.json.Decoder(self._hints["return"]).decode
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self.function, include_extras=True)

@@ -9,7 +9,7 @@ from engine.declare.agent import Agent, Opens, Projection
 from engine.declare.envelope import Message
 from engine.declare.handlers import Handler, TimerHandler
 from engine.declare.operation import Operation, Undocumented
-from engine.declare.partition import Partition
+from engine.declare.partition import Partition, Query, QueryFunction
 from engine.declare.registry import EventRegistry
 from engine.declare.table import AnyTable
 from engine.declare.topic import Topic
@@ -21,6 +21,8 @@ FigureFunction = Callable[[Partition], Mapping[str, int]]
 
 A = TypeVar("A", bound=Agent[Any])
 C = TypeVar("C")
+Asked = TypeVar("Asked")
+Answered = TypeVar("Answered")
 T = TypeVar("T", bound=TimerHandler)
 GaugeFunction = Callable[[Any], Mapping[str, float]]  # of a Partition, or of the whole task where the engine counts
 G = TypeVar("G", bound=GaugeFunction)
@@ -105,6 +107,7 @@ class Service:
         self.figures: list[Figure] = []
         self.histories: list[History] = []
         self.reactions: list[tuple[type[Message], Handler]] = []
+        self.queries: list[Query[Any, Any]] = []
         self.routes: list[Route] = []
         self.web_setups: list[WebSetup] = []
         self.types: Sequence[type[Message]] = tuple(types)
@@ -212,6 +215,22 @@ class Service:
         aggregate's id, or among the newest records of a topic, for the letters of `topics`.
         """
         self.histories.append(History(where, topics))
+
+    def query(
+        self, name: str, *, changes: bool = False
+    ) -> Callable[[QueryFunction[Asked, Answered]], Query[Asked, Answered]]:
+        """Declare what is read of one partition: an async function of engine, partition and what is asked.
+
+        Any worker answers it with `ask` or `ask_all`. Both types, of what is asked and of the answer, are those of the
+        function's annotations, and have to be such as msgspec makes JSON of. `changes` says that it is no mere reading.
+        """
+
+        def register(function: QueryFunction[Asked, Answered]) -> Query[Asked, Answered]:
+            query = Query(name, function, changes)
+            self.queries.append(query)
+            return query
+
+        return register
 
     def route(self, method: str, path: str, operation: Operation | Undocumented | None = None) -> Callable[[R], R]:
         """Declare an HTTP route of the web view: an aiohttp handler; `request.app[ENGINE]` is the engine.

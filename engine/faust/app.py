@@ -9,7 +9,7 @@ import os
 import pkgutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -20,6 +20,7 @@ from faust.transport.drivers import TRANSPORTS
 from engine.contracts.documents import DOCUMENTS, Documents
 from engine.declare.agent import Projection
 from engine.declare.handlers import Handler
+from engine.declare.partition import Query
 from engine.declare.registry import EventRegistry
 from engine.declare.service import Service
 from engine.declare.settings import Settings, SettingsError, load_settings
@@ -38,6 +39,7 @@ from engine.observe.gauges import Gauges
 from engine.observe.tracing import environment
 from engine.partition.engine import Engine
 from engine.web.answers import BODY_BYTES_MAX, ENGINE, FAUST_APP, GAUGES, SERVICES, answer_problems
+from engine.web.routes.queries import QUERIES, queries_of
 from engine.web.routing import install as install_routing
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ class EngineApp(faust.App):
 
     engine: Engine
     services: Sequence[Service]
+    queries: Mapping[str, Query[Any, Any]]
     spans: Spans | None = None
 
     async def on_first_start(self) -> None:
@@ -88,6 +91,7 @@ class EngineApp(faust.App):
         declared = [gauge for service in self.services for gauge in service.gauges]
         web.web_app[SERVICES] = self.services
         web.web_app[GAUGES] = Gauges(self.engine, declared)
+        web.web_app[QUERIES] = self.queries
         # Faust asks its CORS library at every answer; nothing here may be read from other origins.
         web.web_app.on_response_prepare.clear()
         if self.spans is not None:
@@ -166,7 +170,7 @@ def create_app(settings: Settings, services: Iterable[Service], *, registry: Eve
         Worker="engine.faust.worker:EngineWorker",
         autodiscover=False,
     )
-    app.services = found
+    app.services, app.queries = found, queries_of(found)
     app.engine = _create_engine(settings, found, _registry_of(found, registry))
     for service in found:
         for agent in service.agents.values():

@@ -7,6 +7,10 @@ from engine.declare.operation import Lines as Lines
 from engine.declare.operation import Operation as Operation
 from engine.declare.operation import Parameter as Parameter
 from engine.declare.operation import Undocumented as Undocumented
+
+# Queries, which any worker answers, of an engine and its partitions.
+from engine.partition.engine import Engine as Engine
+from engine.partition.task import PartitionTask as PartitionTask
 from engine.web.answers import ENGINE as ENGINE
 from engine.web.answers import TIMEOUT_MAX_S as TIMEOUT_MAX_S
 from engine.web.answers import TIMEOUT_S as TIMEOUT_S
@@ -45,12 +49,11 @@ from engine.web.freshness import wait_here as wait_here
 from engine.web.gathering import ROWS_PER_SLICE as ROWS_PER_SLICE
 from engine.web.gathering import Sums as Sums
 from engine.web.gathering import TableRow as TableRow
-from engine.web.gathering import every_partition as every_partition
 from engine.web.gathering import every_row as every_row
 from engine.web.gathering import gather as gather
-from engine.web.gathering import own_partition as own_partition
+from engine.web.outcomes import CommandAsked as CommandAsked
 from engine.web.outcomes import Unprocessed as Unprocessed
-from engine.web.outcomes import outcome_at as outcome_at
+from engine.web.outcomes import outcome_of as outcome_of
 from engine.web.outcomes import wait_for_outcome as wait_for_outcome
 from engine.web.parameters import CURSOR as CURSOR
 from engine.web.parameters import LIMIT as LIMIT
@@ -72,6 +75,8 @@ from engine.web.publish import publish_command as publish_command
 from engine.web.publish import publish_commands as publish_commands
 from engine.web.publish import publish_record as publish_record
 from engine.web.publish import token_of as token_of
+from engine.web.routes.queries import ask as ask
+from engine.web.routes.queries import ask_all as ask_all
 from engine.web.routes.tables import rows_of as rows_of
 from engine.web.routing import ROUTER as ROUTER
 from engine.web.routing import partition_of as partition_of

@@ -32,6 +32,9 @@ FAUST_APP: web.AppKey[Any] = web.AppKey("faust_app", object)
 SERVICES: web.AppKey[Sequence[Service]] = web.AppKey("services", Sequence)
 GAUGES: web.AppKey[Gauges] = web.AppKey("gauges", Gauges)
 
+FORWARDED = "X-Orders-Forwarded"
+"""Header of what one worker asks of another."""
+
 BODY_BYTES_MAX = 1 << 20
 TIMEOUT_S = 2.0
 TIMEOUT_MAX_S = 30.0
@@ -106,6 +109,14 @@ class Problem(Exception):
             content_type="application/problem+json",
             headers=self.headers,
         )
+
+
+def problem_of(status: int, body: bytes) -> Problem:
+    """The problem that another worker answered."""
+    told: dict[str, Any] = msgspec.json.decode(body)
+    problem = Problem(status, told["detail"])
+    problem.body = told
+    return problem
 
 
 def unavailable(detail: str) -> Problem:
@@ -287,5 +298,7 @@ def _explain(request: web.Request, error: web.HTTPException) -> Problem:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return Problem(413, f"a body has at most {BODY_BYTES_MAX} bytes")
     if isinstance(error, web.HTTPNotFound):
+        if FORWARDED in request.headers:  # the worker that asks is of a release in which there is one
+            return unavailable(f"this worker is of another version, in which there is no {request.path}; try again")
         return Problem(404, f"there is no {request.path}")
     return Problem(error.status, error.reason)

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from itertools import islice
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import web
 
 from engine.declare.partition import Partition
-from engine.declare.table import TEXT_KEY, Table
-from engine.partition.engine import PartitionNotHere
+from engine.declare.service import Service
+from engine.declare.table import TEXT_KEY, AnyTable, Table
+from engine.partition.engine import Engine
 from engine.web.answers import ENGINE, Problem
 from engine.web.cursors import decode_cursor, encode_cursor
-from engine.web.routing import ROUTER, task_here
+from engine.web.routes.queries import ask
+from engine.web.routing import task_here
 
 ROWS_PER_SLICE = 500
-ASK_TIMEOUT_S = 5.0
 
 K = TypeVar("K")
 V = TypeVar("V")
 S = TypeVar("S", bound="Sums")
-P = TypeVar("P")
+
+service = Service("table-views")
 
 
 class Sums(Protocol):
@@ -48,6 +49,34 @@ class TablePage(msgspec.Struct, frozen=True):
 
     items: list[TableRow]
     next: str | None
+
+
+class RowsAsked(msgspec.Struct, frozen=True):
+    """At most `limit` rows of a table whose key bytes come after `start`."""
+
+    table: str
+    start: bytes
+    limit: int
+
+
+@service.query("rows")
+async def table_page(engine: Engine, partition: Partition, asked: RowsAsked) -> TablePage:
+    """Rows of a table in the order of their keys; raises a 404 problem for a table that is not there."""
+    table, start, limit = table_named(engine, asked.table), asked.start, asked.limit
+    found = list(islice(partition.scan(table, start=start + b"\0" if start else b""), limit + 1))
+    items = []
+    for key, row in found[:limit]:
+        key_id = msgspec.UNSET if table.key is TEXT_KEY else encode_cursor(table.key.encode(key))
+        items.append(TableRow(partition.number, key, msgspec.Raw(table.encode_row(row)), key_id))
+    return TablePage(items, encode_cursor(table.key.encode(found[limit - 1][0])) if len(found) > limit else None)
+
+
+def table_named(engine: Engine, name: str) -> AnyTable:
+    """The table of this name; raises a 404 problem."""
+    table = engine.tables.get(name)
+    if table is None:
+        raise Problem(404, f"there is no table {name}")
+    return table
 
 
 def add_up(sums: dict[K, S], rows: Iterable[tuple[K, S]]) -> None:
@@ -86,50 +115,6 @@ async def every_row(request: web.Request, table: Table[K, V]) -> AsyncIterator[V
                 yield row
 
 
-async def every_partition(
-    request: web.Request,
-    here: Callable[[Partition], Awaitable[P]],
-    path: str,
-    asked: Mapping[str, str],
-    answer: type[P],
-) -> list[P]:
-    """What every partition answers: here by a function, elsewhere by the route `path/{number}` and the query `asked`.
-
-    Raises PartitionNotHere (503) when a partition cannot be read now: nothing is left out silently.
-    """
-
-    async def of(number: int) -> P:
-        task = task_here(request, number)
-        if task is not None:
-            return await here(task)
-        body = await ask_owner(request, number, f"{path}/{number}?{urlencode(asked)}")
-        if body is None:
-            raise PartitionNotHere(f"partition {number} is at a worker of another version; try again")
-        return msgspec.json.decode(body, type=answer)
-
-    return await asyncio.gather(*(of(number) for number in range(request.app[ENGINE].settings.partitions)))
-
-
-def own_partition(request: web.Request) -> Partition:
-    """The task of the partition `{number}` in the path; raises a problem where it is none, or not here."""
-    number = request.match_info["number"]
-    if not (number.isascii() and number.isdecimal()):
-        raise Problem(404, f"there is no partition {number}")
-    return request.app[ENGINE].task(int(number))
-
-
-async def ask_owner(request: web.Request, number: int, path: str) -> bytes | None:
-    """What the owner of a partition answers to an (encoded) path, None for a 404; raises PartitionNotHere when it
-    cannot.
-    """
-    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S)
-    if status == 404:
-        return None
-    if status != 200:
-        raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
-    return body
-
-
 async def _slices(
     request: web.Request, table: Table[K, V], number: int, after: bytes
 ) -> AsyncIterator[Sequence[tuple[K, V]]]:
@@ -149,9 +134,7 @@ def _read(task: Partition, table: Table[K, V], after: bytes) -> list[tuple[K, V]
 
 
 async def _ask(request: web.Request, table: Table[K, V], number: int, after: bytes) -> list[tuple[K, V]]:
-    query = urlencode({"limit": ROWS_PER_SLICE, "start": encode_cursor(after)})
-    body = await ask_owner(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
-    page = msgspec.json.decode(body or b"", type=TablePage)
+    page = await ask(request, table_page, number, RowsAsked(table.name, after, ROWS_PER_SLICE))
     return [(_key(table, item), table.decode_row(item.row)) for item in page.items]
 
 

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from http import HTTPStatus
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Any, TypeVar
 
+import msgspec
 from aiohttp import web
 
+from engine.declare.partition import Partition, Query
 from engine.log.ports import Position
+from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
-from engine.positions.tokens import encode_token
-from engine.web.answers import ENGINE, PASSING, Problem
+from engine.web.answers import PASSING, Problem
 from engine.web.freshness import Step
-from engine.web.routing import ROUTER, task_here
+from engine.web.routes.queries import ask
 
-_DONE: Final = (HTTPStatus.OK, HTTPStatus.CREATED)
-_REFUSED: Final = (HTTPStatus.CONFLICT, HTTPStatus.GONE, HTTPStatus.UNPROCESSABLE_ENTITY)
+T = TypeVar("T")
 
-Outcome = Callable[[PartitionTask], web.Response]
-"""The answer to a command that is handled, from the rows of its partition.
 
-Raises a problem when it was refused, and Unprocessed when nothing came of it.
-"""
+class CommandAsked(msgspec.Struct, frozen=True):
+    """A command about `key` that its agent has handled before `offset`; waited for at most `wait_s` seconds."""
+
+    key: str
+    command_id: str
+    offset: int
+    wait_s: float
 
 
 class Unprocessed(Exception):
@@ -37,44 +39,38 @@ class Unprocessed(Exception):
 
 
 async def wait_for_outcome(
-    request: web.Request, hop: Step, position: Position, outcome: Outcome, path: str, location: str, wait_s: float
-) -> web.Response | None:
+    request: web.Request,
+    query: Query[CommandAsked, T | None],
+    position: Position,
+    key: str,
+    command_id: str,
+    wait_s: float,
+) -> T | None:
     """Return what became of the command at `position`, None when that takes longer or cannot be known now.
 
-    `hop` is the agent that handles it. `path` is the (encoded) route by which another worker gives its `outcome`,
-    `location` where the thing can be read that the command is about. Raises the problems of `outcome`, and 410 or 500
-    when nothing came of the command.
+    `query` gives it with `outcome_of`. Raises the problems of that.
     """
-    number = position.partition
+    asked = CommandAsked(key, command_id, position.offset + 1, wait_s)
     try:
-        task = task_here(request, number)
-        if task is not None:
-            offset = position.offset + 1
-            is_handled = await task.waiters.wait(hop.name, hop.topic.name, offset, wait_s, is_exact=True)
-            return await _outcome(request.app[ENGINE].task(number), hop, outcome) if is_handled else None
-        query = urlencode({"after": encode_token([position]), "timeout": f"{int(wait_s * 1000)}ms"})
-        status, body = await request.app[ROUTER].ask(number, f"{path}?{query}", wait_s)
+        return await ask(request, query, position.partition, asked, wait_s)
     except PASSING:
         return None
-    if status in _DONE:
-        return web.Response(body=body, status=status, content_type="application/json", headers={"Location": location})
-    if status in _REFUSED:
-        return web.Response(body=body, status=status, content_type="application/problem+json")
-    return None
 
 
-async def outcome_at(task: PartitionTask, hop: Step, outcome: Outcome) -> web.Response:
-    """Return what became of a command that the agent of `hop` has passed, for another worker; 504 when not known now.
+async def outcome_of(
+    engine: Engine, task: PartitionTask, asked: CommandAsked, hop: Step, outcome: Callable[[Partition], T]
+) -> T | None:
+    """Return what became of a command once the agent of `hop` has handled it, None when that is not known in time.
 
-    Raises the problems of `outcome`, and 410 or 500 when nothing came of the command.
+    `outcome` finds it in the rows of the partition; it raises a problem when the command was refused, and Unprocessed
+    when nothing came of it, which is a 410 or 500 problem.
     """
-    found = await _outcome(task, hop, outcome)
-    if found is None:
-        raise Problem(504, f"what became of the command cannot be known now: {hop.name} stands still")
-    return found
+    if not await task.waiters.wait(hop.name, hop.topic.name, asked.offset, asked.wait_s, is_exact=True):
+        return None
+    return await _outcome(engine.task(task.number), hop, outcome)
 
 
-async def _outcome(task: PartitionTask, hop: Step, outcome: Outcome) -> web.Response | None:
+async def _outcome(task: PartitionTask, hop: Step, outcome: Callable[[Partition], T]) -> T | None:
     """None when the agent's position says nothing about the log as it is now: the topic may have been made anew."""
     try:
         return outcome(task)

@@ -8,22 +8,23 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Literal, TypedDict
-from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import web
 
 from engine.declare.agent import Projection
+from engine.declare.partition import Query
+from engine.declare.service import Service
+from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
 from engine.rebuilds.loop import Progress, RebuildUnderWay
 from engine.rebuilds.rows import CANCELLED, DONE, FAILED, RUNNING, SAMPLES_MAX, Difference, Rebuild, RebuildState
-from engine.web.answers import ENGINE, unavailable
-from engine.web.routing import ROUTER, task_here
+from engine.web.answers import ENGINE, Problem
+from engine.web.routes.queries import ask, ask_all
 
 ASK_TIMEOUT_S: Final = 10.0
 
-Action = Literal["begin", "stop", "look"]
-_METHODS: Final = {"begin": "POST", "stop": "DELETE", "look": "GET"}
+service = Service("rebuild-views")
 
 
 class PartOfRebuild(msgspec.Struct, frozen=True):
@@ -54,51 +55,65 @@ def _part(number: int, progress: Progress) -> PartOfRebuild:
     return PartOfRebuild(number, *progress)
 
 
-async def act_here(
-    task: PartitionTask, projection: Projection, action: Action, id: str = "", check: bool = False
-) -> PartOfRebuild:
-    """Begin, stop or look at the rebuild of an owned partition.
+class ProjectionAsked(msgspec.Struct, frozen=True):
+    """A projection, by the agent that makes it."""
 
-    One that is under way already is left as it is, whoever began it: the answer tells which one it is.
-    """
-    now_ms = int(time.time() * 1000)
-    if action == "begin":
-        with contextlib.suppress(RebuildUnderWay):
-            await task.rebuilds.begin(projection, id, check, now_ms)
-    elif action == "stop":
-        await task.rebuilds.stop(projection, now_ms)
+    projection: str
+
+
+class BeginAsked(ProjectionAsked, frozen=True):
+    """A rebuild to begin; with `check` it replaces nothing."""
+
+    id: str
+    check: bool
+
+
+@service.query("rebuild")
+async def look_at_rebuild(engine: Engine, task: PartitionTask, asked: ProjectionAsked) -> PartOfRebuild:
+    """A partition's part of the last rebuild of a projection."""
+    return part_of(task, _projection(engine, asked))
+
+
+@service.query("begin-rebuild", changes=True)
+async def begin_rebuild(engine: Engine, task: PartitionTask, asked: BeginAsked) -> PartOfRebuild:
+    """Begin a rebuild in a partition; another one that is under way goes on, and the answer tells which it is."""
+    projection = _projection(engine, asked)
+    with contextlib.suppress(RebuildUnderWay):
+        await task.rebuilds.begin(projection, asked.id, asked.check, int(time.time() * 1000))
     return part_of(task, projection)
 
 
-async def in_every_partition(request: web.Request, projection: Projection, action: Action) -> list[PartOfRebuild]:
-    """What each partition says after the same action; raises a 503 problem when one of them cannot be reached."""
-    numbers = range(request.app[ENGINE].settings.partitions)
-    return await asyncio.gather(*(_in_partition(request, projection, number, action) for number in numbers))
+@service.query("stop-rebuild", changes=True)
+async def stop_rebuild(engine: Engine, task: PartitionTask, asked: ProjectionAsked) -> PartOfRebuild:
+    """Give a rebuild up in a partition, if it is not over."""
+    projection = _projection(engine, asked)
+    await task.rebuilds.stop(projection, int(time.time() * 1000))
+    return part_of(task, projection)
+
+
+async def in_every_partition(
+    request: web.Request, query: Query[ProjectionAsked, PartOfRebuild], projection: Projection
+) -> list[PartOfRebuild]:
+    """What each partition says of a projection's rebuild; raises PartitionNotHere when one cannot be reached."""
+    return await ask_all(request, query, ProjectionAsked(projection.name), ASK_TIMEOUT_S)
 
 
 async def begin_everywhere(request: web.Request, projection: Projection, id: str, check: bool) -> list[PartOfRebuild]:
     """What each partition says after a rebuild was begun, in partition 0 first: of two at once, one begins nowhere."""
-    first = await _in_partition(request, projection, 0, "begin", id, check)
+    asked = BeginAsked(projection.name, id, check)
+    first = await ask(request, begin_rebuild, 0, asked, ASK_TIMEOUT_S)
     if first.rebuild is None or first.rebuild.id != id:
         return [first]
     others = range(1, request.app[ENGINE].settings.partitions)
-    begun = (_in_partition(request, projection, number, "begin", id, check) for number in others)
+    begun = (ask(request, begin_rebuild, number, asked, ASK_TIMEOUT_S) for number in others)
     return [first, *await asyncio.gather(*begun)]
 
 
-async def _in_partition(
-    request: web.Request, projection: Projection, number: int, action: Action, id: str = "", check: bool = False
-) -> PartOfRebuild:
-    task = task_here(request, number)
-    if task is not None:
-        return await act_here(task, projection, action, id, check)
-    query = urlencode({"id": id, "check": "true" if check else "false"}) if action == "begin" else ""
-    path = f"/internal/rebuilds/{quote(projection.name, safe='')}/{number}?{query}"
-    headers = {name: request.headers[name] for name in ("Authorization",) if name in request.headers}
-    status, body = await request.app[ROUTER].ask(number, path, ASK_TIMEOUT_S, headers, _METHODS[action])
-    if status != 200:
-        raise unavailable(f"partition {number} is moving to another worker; try again")
-    return msgspec.json.decode(body, type=PartOfRebuild)
+def _projection(engine: Engine, asked: ProjectionAsked) -> Projection:
+    projection = engine.projections.get(asked.projection)
+    if projection is None:
+        raise Problem(404, f"there is no projection {asked.projection}")
+    return projection
 
 
 def newest(parts: Sequence[PartOfRebuild]) -> Rebuild | None:

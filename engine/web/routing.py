@@ -13,9 +13,8 @@ from yarl import URL
 from engine.observe.tracing.current import HTTP_HEADERS, Attributes, answered, calling
 from engine.partition.engine import Engine, PartitionNotHere
 from engine.partition.task import PartitionTask
-from engine.web.answers import ENGINE, TIMEOUT_MAX_S
+from engine.web.answers import ENGINE, FORWARDED, TIMEOUT_MAX_S
 
-FORWARDED = "X-Orders-Forwarded"
 CONNECT_TIMEOUT_S = 2.0
 SILENCE_S = 5.0  # a stream has something to tell every second
 STREAM_BUFFER_BYTES = 1 << 20  # as long as a line may be

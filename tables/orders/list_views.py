@@ -16,17 +16,17 @@ from engine.web import (
     CURSOR,
     FRESHNESS,
     LIMIT,
+    Engine,
     InvalidCursor,
     Operation,
     Parameter,
+    ask_all,
     by_key,
     catch_up,
     decode_cursor,
     encode_cursor,
-    every_partition,
     invalid,
     json_response,
-    own_partition,
     time_of,
 )
 from tables.orders.lists import OrderPage, OrderQuery, customer_page, merged, partition_page
@@ -36,7 +36,6 @@ from tables.orders.queries import CUSTOMER_ORDERS_PATH, ORDER_INDEX_PATH, OrderS
 STATUSES: Final = (PENDING, CONFIRMED, CANCELLED, REJECTED)
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LAST_OF_DAY = timedelta(days=1) - timedelta(microseconds=1)
-_decode_query = msgspec.json.Decoder(OrderQuery).decode
 
 service = Service("order-list-views")
 
@@ -66,11 +65,13 @@ async def list_orders(request: web.Request) -> web.StreamResponse:
     """
     query = query_of(request)
     await catch_up(request, ORDER_INDEX_PATH, None)
-    asked = {"query": msgspec.json.encode(query).decode()}
-    pages = await every_partition(
-        request, lambda task: partition_page(task, query), "/internal/orders", asked, OrderPage
-    )
-    return _answer(merged(pages, query.limit))
+    return _answer(merged(await ask_all(request, newest_orders, query), query.limit))
+
+
+@service.query("orders")
+async def newest_orders(engine: Engine, partition: Partition, query: OrderQuery) -> OrderPage:
+    """A page of one partition's orders."""
+    return await partition_page(partition, query)
 
 
 @service.route("GET", "/customers/{customer_id}/orders", Operation({200: OrderList}, LIST))
@@ -81,17 +82,6 @@ async def get_customer_orders(request: web.Request, task: Partition) -> web.Stre
     Filters, limit and cursor as for the list of all orders. Rejected orders are in that one only.
     """
     return _answer(await customer_page(task, request.match_info["customer_id"], query_of(request)))
-
-
-@service.route("GET", "/internal/orders/{number}")
-async def get_partition_page(request: web.Request) -> web.StreamResponse:
-    """For other workers: a page of an owned partition; `?query=` is an OrderQuery as JSON."""
-    task = own_partition(request)
-    try:
-        query = _decode_query(request.query.get("query", ""))
-    except msgspec.DecodeError as error:
-        raise invalid("query", str(error)) from error
-    return json_response(await partition_page(task, query))
 
 
 def query_of(request: web.Request) -> OrderQuery:

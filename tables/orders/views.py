@@ -1,4 +1,4 @@
-"""The web view of orders, and what workers ask each other."""
+"""The web view of orders."""
 
 from typing import TypedDict
 
@@ -8,19 +8,14 @@ from domain.orders import Order
 from engine import Partition, Rendering, Service
 from engine.web import (
     ENGINE,
-    TIMEOUT_S,
     EventView,
     Operation,
     Problem,
-    Wanted,
     by_key,
-    duration_parameter,
     encode_json,
     event_views,
-    int_parameter,
     json_answer,
     json_response,
-    wait_here,
 )
 from tables.orders import ORDERS
 from tables.orders.queries import (
@@ -68,22 +63,6 @@ async def get_order_events(request: web.Request, task: Partition) -> web.StreamR
     if not history:
         raise no_order(order_id)
     return json_response(OrderEvents(order_id=order_id, items=event_views(history, request.app[ENGINE].registry)))
-
-
-@service.route("GET", "/internal/positions/{topic}/{number}")
-async def wait_for_position(request: web.Request) -> web.StreamResponse:
-    """For other workers: answers when `agent` has passed `offset`, 504 with the lag after `timeout`."""
-    topic, agent = request.match_info["topic"], request.query.get("agent", "")
-    offset = int_parameter(request, "offset", 0, 0, 2**63 - 1)
-    timeout_s = duration_parameter(request, "timeout", TIMEOUT_S)
-    engine = request.app[ENGINE]
-    if agent not in engine.agents_of(topic) or not request.match_info["number"].isdecimal():
-        raise Problem(404, f"there is no agent {agent} of {topic}")
-    task = engine.task(int(request.match_info["number"]))
-    key = request.query["key"].encode() if "key" in request.query else None
-    mark = int_parameter(request, "mark", 0, 0, 2**32 - 1) if "mark" in request.query else None
-    await wait_here(task, agent, topic, Wanted(offset, "exact" in request.query, key, mark), timeout_s)
-    return json_response({"reached": task.reached(agent, topic)})
 
 
 def no_order(order_id: str) -> Problem:

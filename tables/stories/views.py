@@ -18,18 +18,17 @@ from engine.web import (
     CURSOR,
     ENGINE,
     FRESHNESS,
+    Engine,
     InvalidCursor,
     Operation,
+    ask_all,
     by_key,
     catch_up,
     decode_cursor,
     encode_cursor,
-    every_partition,
-    int_parameter,
     invalid,
     json_response,
     number,
-    own_partition,
 )
 from tables.notifications import notifications_of
 from tables.orders import ORDERS
@@ -91,35 +90,30 @@ async def list_stories(request: web.Request) -> web.StreamResponse:
     correlation_id, limit = request.match_info["correlation_id"], LIMIT.read(request)
     after = _after(request)
     await catch_up(request, ORDER_INDEX_PATH, None)
-    decode = request.app[ENGINE].registry.decode
-
-    async def here(task: Partition) -> list[Story]:
-        return await stories_of(task, decode, correlation_id, after, limit + 1)
-
-    asked = {"correlation": correlation_id, "after": after, "limit": str(limit + 1)}
-    pages = await every_partition(request, here, "/internal/stories", asked, list[Story])
+    pages = await ask_all(request, stories_of, StoriesAsked(correlation_id, after, limit + 1))
     items = list(islice(heapq.merge(*pages, key=attrgetter("order_id")), limit + 1))
     next_cursor = encode_cursor(items[limit - 1].order_id.encode()) if len(items) > limit else None
     return json_response(StoryList(items[:limit], next_cursor))
 
 
-@service.route("GET", "/internal/stories/{number}")
-async def get_partition_stories(request: web.Request) -> web.StreamResponse:
-    """For other workers: the first stories of a correlation behind the order `after`, of an owned partition."""
-    task, query = own_partition(request), request.query
-    limit = int_parameter(request, "limit", 20, 1, STORIES_MAX + 1)
-    decode = request.app[ENGINE].registry.decode
-    return json_response(await stories_of(task, decode, query.get("correlation", ""), query.get("after", ""), limit))
+class StoriesAsked(msgspec.Struct, frozen=True):
+    """The first stories of a correlation behind the order `after`."""
+
+    correlation_id: str
+    after: str
+    limit: int
 
 
-async def stories_of(task: Partition, decode: Decode, correlation_id: str, after: str, limit: int) -> list[Story]:
-    """The first stories of a correlation behind the order `after`; gives the loop back in between."""
-    prefix = encode_prefix(correlation_id)
+@service.query("stories")
+async def stories_of(engine: Engine, partition: Partition, asked: StoriesAsked) -> list[Story]:
+    """Stories of one partition, by order id; gives the loop back in between."""
+    after = asked.after
+    prefix = encode_prefix(asked.correlation_id)
     start = prefix + after.encode() + b"\0" if after else b""
-    keys = [key for key, _ in islice(task.scan(ORDERS_BY_CORRELATION, prefix, start), limit)]
+    keys = [key for key, _ in islice(partition.scan(ORDERS_BY_CORRELATION, prefix, start), asked.limit)]
     stories = []
     for key in keys:
-        found = find_story(task, decode, key.order_id)
+        found = find_story(partition, engine.registry.decode, key.order_id)
         if found is not None:
             stories.append(found)
         await asyncio.sleep(0)

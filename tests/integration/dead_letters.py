@@ -11,9 +11,10 @@ import msgspec
 from engine.declare.service import Service
 from engine.failures import service as managing
 from engine.faust.app import EngineApp
-from engine.web.dead_letters import bulk, decisions, gathering, gauges
+from engine.web.dead_letters import bulk, decisions, gauges, queries
 from engine.web.dead_letters import views as letter_views
 from engine.web.routes import health, tables, topics, waiting
+from engine.web.routes import queries as query_routes
 from streams.settings import Settings
 from tables.orders import views
 from tests.apps import Tally, at_rest, make_settings, publish
@@ -23,7 +24,7 @@ from tests.integration.web import find
 def services(tally: Tally) -> list[Service]:
     """The tally, and all that has to do with dead letters."""
     modules = (
-        managing, decisions, bulk, gathering, gauges, letter_views, health, tables, topics, views, waiting,
+        managing, decisions, bulk, queries, query_routes, gauges, letter_views, health, tables, topics, views, waiting,
     )  # fmt: skip
     return [tally.service, *(module.service for module in modules)]
 

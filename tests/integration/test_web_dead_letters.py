@@ -198,10 +198,15 @@ async def test_there_is_no_letter_under_another_id(client: httpx.AsyncClient, id
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("x/letters", 404), ("0/nothing", 404), ("0/letters", 422), ("7/letters?query=%7B%22wanted%22:%7B%7D%7D", 503)],
+    [
+        ("dead-letters-list/x", 404),
+        ("nothing/0", 404),
+        ("dead-letters-list/0", 400),
+        ("dead-letters-list/7?asked=%7B%22wanted%22:%7B%7D%7D", 503),
+    ],
 )
 async def test_workers_are_told_what_they_cannot_ask(client: httpx.AsyncClient, path: str, status: int) -> None:
-    check_problem(await client.get(f"/internal/dead-letters/{path}"), status)
+    check_problem(await client.get(f"/internal/queries/{path}"), status)
 
 
 @pytest.mark.parametrize("path", ["/dead-letters", "/dead-letters/groups", "/aggregates/waiting"])

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -169,6 +170,12 @@ async def test_tables_that_decisions_rest_on_are_refused(app: EngineApp, client:
         assert set(problem["tables"]) == PROJECTIONS
 
 
+def begin(id: str, projection: str = "project-customers", partition: str = "0") -> str:
+    """The path by which another worker begins a rebuild in one partition."""
+    asked = json.dumps({"projection": projection, "id": id, "check": False})
+    return f"/internal/queries/begin-rebuild/{partition}?{urlencode({'asked': asked})}"
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
@@ -181,10 +188,11 @@ async def test_tables_that_decisions_rest_on_are_refused(app: EngineApp, client:
         ("POST", "/tables/customers/rebuild", '{"check": 1}', 422),
         ("POST", "/tables/customers/rebuild", "\ud800".encode("utf-8", "surrogatepass"), 422),
         ("PUT", "/tables/customers/rebuild", "", 405),
-        ("POST", "/internal/rebuilds/nobody/0?id=x", "", 404),
-        ("POST", "/internal/rebuilds/project-customers/x?id=x", "", 404),
-        ("POST", "/internal/rebuilds/project-customers/0", "", 422),
-        ("GET", "/internal/rebuilds/project-customers/99", "", 503),
+        ("POST", begin("x", "nobody"), "", 404),
+        ("POST", begin("x", partition="x"), "", 404),
+        ("POST", "/internal/queries/begin-rebuild/0", "", 400),
+        ("GET", begin("x"), "", 404),
+        ("POST", begin("x", partition="99"), "", 503),
     ],
 )
 async def test_what_cannot_be_done_is_a_problem(
@@ -220,7 +228,7 @@ async def test_one_that_was_not_begun_everywhere_is_completed_by_asking_again(tm
         await place_many(client, 40)
         await at_rest(app)
         async with app.engine.rebuild_turns:
-            answer = await client.post("/internal/rebuilds/project-customers/0?id=half&check=false")
+            answer = await client.post(begin("half"))
             assert answer.json()["rebuild"]["id"] == "half"
             view = await find(client, "/tables/customers/rebuild")
             assert [part["state"] for part in view["partitions"]] == ["running", "incomplete"]

@@ -21,7 +21,7 @@ from engine.faust.assignor import NumberAssignor
 from engine.log.ports import Position
 from engine.positions.tokens import encode_token
 from engine.web import publish
-from engine.web.routing import FORWARDED
+from engine.web.answers import FORWARDED
 from streams.app import create_app
 from tests.apps import make_settings, running, stop, stop_cut_off, wait_until
 from tests.chaos.faults import Worker

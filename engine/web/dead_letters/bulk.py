@@ -6,7 +6,6 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, NamedTuple
-from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
@@ -16,12 +15,12 @@ from engine.declare.partition import Partition
 from engine.declare.service import Service
 from engine.failures.dead_letters import OPEN, DeadLetter, letter_id
 from engine.log.ports import Position
-from engine.partition.engine import PartitionNotHere
-from engine.web.answers import ENGINE, PASSING, Problem, json_response
+from engine.partition.engine import Engine
+from engine.partition.task import PartitionTask
+from engine.web.answers import PASSING
 from engine.web.dead_letters.queries import REFUSED_MAX, Candidate, find_letter
 from engine.web.dead_letters.views import LETTER_PATH
-from engine.web.gathering import own_partition
-from engine.web.routing import ROUTER, task_here
+from engine.web.routes.queries import ask
 
 LETTERS_PER_CHUNK: Final = 200  # about 5 ms, and an address of 4 KiB
 _hop = LETTER_PATH[0]
@@ -56,7 +55,7 @@ class Decisions(msgspec.Struct, frozen=True):
     undecided: int = 0
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class DecisionsAsked(msgspec.Struct, frozen=True):
     """What another worker is asked for: decisions of one request about letters of one partition.
 
     The last one is at `offset`, and is waited for at most `wait_s` seconds.
@@ -66,11 +65,6 @@ class _Asked(msgspec.Struct, frozen=True):
     letters: Annotated[list[int], msgspec.Meta(max_length=LETTERS_PER_CHUNK)]
     offset: int
     wait_s: float
-
-
-_encode = msgspec.json.Encoder().encode
-_decode_asked = msgspec.json.Decoder(_Asked).decode
-_decode_decisions = msgspec.json.Decoder(Decisions).decode
 
 
 def decision_id(decisions: str, partition: int, number: int) -> str:
@@ -107,7 +101,7 @@ async def what_became_of(
 
     async def of_partition(partition: int) -> list[Decisions]:
         return [
-            await _of_chunk(request, partition, _Asked(decisions, chunk, ends[partition], _left_s(deadline)))
+            await _of_chunk(request, partition, DecisionsAsked(decisions, chunk, ends[partition], _left_s(deadline)))
             for chunk in _chunks(letters[partition])
         ]
 
@@ -121,17 +115,6 @@ async def what_became_of(
     )
 
 
-@service.route("GET", "/internal/letter-decisions/{number}")
-async def get_decisions(request: web.Request) -> web.StreamResponse:
-    """For other workers: what became of decisions about letters of an owned partition; `?asked=` is an `_Asked`."""
-    task = own_partition(request)
-    try:
-        asked = _decode_asked(request.query.get("asked", ""))
-    except msgspec.DecodeError as error:
-        raise Problem(422, f"asked: {error}") from error
-    return json_response(await _here(request, task.number, asked))
-
-
 def _chunks(numbers: Sequence[int]) -> Iterator[list[int]]:
     for first in range(0, len(numbers), LETTERS_PER_CHUNK):
         yield list(numbers[first : first + LETTERS_PER_CHUNK])
@@ -141,26 +124,20 @@ def _left_s(deadline: float) -> float:
     return max(0.0, deadline - asyncio.get_running_loop().time())
 
 
-async def _of_chunk(request: web.Request, partition: int, asked: _Asked) -> Decisions:
+async def _of_chunk(request: web.Request, partition: int, asked: DecisionsAsked) -> Decisions:
     """What became of some decisions, wherever their letters are; undecided ones where that cannot be known now."""
     try:
-        if task_here(request, partition) is not None:
-            return await _here(request, partition, asked)
-        path = f"/internal/letter-decisions/{partition}?{urlencode({'asked': _encode(asked)})}"
-        status, body = await request.app[ROUTER].ask(partition, path, asked.wait_s)
-        if status != 200:
-            raise PartitionNotHere(f"partition {partition} is moving to another worker; try again")
-        return _decode_decisions(body)
+        return await ask(request, decisions_about, partition, asked, asked.wait_s)
     except PASSING:
         return Decisions(undecided=len(asked.letters))
 
 
-async def _here(request: web.Request, partition: int, asked: _Asked) -> Decisions:
-    """What became of some decisions about letters of an owned partition, after waiting for the last one."""
-    engine = request.app[ENGINE]
-    waiters = engine.task(partition).waiters
-    await waiters.wait(_hop.name, _hop.topic.name, asked.offset + 1, asked.wait_s, is_exact=True)
-    task, refused, undecided = engine.task(partition), [], 0
+@service.query("letter-decisions")
+async def decisions_about(engine: Engine, task: PartitionTask, asked: DecisionsAsked) -> Decisions:
+    """What became of some decisions about letters of one partition, after waiting for the last one."""
+    partition, refused, undecided = task.number, [], 0
+    await task.waiters.wait(_hop.name, _hop.topic.name, asked.offset + 1, asked.wait_s, is_exact=True)
+    task = engine.task(partition)
     for number in asked.letters:
         found = verdict(task, number, decision_id(asked.decisions, partition, number))
         if found is None:

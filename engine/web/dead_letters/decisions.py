@@ -44,8 +44,8 @@ from engine.web.answers import ENGINE, PASSING, Problem, invalid, json_response
 from engine.web.bodies import Body, read_body
 from engine.web.dead_letters.bulk import LETTERS_PER_CHUNK, Decisions, decision_id, verdict, what_became_of
 from engine.web.dead_letters.filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
-from engine.web.dead_letters.gathering import TO_DISCARD, TO_RETRY, Candidates, candidates
-from engine.web.dead_letters.queries import Candidate, Refused
+from engine.web.dead_letters.gathering import Candidates, candidates
+from engine.web.dead_letters.queries import Candidate, Refused, discard_page, retry_page
 from engine.web.dead_letters.views import LETTER_PATH, letter_of, partition_of_letter
 from engine.web.freshness import by_partition
 from engine.web.parameters import duration
@@ -314,7 +314,7 @@ async def retry_letters(request: web.Request) -> web.StreamResponse:
     """
     origin = metadata(request)
     body = await read_body(request, RetryManyBody)
-    found = await candidates(request, TO_RETRY, body.wanted((OPEN,)), body.limit)
+    found = await candidates(request, retry_page, body.wanted((OPEN,)), body.limit)
     begins_ms = int(time.time() * 1000)
 
     def command(index: int, candidate: Candidate, id: str) -> DeadLetterCommand:
@@ -335,7 +335,7 @@ async def discard_letters(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, DiscardManyBody)
     if body.all == any(getattr(body, name) is not None for name in (*TEXTS, *AGES)):
         raise invalid("all", "give at least one filter, or true to discard all letters")
-    found = await candidates(request, TO_DISCARD, body.wanted(STATES["open"]), body.limit)
+    found = await candidates(request, discard_page, body.wanted(STATES["open"]), body.limit)
 
     def command(index: int, candidate: Candidate, id: str) -> DeadLetterCommand:
         return DiscardDeadLetter(id, body.reason)

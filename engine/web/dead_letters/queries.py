@@ -16,7 +16,7 @@ import msgspec
 
 from engine.declare.envelope import TimeText
 from engine.declare.partition import Partition
-from engine.declare.settings import Settings
+from engine.declare.service import Service
 from engine.declare.times import format_ms
 from engine.failures.dead_letters import (
     CLOSED_DEAD_LETTERS,
@@ -32,11 +32,14 @@ from engine.failures.dead_letters import (
     why_not_retry,
 )
 from engine.failures.lanes import LANES, Lane, LaneKey
+from engine.partition.engine import Engine
 from engine.web.dead_letters.filters import LetterFilter
 
 SLICE_S: Final = 0.005
 SCAN_S: Final = 1.0
 REFUSED_MAX: Final = 100
+
+service = Service("dead-letter-queries")
 
 Take = Callable[[int, DeadLetter], bool]
 """Takes note of a letter and its number; False when it wants no more."""
@@ -145,7 +148,8 @@ class CandidatePage(msgspec.Struct, frozen=True):
     next: int | None
 
 
-async def letter_page(task: Partition, query: LetterQuery) -> LetterPage:
+@service.query("dead-letters-list")
+async def letter_page(engine: Engine, task: Partition, query: LetterQuery) -> LetterPage:
     """At most `query.limit` letters that are older than `query.place`."""
     items: list[LetterView] = []
 
@@ -157,7 +161,8 @@ async def letter_page(task: Partition, query: LetterQuery) -> LetterPage:
     return LetterPage(items, following)
 
 
-async def group_page(task: Partition, query: LetterQuery) -> GroupPage:
+@service.query("dead-letters-groups")
+async def group_page(engine: Engine, task: Partition, query: LetterQuery) -> GroupPage:
     """Groups of letters that are older than `query.place`."""
     groups: dict[str, LetterGroup] = {}
 
@@ -170,7 +175,8 @@ async def group_page(task: Partition, query: LetterQuery) -> GroupPage:
     return GroupPage(list(groups.values()), following)
 
 
-async def retry_page(task: Partition, query: LetterQuery, settings: Settings) -> CandidatePage:
+@service.query("dead-letters-to-retry")
+async def retry_page(engine: Engine, task: Partition, query: LetterQuery) -> CandidatePage:
     """At most `query.limit` letters, newer than `query.place`, that may be tried again."""
     items: list[Candidate] = []
     refused: list[Refused] = []
@@ -178,7 +184,7 @@ async def retry_page(task: Partition, query: LetterQuery, settings: Settings) ->
 
     def take(number: int, letter: DeadLetter) -> bool:
         nonlocal refused_count
-        reason = why_not_retry(letter, False, now_ms, settings)
+        reason = why_not_retry(letter, False, now_ms, engine.settings)
         if reason is None:
             items.append(Candidate(task.number, number, letter.replays))
             return len(items) < query.limit
@@ -191,7 +197,8 @@ async def retry_page(task: Partition, query: LetterQuery, settings: Settings) ->
     return CandidatePage(items, refused, refused_count, following)
 
 
-async def discard_page(task: Partition, query: LetterQuery) -> CandidatePage:
+@service.query("dead-letters-to-discard")
+async def discard_page(engine: Engine, task: Partition, query: LetterQuery) -> CandidatePage:
     """At most `query.limit` letters that are newer than `query.place`."""
     items: list[Candidate] = []
 

@@ -10,24 +10,22 @@ from aiohttp import web
 
 from engine.declare.agent import Projection
 from engine.declare.operation import Operation
-from engine.declare.service import Service
 from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
 from engine.rebuilds.rows import DONE, RUNNING
 from engine.web.answers import ENGINE, Problem, invalid, json_response
 from engine.web.rebuild_progress import (
-    Action,
     PartOfRebuild,
     RebuildView,
-    act_here,
     begin_everywhere,
     in_every_partition,
+    look_at_rebuild,
     newest,
+    service,
     state_of,
+    stop_rebuild,
     view_of,
 )
-
-service = Service("rebuild-views")
 
 
 class RebuildBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,7 +43,7 @@ async def rebuild_table(request: web.Request) -> web.StreamResponse:
     Problems: 404; 409 with `reason` `not_a_projection` for tables that decisions rest on, or `under_way`; 422; 503.
     """
     projection, body = _projection(request), _body(await request.read())
-    id = _to_begin(await in_every_partition(request, projection, "look"), body)
+    id = _to_begin(await in_every_partition(request, look_at_rebuild, projection), body)
     parts = await begin_everywhere(request, projection, id, body.check)
     if any(part.rebuild is None or part.rebuild.id != id for part in parts):
         raise _under_way(parts)
@@ -63,14 +61,14 @@ async def show_rebuild(request: web.Request) -> web.StreamResponse:
     table was never rebuilt.
     """
     projection = _projection(request)
-    return _answer(request, projection, await in_every_partition(request, projection, "look"), 200)
+    return _answer(request, projection, await in_every_partition(request, look_at_rebuild, projection), 200)
 
 
 @service.route("DELETE", "/tables/{name}/rebuild", Operation({200: RebuildView}, problems=(404, 409)))
 async def cancel_rebuild(request: web.Request) -> web.StreamResponse:
     """Give a rebuild up where it is not over; the same as GET. What partitions have replaced stays."""
     projection = _projection(request)
-    return _answer(request, projection, await in_every_partition(request, projection, "stop"), 200)
+    return _answer(request, projection, await in_every_partition(request, stop_rebuild, projection), 200)
 
 
 def _to_begin(parts: list[PartOfRebuild], body: RebuildBody) -> str:
@@ -131,38 +129,6 @@ def _answer(
     if view is None:
         raise Problem(404, f"table {name} was never rebuilt")
     return json_response(view, status)
-
-
-# ---- what workers ask each other
-
-
-@service.route("GET", "/internal/rebuilds/{agent}/{number}")
-async def look_here(request: web.Request) -> web.StreamResponse:
-    """For other workers: an owned partition's part of a rebuild."""
-    return await _here(request, "look")
-
-
-@service.route("POST", "/internal/rebuilds/{agent}/{number}")
-async def begin_here(request: web.Request) -> web.StreamResponse:
-    """For other workers: begin an owned partition's part of a rebuild."""
-    return await _here(request, "begin")
-
-
-@service.route("DELETE", "/internal/rebuilds/{agent}/{number}")
-async def stop_here(request: web.Request) -> web.StreamResponse:
-    """For other workers: give an owned partition's part of a rebuild up."""
-    return await _here(request, "stop")
-
-
-async def _here(request: web.Request, action: Action) -> web.StreamResponse:
-    engine, number = request.app[ENGINE], request.match_info["number"]
-    projection = engine.projections.get(request.match_info["agent"])
-    if projection is None or not (number.isascii() and number.isdecimal()):
-        raise Problem(404, "there is no such projection, or partition")
-    id, check = request.query.get("id", ""), request.query.get("check") == "true"
-    if action == "begin" and not id:
-        raise invalid("id", "the rebuild's id is missing")
-    return json_response(await act_here(engine.task(int(number)), projection, action, id, check))
 
 
 @service.gauge(

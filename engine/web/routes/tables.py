@@ -6,26 +6,23 @@ import asyncio
 import struct
 from itertools import islice
 from typing import Any, TypedDict
-from urllib.parse import quote, urlencode
 
 import msgspec
 from aiohttp import web
 
 from engine.declare.operation import Operation, Parameter
 from engine.declare.partition import Partition
-from engine.declare.service import Service
 from engine.declare.table import TEXT_KEY, AnyTable
-from engine.partition.engine import PartitionNotHere
+from engine.partition.engine import Engine, PartitionNotHere
 from engine.web.answers import ENGINE, Problem, int_parameter, invalid, json_response
 from engine.web.cursors import InvalidCursor, decode_cursor, encode_cursor
-from engine.web.gathering import TablePage, TableRow, ask_owner, own_partition
+from engine.web.gathering import RowsAsked, TablePage, TableRow, service, table_named, table_page
 from engine.web.parameters import CURSOR, LIMIT
-from engine.web.routing import partition_of, task_here
+from engine.web.routes.queries import ask
+from engine.web.routing import partition_of
 
 ROWS_COUNTED_MAX = 10_000
 ROWS_PER_SLICE = 500
-
-service = Service("table-views")
 
 
 class PartitionView(msgspec.Struct, frozen=True):
@@ -87,7 +84,7 @@ async def list_tables(request: web.Request) -> web.StreamResponse:
     now are null. A store is `{partition, store_bytes}`.
     """
     engine = request.app[ENGINE]
-    views = await asyncio.gather(*(_partition(request, number) for number in range(engine.settings.partitions)))
+    views = await asyncio.gather(*(_sizes(request, number) for number in range(engine.settings.partitions)))
     items: list[TableView] = []
     for table in sorted(engine.tables.values(), key=lambda table: table.name):
         counts = [None if view.rows is None else view.rows.get(table.name, 0) for view in views]
@@ -148,66 +145,48 @@ async def get_row(request: web.Request) -> web.StreamResponse:
     missing: PartitionNotHere | None = None
     for number in numbers:
         try:
-            row = await _row(request, table, number, key)
+            rows = await ask(request, table_row, number, RowAsked(table.name, key))
         except PartitionNotHere as error:
             missing = error
             continue
-        if row is not None:
-            return web.Response(body=row, content_type="application/json")
+        for row in rows:
+            return web.Response(body=bytes(row), content_type="application/json")
     if missing is not None:
         raise missing
     raise Problem(404, f"table {table.name} has no row {key}")
 
 
-# ---- what workers ask each other
-
-
-@service.route("GET", "/internal/partitions/{number}")
-async def get_partition(request: web.Request) -> web.StreamResponse:
-    """For other workers: rows by table and bytes of an owned partition."""
-    return json_response(await _describe(request, own_partition(request)))
-
-
-@service.route("GET", "/internal/tables/{name}/{number}")
-async def get_page(request: web.Request) -> web.StreamResponse:
-    """For other workers: rows of a table in an owned partition."""
-    table = _table(request)
-    limit = int_parameter(request, "limit", 20, 1, 1000)
-    start = decode_cursor(request.query.get("start", ""))
-    return json_response(table_page(own_partition(request), table, start, limit))
-
-
-@service.route("GET", "/internal/tables/{name}/{number}/{key}")
-async def get_row_here(request: web.Request) -> web.StreamResponse:
-    """For other workers: a row of an owned partition."""
-    table, key = _table(request), request.match_info["key"]
-    row = table_row(own_partition(request), table, key)
-    if row is None:
-        raise Problem(404, f"table {table.name} has no row {key} in this partition")
-    return web.Response(body=row, content_type="application/json")
-
-
 # ---- one partition
 
 
-def table_page(task: Partition, table: AnyTable, start: bytes, limit: int) -> TablePage:
-    """At most `limit` rows whose keys come after `start`."""
-    found = list(islice(task.scan(table, start=start + b"\0" if start else b""), limit + 1))
-    items = []
-    for key, row in found[:limit]:
-        key_id = msgspec.UNSET if table.key is TEXT_KEY else encode_cursor(table.key.encode(key))
-        items.append(TableRow(task.number, key, msgspec.Raw(table.encode_row(row)), key_id))
-    return TablePage(items, encode_cursor(table.key.encode(found[limit - 1][0])) if len(found) > limit else None)
+class RowAsked(msgspec.Struct, frozen=True):
+    """A row of a table, by its key as it stands in URLs."""
+
+    table: str
+    key: str
 
 
-def table_row(task: Partition, table: AnyTable, key: str) -> bytes | None:
-    """The stored row of a key as it stands in URLs, None where there is none."""
+@service.query("row")
+async def table_row(engine: Engine, partition: Partition, asked: RowAsked) -> list[msgspec.Raw]:
+    """The stored row of a key, nothing where there is none; raises a 404 problem for a table that is not there."""
+    table, key = table_named(engine, asked.table), asked.key
     try:
         found = key if table.key is TEXT_KEY else table.key.decode(decode_cursor(key))
-        row = task.read(table, found)
+        row = partition.read(table, found)
     except (InvalidCursor, struct.error, ValueError):
-        return None  # no key of this table looks so
-    return None if row is None else table.encode_row(row)
+        return []  # no key of this table looks so
+    return [] if row is None else [msgspec.Raw(table.encode_row(row))]
+
+
+class SizesAsked(msgspec.Struct, frozen=True):
+    """The sizes of all tables."""
+
+
+@service.query("sizes")
+async def partition_sizes(engine: Engine, partition: Partition, asked: SizesAsked) -> PartitionView:
+    """Rows by table, and the bytes of the store."""
+    rows = {table.name: await _count(partition, table) for table in engine.tables.values()}
+    return PartitionView(partition.number, rows, partition.store_size_bytes())
 
 
 async def _count(task: Partition, table: AnyTable) -> int:
@@ -223,52 +202,25 @@ async def _count(task: Partition, table: AnyTable) -> int:
     return count
 
 
-async def _describe(request: web.Request, task: Partition) -> PartitionView:
-    tables = request.app[ENGINE].tables.values()
-    rows = {table.name: await _count(task, table) for table in tables}
-    return PartitionView(task.number, rows, task.store_size_bytes())
-
-
 # ---- any partition
 
 
-async def _partition(request: web.Request, number: int) -> PartitionView:
+async def _sizes(request: web.Request, number: int) -> PartitionView:
     try:
-        task = task_here(request, number)
-        if task is not None:
-            return await _describe(request, task)
-        body = await ask_owner(request, number, f"/internal/partitions/{number}")
+        return await ask(request, partition_sizes, number, SizesAsked())
     except PartitionNotHere:
         return PartitionView(number)
-    return msgspec.json.decode(body, type=PartitionView) if body else PartitionView(number)
 
 
 async def _page(request: web.Request, table: AnyTable, number: int, start: bytes, limit: int) -> TablePage:
     if limit == 0:  # the page is full at the end of a partition: all that is to be known is whether there are more
         page = await _page(request, table, number, start, 1)
         return TablePage([], encode_cursor(start)) if page.items else page
-    task = task_here(request, number)
-    if task is not None:
-        return table_page(task, table, start, limit)
-    query = urlencode({"limit": limit, "start": encode_cursor(start)})
-    body = await ask_owner(request, number, f"/internal/tables/{quote(table.name, safe='')}/{number}?{query}")
-    return msgspec.json.decode(body, type=TablePage) if body else TablePage([], None)
-
-
-async def _row(request: web.Request, table: AnyTable, number: int, key: str) -> bytes | None:
-    task = task_here(request, number)
-    if task is not None:
-        return table_row(task, table, key)
-    path = f"/internal/tables/{quote(table.name, safe='')}/{number}/{quote(key, safe='')}"
-    return await ask_owner(request, number, path)
+    return await ask(request, table_page, number, RowsAsked(table.name, start, limit))
 
 
 def _table(request: web.Request) -> AnyTable:
-    name = request.match_info["name"]
-    table = request.app[ENGINE].tables.get(name)
-    if table is None:
-        raise Problem(404, f"there is no table {name}")
-    return table
+    return table_named(request.app[ENGINE], request.match_info["name"])
 
 
 def _decode_place(request: web.Request) -> tuple[int, bytes]:
