@@ -53,7 +53,7 @@ def test_what_is_no_age_is_refused(text: str) -> None:
         ({"something": "else"}, True),
     ],
 )
-def test_all_that_is_given_has_to_hold(values: dict[str, str | None], is_meant: bool) -> None:
+def test_all_that_is_given_has_to_hold(values: dict[str, str], is_meant: bool) -> None:
     assert letter_filter(values, STATES["open"], NOW_MS).matches(letter()) is is_meant
 
 

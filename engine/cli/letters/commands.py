@@ -15,11 +15,11 @@ from engine.cli.console import Failure, echo, echo_json, example, run_until_inte
 from engine.cli.letters.text import group_table, letter_table, letter_text
 from engine.cli.program import Group, in_words
 from engine.cli.waiting import wait_for_token
+from engine.web.dead_letters.filters import FILTERS, STATES
 
 PAGE_LETTERS = 1000
 POLL_S = 0.1
 DECISION_WAIT = "2s"  # a decision that comes too late is told so
-STATES = ("open", "retrying", "resolved", "discarded", "all")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,23 +27,17 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="print JSON,
 _url_option = click.option("--url", help="the worker's address; by default what the settings say")
 _yes_option = click.option("--yes", is_flag=True, help="do not ask before many letters are changed")
 _state_option = click.option(
-    "--state", type=click.Choice(STATES), default="open", show_default=True, help="open ones include retrying ones"
+    "--state",
+    type=click.Choice(tuple(STATES)),
+    default="open",
+    show_default=True,
+    help="open ones include retrying ones",
 )
-_FILTERS = {
-    "topic": "where the records came from",
-    "type": "the type of event or command",
-    "error": "the error's type, or a part of its text",
-    "agent": "whose handler failed",
-    "key": "the aggregate's id",
-    "fingerprint": "what failed alike, as `groups` shows it",
-    "older_than": "age such as 90s, 15m, 2h, 3d",
-    "newer_than": "age such as 90s, 15m, 2h, 3d",
-}
 
 
 def _filter_options(function: F) -> F:
     """Options for filters, all of which have to hold; the command gets those that are given as keywords."""
-    for name, help in reversed(_FILTERS.items()):
+    for name, help in reversed(FILTERS.items()):
         function = click.option(f"--{name.replace('_', '-')}", name, help=help)(function)
     return function
 
@@ -289,7 +283,7 @@ async def _change_many(
     path = f"/dead-letters/{verb}"
     _, tried = await client.post(path, {**body, "dry_run": True})
     if not yes and tried[done]:
-        filters = {name: str(body[name]) for name in _FILTERS if name in body}
+        filters = {name: str(body[name]) for name in FILTERS if name in body}
         _print_lines(group_table((await client.get("/dead-letters/groups", **filters))["items"]), err=True)
         click.confirm(f"{_summary(tried, done, 'can be ')}. {verb.capitalize()} {tried[done]}?", abort=True, err=True)
     answer = (await client.post(path, body, wait=DECISION_WAIT))[1] if tried[done] else tried

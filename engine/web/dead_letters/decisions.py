@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from engine.declare.envelope import Metadata
 from engine.declare.operation import LOCATION, Answer, Operation
@@ -43,7 +43,7 @@ from engine.log.ports import Outgoing, Position
 from engine.web.answers import ENGINE, PASSING, Problem, invalid, json_response
 from engine.web.bodies import Body, read_body
 from engine.web.dead_letters.bulk import LETTERS_PER_CHUNK, Decisions, decision_id, verdict, what_became_of
-from engine.web.dead_letters.filters import AGES, STATES, TEXTS, InvalidFilter, LetterFilter, letter_filter
+from engine.web.dead_letters.filters import STATES, Filters, InvalidFilter, LetterFilter
 from engine.web.dead_letters.gathering import Candidates, candidates
 from engine.web.dead_letters.queries import Candidate, Refused, discard_page, retry_page
 from engine.web.dead_letters.views import LETTER_PATH, letter_of, partition_of_letter
@@ -75,26 +75,16 @@ class DiscardBody(Body):
     reason: Reason
 
 
-class FilterBody(BaseModel):
+class FilterBody(Filters):
     """Which letters are meant; an unknown field is refused, as a misspelt filter must not mean more letters."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-    topic: str | None = None
-    type: str | None = None
-    error: str | None = None
-    agent: str | None = None
-    key: str | None = None
-    fingerprint: str | None = None
-    older_than: str | None = None
-    newer_than: str | None = None
     limit: Annotated[int, Field(ge=1, le=LETTERS_MAX)] = 1000
     dry_run: bool = False
 
     def wanted(self, states: tuple[LetterState, ...]) -> LetterFilter:
         """The filter; raises a 422 problem."""
         try:
-            return letter_filter(self.model_dump(), states, int(time.time() * 1000))
+            return self.of(states, int(time.time() * 1000))
         except InvalidFilter as error:
             raise invalid(error.field, str(error)) from error
 
@@ -333,7 +323,7 @@ async def discard_letters(request: web.Request) -> web.StreamResponse:
     """
     origin = metadata(request)
     body = await read_body(request, DiscardManyBody)
-    if body.all == any(getattr(body, name) is not None for name in (*TEXTS, *AGES)):
+    if body.all == bool(body.given()):
         raise invalid("all", "give at least one filter, or true to discard all letters")
     found = await candidates(request, discard_page, body.wanted(STATES["open"]), body.limit)
 

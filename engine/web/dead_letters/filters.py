@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import msgspec
+from pydantic import BaseModel, ConfigDict, Field
 
 from engine.failures.dead_letters import DISCARDED, OPEN, RESOLVED, RETRYING, DeadLetter, LetterState
 
@@ -19,20 +20,6 @@ STATES: Final[Mapping[str, tuple[LetterState, ...]]] = {
 }
 """What `state` may say, and the states that are meant by it."""
 
-TEXTS: Final[Mapping[str, str]] = {
-    "topic": "the topic of the record that failed",
-    "type": "the type of the event or command",
-    "error": "the error's type, or a part of its text in whatever case",
-    "agent": "the agent at which it failed",
-    "key": "the record's key",
-    "fingerprint": "what failed alike has the same one",
-}
-AGES: Final[Mapping[str, str]] = {
-    "older_than": "failed longer ago than this, such as 90s, 15m, 2h or 3d",
-    "newer_than": "failed not as long ago as this, such as 90s, 15m, 2h or 3d",
-}
-"""What else a filter may say, with its meaning."""
-
 AGE_MAX_S: Final = 366 * 86_400
 AGE: Final = re.compile(r"([0-9]{1,9})(s|m|h|d)")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -44,6 +31,45 @@ class InvalidFilter(ValueError):
     def __init__(self, field: str, message: str) -> None:
         super().__init__(message)
         self.field = field
+
+
+class Filters(BaseModel):
+    """Which letters are meant, as people say it in a query, in a body or on the command line; all of it has to hold."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+    topic: str | None = Field(None, description="the topic of the record that failed")
+    type: str | None = Field(None, description="the type of the event or command")
+    error: str | None = Field(None, description="the error's type, or a part of its text in whatever case")
+    agent: str | None = Field(None, description="the agent at which it failed")
+    key: str | None = Field(None, description="the record's key")
+    fingerprint: str | None = Field(None, description="what failed alike has the same one")
+    older_than: str | None = Field(None, description="failed longer ago than this, such as 90s, 15m, 2h or 3d")
+    newer_than: str | None = Field(None, description="failed not as long ago as this, such as 90s, 15m, 2h or 3d")
+
+    def given(self) -> dict[str, str]:
+        """The filters that are given, by name."""
+        return {name: text for name in FILTERS if (text := getattr(self, name)) is not None}
+
+    def of(self, states: tuple[LetterState, ...], now_ms: int) -> LetterFilter:
+        """The letters in one of these states that are meant as of now; raises InvalidFilter."""
+        texts = self.given()
+        ages = {name: texts.pop(name, None) for name in AGES}
+        for name, text in texts.items():
+            if not text:
+                raise InvalidFilter(name, "at least one character; leave it out to mean all")
+        older_ms, newer_ms = (_age_ms(name, age) for name, age in ages.items())
+        return LetterFilter(
+            states=states,
+            failed_before_ms=None if older_ms is None else now_ms - older_ms,
+            failed_after_ms=None if newer_ms is None else now_ms - newer_ms,
+            **texts,
+        )
+
+
+AGES: Final = ("older_than", "newer_than")
+FILTERS: Final[dict[str, str]] = {name: field.description or "" for name, field in Filters.model_fields.items()}
+"""What may be given, with its meaning."""
 
 
 class LetterFilter(msgspec.Struct, frozen=True):
@@ -82,19 +108,12 @@ def _is_error(wanted: str, letter: DeadLetter) -> bool:
     return wanted == letter.error_type or wanted.casefold() in letter.error.casefold()
 
 
-def letter_filter(values: Mapping[str, str | None], states: tuple[LetterState, ...], now_ms: int) -> LetterFilter:
-    """The filter that these texts describe; what is not in TEXTS and AGES is ignored. Raises InvalidFilter."""
-    texts = {name: values[name] for name in TEXTS if values.get(name) is not None}
-    for name, text in texts.items():
-        if not text:
-            raise InvalidFilter(name, "at least one character; leave it out to mean all")
-    older_ms, newer_ms = (_age_ms(name, values.get(name)) for name in AGES)
-    return LetterFilter(
-        states=states,
-        failed_before_ms=None if older_ms is None else now_ms - older_ms,
-        failed_after_ms=None if newer_ms is None else now_ms - newer_ms,
-        **texts,
-    )
+def letter_filter(given: Mapping[str, str], states: tuple[LetterState, ...], now_ms: int) -> LetterFilter:
+    """The letters in one of these states that texts by name mean as of now; other names are ignored.
+
+    Raises InvalidFilter.
+    """
+    return Filters(**{name: given[name] for name in FILTERS if name in given}).of(states, now_ms)
 
 
 def states_of(name: str) -> tuple[LetterState, ...]:

@@ -21,8 +21,8 @@ from engine.web.dead_letters.details import LetterDetails, letter_details
 from engine.web.dead_letters.filters import (
     AGE,
     AGES,
+    FILTERS,
     STATES,
-    TEXTS,
     InvalidFilter,
     LetterFilter,
     letter_filter,
@@ -67,15 +67,15 @@ class GroupList(TypedDict):
     items: list[GroupView]
 
 
-_AGE_SCHEMA: Final = {"type": "string", "pattern": f"^{AGE.pattern}$"}
-FILTERS: Final = (
-    *(Parameter(name, text, {"type": "string", "minLength": 1}) for name, text in TEXTS.items()),
-    *(Parameter(name, text, _AGE_SCHEMA) for name, text in AGES.items()),
+_TEXT: Final = {"type": "string", "minLength": 1}
+_AGE: Final = {"type": "string", "pattern": f"^{AGE.pattern}$"}
+PARAMETERS: Final = (
+    *(Parameter(name, help, _AGE if name in AGES else _TEXT) for name, help in FILTERS.items()),
     Parameter("state", "how far they are", {"type": "string", "enum": list(STATES), "default": "open"}),
 )
 
 
-@service.route("GET", "/dead-letters", Operation({200: LetterList}, (*FILTERS, LIMIT, CURSOR, *FRESHNESS)))
+@service.route("GET", "/dead-letters", Operation({200: LetterList}, (*PARAMETERS, LIMIT, CURSOR, *FRESHNESS)))
 async def list_letters(request: web.Request) -> web.StreamResponse:
     """Dead letters of all partitions, newest first: `{items, next_cursor}`; 503 when a partition cannot be read now.
 
@@ -90,7 +90,7 @@ async def list_letters(request: web.Request) -> web.StreamResponse:
     return json_response(LetterList(items=items, next_cursor=_cursor(items[-1]) if len(found) > limit else None))
 
 
-@service.route("GET", "/dead-letters/groups", Operation({200: GroupList}, (*FILTERS, LIMIT, *FRESHNESS)))
+@service.route("GET", "/dead-letters/groups", Operation({200: GroupList}, (*PARAMETERS, LIMIT, *FRESHNESS)))
 async def list_groups(request: web.Request) -> web.StreamResponse:
     """Dead letters by what failed alike, most first: `{items}`; filters and `?limit=` as for the list.
 
