@@ -13,18 +13,10 @@ import msgspec
 from cli.counting import EventCount
 from cli.order_history import Cancellation, OrderHistory, Placement
 from cli.report import Outcome
+from cli.saga_waiting import SAGAS_STALLED_AFTER_S, wait_for_sagas
 from cli.stocking import Stocking, refusal_of
 from engine import format_timestamp, partition_for
-from engine.cli import (
-    SAGAS_STALLED_AFTER_S,
-    HttpRecords,
-    Refused,
-    Steps,
-    WorkerClient,
-    path_of,
-    wait_for_sagas,
-    wait_for_token,
-)
+from engine.cli import HttpRecords, Refused, Steps, WorkerClient, path_of, wait_for_token
 from streams.topics import ORDER_EVENTS
 
 CHUNK_BYTES_MAX = 512 * 1024  # a worker takes bodies of 1 MiB; smaller ones keep the progress bar moving

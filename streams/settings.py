@@ -38,6 +38,8 @@ APPLICATION: Final = Application(
     distribution="orders-events",
     example_values=_EXAMPLE_VALUES,
     packages=("streams", "domain", "tables", "agents", "cli"),
+    changes="place and cancel orders",
+    called=(("payments", "payment_url"), ("mail", "smtp_url")),
     foreign_variables=frozenset({"ORDERS_KAFKA_JARS"}),  # read by the tests' own Kafka, not by a worker
 )
 

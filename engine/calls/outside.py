@@ -1,4 +1,4 @@
-"""Calls to the outside (payments, mail) of one agent in one partition: before the unit of work, side by side.
+"""Calls to the outside of one agent in one partition: before the unit of work, side by side.
 
 Records wait in a window (`call_window.py`), in the order of the topic. A record's call starts as soon as no earlier
 record of its key is in the window, so calls of one key come one after the other and see what the one before has left.

@@ -20,8 +20,6 @@ from engine.cli.program import Group as Group
 from engine.cli.program import Program as Program
 from engine.cli.program import SettingOption as SettingOption
 from engine.cli.records import HttpRecords as HttpRecords
-from engine.cli.waiting import SAGAS_STALLED_AFTER_S as SAGAS_STALLED_AFTER_S
-from engine.cli.waiting import wait_for_sagas as wait_for_sagas
 from engine.cli.waiting import wait_for_token as wait_for_token
 from engine.cli.worker import worker_options as worker_options
 from engine.faust.worker import run_in_loop as run_in_loop

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from engine.cli.console import Failure, echo, example, settings_from
-from engine.cli.program import Group
+from engine.cli.program import Group, program
 
 if TYPE_CHECKING:
     from engine.log.embedded.check import LogReport
@@ -29,7 +29,7 @@ def check() -> None:
     from engine.log.embedded.errors import LogError
 
     try:
-        report = check_log(_folder())
+        report = check_log(_folder(), program().settings.application)
     except LogError as error:
         raise Failure(str(error)) from error
     for problem in report.problems:
@@ -53,7 +53,7 @@ def repair(reason: str) -> None:
 
     folder = _folder()
     try:
-        report, done = repair_log(folder, reason)
+        report, done = repair_log(folder, reason, program().settings.application)
     except LogError as error:
         raise Failure(str(error)) from error
     for line in done:

@@ -29,7 +29,7 @@ def program() -> Program:
 
 
 def in_words(line: str) -> str:
-    """A line of the program that runs, as it stands in a sentence: `orders doctor` in backticks for `doctor`."""
+    """A line of the program that runs, as it stands in a sentence: `sensors doctor` in backticks for `doctor`."""
     return program().settings.application.command(line)
 
 

@@ -32,7 +32,7 @@ class Agent(Generic[C]):
     the type of the client that `opens` gives, None without it.
 
     A `deferred` agent does not handle its records at once on a busy partition, but together with others when none have
-    come for a moment, a read waits for them, or ORDERS_COMMIT_INTERVAL is over.
+    come for a moment, a read waits for them, or `commit_interval` is over.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Agent(Generic[C]):
         `function(client, message, work)` returns the coroutine of the call, or None where none is needed. It is
         synchronous and may read rows, which are as the records of the same key before it left them. Calls of different
         keys run at the same time, at most `outside_calls_max`. The handler then finds what its call returned in
-        `work.outcome`. A call that raises Unavailable, or takes longer than ORDERS_CALL_TIMEOUT, is made again until it
+        `work.outcome`. A call that raises Unavailable, or takes longer than `call_timeout`, is made again until it
         does not; any other error makes its record a dead letter. While most calls fail, none is made.
         """
         self.make_call = function

@@ -76,4 +76,4 @@ class HandlerTimeout(BaseException):
 
 
 class Unavailable(Exception):
-    """Something outside (payment gateway, mail server) cannot be reached or does not answer: it is tried again."""
+    """Something outside cannot be reached or does not answer: it is tried again."""

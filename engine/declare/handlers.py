@@ -25,7 +25,7 @@ TimerHandler = Callable[[Timer, UnitOfWork], None]
 Prepare = Callable[[Envelope[Any], UnitOfWork], Coroutine[Any, Any, Any] | None]
 """Makes the call for a message, None where none is needed; synchronous, and reads only."""
 
-KEY_BYTES_MAX = 2048  # an Idempotency-Key and a customer's id, in the longest UTF-8
+KEY_BYTES_MAX = 2048  # an Idempotency-Key and an id, in the longest UTF-8
 HEADER_BYTES_MAX = 64 << 10
 SHARED_MESSAGES_MAX = 16_384  # of one topic, until all of its agents have had them
 
@@ -78,7 +78,7 @@ def acceptance(
 
     It raises a RecordError for a record that can never be processed. Topics that only this system writes are trusted to
     be partitioned right; in `strict` ones, which any client writes, it is checked: a client with another partitioner
-    would split an aggregate over two partitions. So is the business time, which sums over days and sagas go on from.
+    would split an aggregate over two partitions. So is the business time, which sums over days go on from.
     """
     decode, strict, own_key = registry.decode, topic.strict, topic.own_key
 

@@ -12,14 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, f
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings import SettingsError as NotParsed
 
-from engine.declare.application import Application
+from engine.declare.application import NAMELESS, Application
 from engine.log.kafka.tls import UnusableTlsFiles, tls_context
 from engine.log.ports import TOPIC_RECORD_BYTES_MAX
 
 ENV_FILE = ".env"
-RETRY_TOPICS_EXAMPLE = '{"payment-commands": {"count": 5, "backoff": 0.5}}'
-# An empty folder would begin without the log and the stores that are in this one.
-MOVE_DATA = "move the folder with all that is in it while no worker runs, and set ORDERS_DATA_DIR to where it is then"
+RETRY_TOPICS_EXAMPLE = '{"readings": {"count": 5, "backoff": 0.5}}'
 TRANSPORTS = ("embedded", "memory", "kafka")
 APP_ID_PATTERN = r"^[a-z][a-z0-9-]{0,62}$"
 # What stands for every address of the machine, and where a program on the same machine then connects to.
@@ -53,9 +51,9 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_file=ENV_FILE, env_prefix="ENGINE_", extra="ignore", frozen=True, hide_input_in_errors=True
+        env_file=ENV_FILE, env_prefix=NAMELESS.prefix, extra="ignore", frozen=True, hide_input_in_errors=True
     )
-    application: ClassVar[Application] = Application("engine")
+    application: ClassVar[Application] = NAMELESS
 
     app_id: str = Field(
         pattern=APP_ID_PATTERN, description="name of the consumer group, and prefix of changelogs and transactional ids"
@@ -274,7 +272,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def variable(cls, name: str) -> str:
-        """The environment variable of a setting, such as `ORDERS_WEB_PORT` for `web_port`."""
+        """The environment variable of a setting, such as `SENSORS_WEB_PORT` for `web_port`."""
         return cls.application.variable(name)
 
     @property
@@ -295,6 +293,7 @@ class Settings(BaseSettings):
             certfile=self.kafka_ssl_certfile,
             keyfile=self.kafka_ssl_keyfile,
             password=self.kafka_ssl_password.get_secret_value(),
+            variable=self.variable,
         )
 
     @property

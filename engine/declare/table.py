@@ -44,8 +44,8 @@ class Table(Generic[K, V]):
     `row` is a frozen msgspec struct (rows are replaced, never changed) stored as JSON; `key` says how keys are stored.
     Handlers use a table through their unit of work, the web view through queries of committed rows. With
     `marked_at_ms` (production time, epoch) rows expire: they are removed once they are older than `kept_s` seconds, by
-    default ORDERS_DEDUPE_WINDOW, the time for which a deduplication mark is kept. Rows that are seldom read again, as
-    marks and what is only listed, are not `cached`.
+    default the setting `dedupe_window`, the time for which a deduplication mark is kept. Rows that are seldom read
+    again, as marks and what is only listed, are not `cached`.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def is_accepted(time: datetime) -> bool:
 def later(start: datetime, elapsed_ms: int) -> datetime:
     """The business time `elapsed_ms` milliseconds after `start`, at most LATEST.
 
-    Logs of earlier releases may hold orders whose own time lies later than that.
+    Logs of earlier releases may hold events whose own time lies later than that.
     """
     if start >= LATEST:
         return LATEST

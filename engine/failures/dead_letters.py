@@ -206,8 +206,8 @@ def why_not_retry(letter: DeadLetter, edited: bool, now_ms: int, settings: Setti
     if letter.replays >= settings.replays_max:
         return (
             "too_many_replays",
-            f"it was tried again {letter.replays} times (ORDERS_REPLAYS_MAX): send what it asks for as a new command, "
-            "then discard it, or raise that setting",
+            f"it was tried again {letter.replays} times ({settings.variable('replays_max')}): send what it asks for as "
+            "a new command, then discard it, or raise that setting",
         )
     if edited:
         return None
@@ -216,8 +216,8 @@ def why_not_retry(letter: DeadLetter, edited: bool, now_ms: int, settings: Setti
     if now_ms - letter.failed_ms > settings.replay_max_age * 1000:
         return (
             "too_old",
-            "it is older than ORDERS_REPLAY_MAX_AGE: copies of it can no longer be told apart. Edit it, which makes it "
-            "a new command, or discard it if nobody needs it",
+            f"it is older than {settings.variable('replay_max_age')}: copies of it can no longer be told apart. Edit "
+            "it, which makes it a new command, or discard it if nobody needs it",
         )
     return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from engine.declare.settings import Settings
 from engine.failures.dead_letters import letter_id
 from engine.failures.lanes import Lane
 from engine.log.ports import Record
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 class LaneLog:
     """The lines of one partition."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, settings: Settings) -> None:
+        self._settings = settings
         self._number = number
         self._quiet = Quiet()
 
@@ -48,12 +50,14 @@ class LaneLog:
                 first = f"dead letter {letter_id(self._number, lane.parked)}: retry or discard it"
             behind = f", {len(lane) - 1} of them behind {first}"
         log.error(
-            "%s/%d stands still for %s: %d records wait%s. "
-            "See `orders dead-letters list`, ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
+            "%s/%d stands still for %s: %d records wait%s. See %s, %s and %s",
             source[1],
             self._number,
             source[0],
             waiting,
             behind,
+            self._settings.application.command("dead-letters list"),
+            self._settings.variable("waiting_per_aggregate_max"),
+            self._settings.variable("waiting_max"),
             extra=about_record(source[1], self._number, record, agent=source[0]),
         )

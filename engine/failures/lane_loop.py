@@ -82,7 +82,7 @@ class LaneLoop:
         self.turns_taken: Counter[str] = Counter()  # by agent: records of lanes that were handled in this life
         self._handle: asyncio.TimerHandle | None = None
         self._unparked: set[bytes] = set()  # keys of lanes in topics which have none any more, until they have ended
-        self._log = LaneLog(work.partition.number)
+        self._log = LaneLog(work.partition.number, context.settings)
 
     # ---- life
 

@@ -103,7 +103,7 @@ class EngineApp(faust.App):
         for service in self.services:
             for setup in service.web_setups:
                 setup(web.web_app)
-        # The router tries them one after the other: what is asked for most, an order, has a short path.
+        # The router tries them one after the other: what is asked for most has a short path.
         routes = [route for service in self.services for route in service.routes]
         for route in sorted(routes, key=lambda route: route.path.count("/")):
             web.web_app.router.add_route(route.method, route.path, route.function)
@@ -216,7 +216,11 @@ def _create_engine(settings: Settings, services: Sequence[Service], registry: Ev
         for payload, handler in service.reactions:
             reactions.setdefault(payload, []).append(handler)
     in_memory = settings.transport == "memory"
-    stores = Path(tempfile.gettempdir()) / f"orders-{uuid.uuid4().hex}" if in_memory else settings.data_dir / "stores"
+    stores = (
+        Path(tempfile.gettempdir()) / f"{settings.application.name}-{uuid.uuid4().hex}"
+        if in_memory
+        else settings.data_dir / "stores"
+    )
     projections = [a for service in services for a in service.agents.values() if isinstance(a, Projection)]
     owned = {topic.name for service in services for topic in service.produces}
     owned |= {topic.name for topic in agents.values() if topic.strict}

@@ -99,7 +99,7 @@ class _Refused(AppCommand):
 
 
 class reset(_Refused):
-    """Not available: see `orders repair` and `orders rebuild`."""
+    """Not available: see the commands `repair` and `rebuild`."""
 
     reason = (
         "tables here are in the stores of the partitions: `rebuild TABLE` makes a projection anew while the worker "

@@ -18,22 +18,22 @@ from engine.log.ports import Record, TransportError
 if TYPE_CHECKING:
     from engine.partition.engine import Engine
 
-LOG_ADVICE = (
-    "stop the worker, check the disk with its own tools, look at all of the log with `orders log check`, "
-    "and restore the data folder from a backup; all goes on by itself when it can be read again, as after a loose cable"
-)
-
 WRITE_ADVICE = "the worker tries again and goes on by itself when the disk does"
 UNWRITABLE: FaultKey = ("disk", "log")
 
 
 def report_damage(damaged: LogDamage, engine: Engine, wake: Callable[[], None]) -> None:
     """Report parts of the log that cannot be read, which stand still until they can be; `wake` is called then."""
+    check = engine.settings.application.command("log check")
+    advice = (
+        f"stop the worker, check the disk with its own tools, look at all of the log with {check}, and restore the "
+        "data folder from a backup; all goes on by itself when it can be read again, as after a loose cable"
+    )
 
     def found(topic: str, partition: int, damage: LogReadFailed) -> None:
         engine.metrics.storage_errors += 1
         detail = f"{topic}/{partition} cannot be read, so partition {partition} stands still: {damage}"
-        engine.faults.report(("disk", topic, partition), Fault("disk", detail, LOG_ADVICE, partition))
+        engine.faults.report(("disk", topic, partition), Fault("disk", detail, advice, partition))
 
     def gone(topic: str, partition: int) -> None:
         engine.faults.clear(("disk", topic, partition))

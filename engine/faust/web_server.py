@@ -32,6 +32,7 @@ class WebServer(faust_aiohttp.Web):
     def __init__(self, app: Any, settings: Settings, **kwargs: Any) -> None:
         super().__init__(app, **kwargs)
         self._connections_max = settings.web_connections_max
+        self._setting = settings.variable("web_connections_max")
         # Faust's own runner lets requests go on whose clients have gone away; XX
         self._runner = web.AppRunner(
             self.web_app,
@@ -48,7 +49,7 @@ class WebServer(faust_aiohttp.Web):
         for around in self.around:
             server.request_handler = around(server.request_handler)  # type: ignore[assignment]
         maximum = within_open_files(self._connections_max)
-        self._connections = Connections(server, maximum, self.patience)
+        self._connections = Connections(server, maximum, self.patience, self._setting)
         conf = self.app.conf
         return _Site(self._runner, conf.web_bind, conf.web_port, self._connections, conf.web_ssl_context)
 

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import faust
 
-from engine.declare.settings import MOVE_DATA, Settings
+from engine.declare.settings import Settings
 from engine.faust.app import EngineApp
 from engine.observe.logs import configure_logging
 from engine.observe.tracing import environment
@@ -30,15 +30,11 @@ READY_POLL_S = 0.05
 GC_THRESHOLD = 100_000  # new objects that are looked at together, for about 30 ms, in which nothing else happens
 # Below the 10 s after which whoever sent SIGTERM may kill us.
 STOP_TIMEOUT_S = 9.0
-SLOW_WATCHDOG = (
-    "ORDERS_HANDLER_TIMEOUT should be below ORDERS_SESSION_TIMEOUT: "
-    "Kafka gives the partitions away before a handler that hangs is interrupted"
-)
 _BIND_ERRORS = frozenset((errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES))
 
 
 class EngineWorker(faust.Worker):
-    """What `faust -A streams.app worker` runs: the same process as `orders worker`."""
+    """What `faust -A MODULE worker` runs: the same process as the command `worker` of the application."""
 
     def execute_from_commandline(self) -> NoReturn:
         """Run until a signal or a failure; exit with a status that tells them apart."""
@@ -56,7 +52,7 @@ def _level_name(level: str | int | None) -> str:
 def tune_garbage_collector() -> None:
     """Look for cycles less often: rows and records are immutable and hold none, and there are very many of them.
 
-    Measured on the orders job: 5 to 8 % of the whole cost with Python's defaults.
+    Measured on the job of bench/README.md: 5 to 8 % of the whole cost with Python's defaults.
     """
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 50, 100)
@@ -98,7 +94,11 @@ async def serve(
     if (warning := token_warning(settings)) is not None:
         log.warning("%s", warning)
     if settings.transport == "kafka" and settings.handler_timeout >= settings.session_timeout:
-        log.warning("%s", SLOW_WATCHDOG)
+        log.warning(
+            "%s should be below %s: Kafka gives the partitions away before a handler that hangs is interrupted",
+            settings.variable("handler_timeout"),
+            settings.variable("session_timeout"),
+        )
     stop = stop or asyncio.Event()
     app.in_worker = True
     app.engine.on_fatal = stop.set
@@ -150,11 +150,12 @@ def _report(app: EngineApp, error: BaseException) -> None:
 
 
 def _bind_problem(app: EngineApp, error: OSError) -> str:
-    where = f"{app.conf.web_bind}:{app.conf.web_port}"
+    where, variable = f"{app.conf.web_bind}:{app.conf.web_port}", app.engine.settings.variable
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use, perhaps by another worker. Stop that, or set ORDERS_WEB_PORT to a free port."
+        return f"{where} is in use, perhaps by another worker. Stop that, or set {variable('web_port')} to a free port."
     reason = error.strerror or str(error)
-    return f"cannot listen on {where}: {reason}. Set ORDERS_WEB_HOST and ORDERS_WEB_PORT to an address of this machine."
+    settings = f"{variable('web_host')} and {variable('web_port')}"
+    return f"cannot listen on {where}: {reason}. Set {settings} to an address of this machine."
 
 
 async def _stop(app: EngineApp) -> bool:
@@ -200,25 +201,27 @@ def address_problem(app: EngineApp) -> str | None:
 
 
 def retry_topics_problem(engine: Engine) -> str | None:
-    """What is wrong with ORDERS_RETRY_TOPICS: a misspelt topic there would silently keep what is meant for all."""
+    """What is wrong with the setting `retry_topics`: a misspelt topic there would keep what is meant for all."""
     unknown = sorted(engine.settings.retry_topics.keys() - engine.retried_topics())
     if not unknown:
         return None
     known = ", ".join(sorted(engine.retried_topics()))
-    return f"ORDERS_RETRY_TOPICS names {', '.join(unknown)}, which no agent reads. It can have: {known}."
+    setting = engine.settings.variable("retry_topics")
+    return f"{setting} names {', '.join(unknown)}, which no agent reads. It can have: {known}."
 
 
 def data_dir_problem(settings: Settings) -> str | None:
     """What keeps a worker from using the data folder, with what to do about it; None when nothing does."""
     if settings.transport == "memory":
         return None
-    folder = settings.data_dir.absolute()
+    folder, setting = settings.data_dir.absolute(), settings.variable("data_dir")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        return f"the data folder {folder} is a file. Set ORDERS_DATA_DIR to the folder with the data, or a new one."
+        return f"the data folder {folder} is a file. Set {setting} to the folder with the data, or a new one."
     except OSError as error:
-        return f"cannot make the data folder {folder}: {error.strerror}. Set ORDERS_DATA_DIR to a folder you may write."
+        return f"cannot make the data folder {folder}: {error.strerror}. Set {setting} to a folder you may write."
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        return f"the data folder {folder} cannot be written by this user. Give it the rights, or {MOVE_DATA}."
+        move = settings.application.moving_data
+        return f"the data folder {folder} cannot be written by this user. Give it the rights, or {move}."
     return None

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from engine.declare.application import NAMELESS, Application
 from engine.health.faults import Fault, Faults
 from engine.log.ports import Broker, ClientState, TransportError
 from engine.work.background import repeat
@@ -25,10 +26,14 @@ CLOCK_ADVICE: Final = (
     "set the clocks of this machine and of the brokers by NTP (`timedatectl`, `chronyc tracking`); until then Kafka "
     "may refuse records, and deadlines and retries come early or late; nothing is lost"
 )
-CLIENT_ADVICE: Final = (
-    "see that the broker is up and that this worker may use it (`orders doctor`); "
-    "the worker makes its clients anew by itself, and restarting it loses nothing"
-)
+
+
+def client_advice(application: Application) -> str:
+    """What to do about a client of the log that fails."""
+    return (
+        f"see that the broker is up and that this worker may use it ({application.command('doctor')}); "
+        "the worker makes its clients anew by itself, and restarting it loses nothing"
+    )
 
 
 class BrokerWatch:
@@ -37,7 +42,14 @@ class BrokerWatch:
     Comparing clocks writes a record every CLOCK_INTERVAL_S, which also shows that publishing works.
     """
 
-    def __init__(self, broker: Broker, clients: Callable[[], Sequence[ClientState]], faults: Faults) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        clients: Callable[[], Sequence[ClientState]],
+        faults: Faults,
+        application: Application = NAMELESS,
+    ) -> None:
+        self._application = application
         self.clock_ahead_s: float | None = None
         """How far the clock was ahead of the log's when they were compared last; None when they never were."""
         self._broker = broker
@@ -76,7 +88,7 @@ class BrokerWatch:
             if state.failing_s <= FAULT_AFTER_S:
                 self._faults.clear(key)
             elif key not in self._faults:
-                self._faults.report(key, Fault("client", describe(state), CLIENT_ADVICE))
+                self._faults.report(key, Fault("client", describe(state), client_advice(self._application)))
         return CLIENTS_INTERVAL_S
 
     async def _compare_clocks(self) -> float:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Final, NamedTuple
 
+from engine.declare.settings import Settings
 from engine.health.faults import Fault, FaultKey, Faults
 from engine.work.background import repeat
 
@@ -15,10 +15,6 @@ INTERVAL_S: Final = 0.5
 RESERVE_SHARE_MAX: Final = 16  # of a small disk the reserve is a sixteenth at most
 ROOM_AGAIN: Final = 1.25  # times the reserve: no going back and forth at the limit
 KEY: Final[FaultKey] = ("disk", "room")
-ADVICE: Final = (
-    "free space, or give ORDERS_DATA_DIR a larger disk; reads go on, nothing that was accepted is lost, and the worker "
-    "goes on by itself when there is room (ORDERS_DISK_RESERVE)"
-)
 
 
 class Room(NamedTuple):
@@ -32,21 +28,21 @@ class DiskWatch:
     """Takes note when the disk of a folder has no more than its reserve left.
 
     `suspend` is called then, so that the reserve is there for what is under way, and `resume` when there is room again.
-    Without a folder nothing is looked at.
+    Where the settings keep nothing on the disk nothing is looked at.
     """
 
     def __init__(
         self,
-        folder: Path | None,
-        reserve_bytes: int,
+        settings: Settings,
         faults: Faults,
         suspend: Callable[[], Awaitable[None]],
         resume: Callable[[], None],
     ) -> None:
         self.refusal: str | None = None
         """Why nothing is taken now; None while there is room."""
-        self._folder = folder
-        self._reserve_bytes = reserve_bytes
+        self._settings = settings
+        self._folder = None if settings.transport == "memory" else settings.data_dir
+        self._reserve_bytes = settings.disk_reserve
         self._faults = faults
         self._suspend = suspend
         self._resume = resume
@@ -74,12 +70,20 @@ class DiskWatch:
     async def _take_note(self, room: Room) -> None:
         if self.refusal is None and room.free_bytes < room.reserve_bytes:
             self.refusal = f"only {room.free_bytes >> 20} MiB are free on the disk of {self._folder}"
-            self._faults.report(KEY, Fault("disk", f"{self.refusal}: nothing more is accepted or committed", ADVICE))
+            detail = f"{self.refusal}: nothing more is accepted or committed"
+            self._faults.report(KEY, Fault("disk", detail, self._advice()))
             await self._suspend()
         elif self.refusal is not None and room.free_bytes >= room.reserve_bytes * ROOM_AGAIN:
             self.refusal = None
             self._faults.clear(KEY)
             self._resume()
+
+    def _advice(self) -> str:
+        variable = self._settings.variable
+        return (
+            f"free space, or give {variable('data_dir')} a larger disk; reads go on, nothing that was accepted is "
+            f"lost, and the worker goes on by itself when there is room ({variable('disk_reserve')})"
+        )
 
     def _room(self) -> Room | None:
         """The room there is; None where that cannot be said, as when the folder is gone, which others notice."""

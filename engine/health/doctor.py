@@ -10,21 +10,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
-from engine.declare.settings import MOVE_DATA, Settings
+from engine.declare.settings import Settings
 from engine.failures.dead_letters import DEAD_LETTER_COUNTS
 from engine.health.audits import AUDITS, LAST, UNPROVEN
 from engine.health.broker_watch import (
-    CLIENT_ADVICE,
     CLOCK_ADVICE,
     CLOCK_DIFFERENCE_MAX_S,
     NOT_READY_AFTER_S,
+    client_advice,
     describe,
     describe_clock,
 )
 from engine.health.check import Check, some
 from engine.health.durability import durability_checks
 from engine.health.retention import check_retention
-from engine.health.standstill import without_room
+from engine.health.standstill import room_settings, without_room
 from engine.installation.examine import check_owner
 from engine.installation.ownership import Ownership
 from engine.log.ports import Broker, TopicSpec, TransportError
@@ -70,7 +70,8 @@ async def check_broker(settings: Settings, broker: Broker, specs: Sequence[Topic
         async with asyncio.timeout(BROKER_TIMEOUT_S):
             found = await broker.topics()
     except (TransportError, TimeoutError) as error:
-        advice = "start the broker, or correct ORDERS_BROKER; the worker goes on by itself when it is there"
+        correct = f"correct {settings.variable('broker')}"
+        advice = f"start the broker, or {correct}; the worker goes on by itself when it is there"
         return [Check("broker", False, f"{settings.broker} does not answer: {error or 'no answer in time'}", advice)]
     checks = [Check("broker", True, f"{settings.broker} answers")]
     missing = [spec.name for spec in specs if spec.name not in found]
@@ -96,10 +97,10 @@ def _partitions_advice(settings: Settings, specs: Sequence[TopicSpec], found: Ma
     """What to do about topics of another size, without losing what is in them."""
     counts = {found[spec.name] for spec in specs if spec.name in found}
     if len(counts) == 1:
-        return f"all topics have {counts.pop()}: set ORDERS_PARTITIONS to that, and delete nothing"
+        return f"all topics have {counts.pop()}: set {settings.variable('partitions')} to that, and delete nothing"
     return (
-        f"all topics need the same number, {settings.partitions} by ORDERS_PARTITIONS: delete no topic, events are "
-        'nowhere else; see "Changing the number of partitions" in docs/operations.md'
+        f"all topics need the same number, {settings.partitions} by {settings.variable('partitions')}: delete no "
+        'topic, events are nowhere else; see "Changing the number of partitions" in docs/operations.md'
     )
 
 
@@ -121,7 +122,9 @@ def check_clients(engine: Engine) -> list[Check]:
         is_failing = state.failing_s > NOT_READY_AFTER_S
         last = f"; made anew {state.replaced} times, last failure: {state.reason}" if state.reason else ""
         detail = describe(state) if is_failing else f"the {state.name} works{last}"
-        checks.append(Check("clients", not is_failing, detail, CLIENT_ADVICE if is_failing else None))
+        checks.append(
+            Check("clients", not is_failing, detail, client_advice(engine.settings.application) if is_failing else None)
+        )
     if (ahead_s := engine.broker_watch.clock_ahead_s) is not None:
         is_off = abs(ahead_s) > CLOCK_DIFFERENCE_MAX_S
         detail = describe_clock(ahead_s) if is_off else f"this worker's and the broker's differ by {abs(ahead_s):.1f} s"
@@ -163,14 +166,14 @@ def check_data_folder(settings: Settings) -> list[Check]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"orders")
+            file.write(b"written")
         free_bytes = shutil.disk_usage(folder).free
     except OSError as error:
-        advice = f"change its permissions, free space, or {MOVE_DATA}"
+        advice = f"change its permissions, free space, or {settings.application.moving_data}"
         return [Check("data folder", False, f"{folder} cannot be written: {error.strerror}", advice)]
     room = f"{free_bytes / (1 << 30):.1f} GiB free"
     if free_bytes < FREE_BYTES_MIN:
-        advice = f"free space, or {MOVE_DATA}"
+        advice = f"free space, or {settings.application.moving_data}"
         return [Check("data folder", True, f"{folder} can be written"), Check("free space", False, room, advice)]
     return [Check("data folder", True, f"{folder} can be written"), Check("free space", True, room)]
 
@@ -199,12 +202,12 @@ def check_faults(engine: Engine) -> list[Check]:
 
 
 def check_calls(engine: Engine) -> list[Check]:
-    """Do those answer that agents call (payment gateway, mail server)?"""
+    """Do those answer that agents call?"""
     pauses = engine.pauses()
     if not pauses:
         return [Check("outside calls", True, "no agent waits for somebody outside")]
     advice = (
-        "see that what it calls is up, and check the address (payments: ORDERS_PAYMENT_URL, mail: ORDERS_SMTP_URL); "
+        f"see that what it calls is up, and check the address{engine.settings.application.addresses}; "
         "the worker asks again by itself, and goes on when there is an answer"
     )
     return [
@@ -225,8 +228,9 @@ def check_dead_letters(engine: Engine) -> Check:
     if not open_ones:
         return Check("dead letters", True, "none is open in the partitions of this worker")
     detail = ", ".join(f"{topic} {count}" for topic, count in open_ones.items())
+    command = engine.settings.application.command
     advice = (
-        "see `orders dead-letters groups`, mend the cause, then `orders dead-letters retry` them; "
+        f"see {command('dead-letters groups')}, mend the cause, then {command('dead-letters retry')} them; "
         "`discard` only what nobody needs"
     )
     return Check("dead letters", False, f"open ones by topic: {detail}", advice)
@@ -240,7 +244,7 @@ def check_stalled(engine: Engine) -> Check:
     detail = ", ".join(f"{topic} for {agent}" for agent, topic in sources)
     advice = (
         "retry what they wait for (GET /aggregates/waiting names it), or discard it if nobody needs it, "
-        "or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX"
+        f"or raise {room_settings(engine.settings)}"
     )
     return Check("waiting records", False, f"no room for more records to wait, so these stand still: {detail}", advice)
 
@@ -257,7 +261,12 @@ def check_audits(engine: Engine) -> Check:
         for number, audit in sorted(last)
     )
     if any(audit.outcome == UNPROVEN for _, audit in last):
-        return Check("last audit", True, detail, "`orders audit` says what the log can no longer tell")
+        return Check(
+            "last audit",
+            True,
+            detail,
+            f"{engine.settings.application.command('audit')} says what the log can no longer tell",
+        )
     return Check("last audit", True, detail)
 
 

@@ -39,7 +39,7 @@ def _copies(settings: Settings, facts: LogFacts, there: Mapping[TopicSpec, Topic
     problems = [
         (
             _named(topics, lambda topic: topic.replicas < settings.replication),
-            f"have fewer copies than ORDERS_REPLICATION={settings.replication}",
+            f"have fewer copies than {settings.variable('replication')}={settings.replication}",
             "add replicas with kafka-reassign-partitions.sh: it is used only when a topic is created",
         ),
         (
@@ -62,12 +62,12 @@ def _copies(settings: Settings, facts: LogFacts, there: Mapping[TopicSpec, Topic
              if names]  # fmt: skip
     yield from found
     if not found and there:
-        yield _copies_in_order(facts, topics, fewest)
+        yield _copies_in_order(settings, facts, topics, fewest)
 
 
-def _copies_in_order(facts: LogFacts, topics: Mapping[str, TopicFacts], fewest: int) -> Check:
+def _copies_in_order(settings: Settings, facts: LogFacts, topics: Mapping[str, TopicFacts], fewest: int) -> Check:
     if fewest == 1:
-        advice = f"three brokers and ORDERS_REPLICATION=3 before the first start keep them; {GUIDE}"
+        advice = f"three brokers and {settings.variable('replication')}=3 before the first start keep them; {GUIDE}"
         return Check("copies", True, "one of each record: with the disk of a broker its records are lost", advice)
     if behind := _named(topics, lambda topic: topic.in_sync < topic.replicas):
         advice = "a broker is down, or catching up: look at the brokers before another one fails"
@@ -169,8 +169,9 @@ def _transactions(settings: Settings, of_broker: Mapping[str, str]) -> Iterator[
     if longest_ms is None:
         return
     if int(longest_ms) < settings.transaction_timeout * 1000:
-        detail = f"the brokers allow {longest_ms} ms, ORDERS_TRANSACTION_TIMEOUT is {settings.transaction_timeout} s"
-        advice = "set ORDERS_TRANSACTION_TIMEOUT lower, or transaction.max.timeout.ms of the brokers higher"
+        setting = settings.variable("transaction_timeout")
+        detail = f"the brokers allow {longest_ms} ms, {setting} is {settings.transaction_timeout} s"
+        advice = f"set {setting} lower, or transaction.max.timeout.ms of the brokers higher"
         yield Check("transactions", False, detail, advice)
     else:
         yield Check("transactions", True, f"may take {settings.transaction_timeout:.0f} s")

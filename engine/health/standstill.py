@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
+from engine.declare.settings import Settings
 from engine.failures.dead_letters import letter_id
 from engine.health.faults import Fault
 from engine.log.ports import TransportError
@@ -132,7 +133,7 @@ class StandstillWatch:
         if any(fault.partition == place.partition and fault.kind != KIND for fault in faults.open()):
             faults.clear(key)  # another fault of this partition names the cause already
             return
-        cause, advice = why(mark.task, (place.agent, place.topic))
+        cause, advice = why(mark.task, (place.agent, place.topic), self._engine.settings)
         detail = f"{place.topic}/{place.partition} stands still for {place.agent} since {mark.since_text}: {cause}"
         faults.report(key, Fault(KIND, detail, advice, place.partition))
 
@@ -147,24 +148,32 @@ def without_room(task: PartitionTask) -> Sequence[Source]:
     return sorted({*task.stalled.sources(), *task.calls.stalled()})
 
 
-def why(task: PartitionTask, source: Source) -> tuple[str, str]:
+def room_settings(settings: Settings) -> str:
+    """The settings that say how many records may wait."""
+    return f"{settings.variable('waiting_per_aggregate_max')} and {settings.variable('waiting_max')}"
+
+
+def why(task: PartitionTask, source: Source, settings: Settings) -> tuple[str, str]:
     """Why an agent gets no further, as far as that is known, and what to do about it."""
     if source in without_room(task):
-        return _no_room(task, source[0])
+        return _no_room(task, source[0], settings)
     if (offset := task.calls.first_offset(source)) is not None:
         return (
             f"the record at offset {offset} waits for an answer from outside",
-            "see that what the agent calls is up, and what the worker's log says of it "
-            "(payments: ORDERS_PAYMENT_URL, mail: ORDERS_SMTP_URL); it is asked again by itself",
+            "see that what the agent calls is up, and what the worker's log says of it"
+            f"{settings.application.addresses}; it is asked again by itself",
         )
     if task.work.is_committing:
         return "the commit of its partition does not end", f"see that the broker and the disk are well, or {RESTART}"
     if task.backlog.queued[source[1]]:
         return "it was handed records, and does not finish them", RESTART
-    return "its records are not read", f"see what `orders doctor` says of the broker, or {RESTART}"
+    return (
+        "its records are not read",
+        f"see what {settings.application.command('doctor')} says of the broker, or {RESTART}",
+    )
 
 
-def _no_room(task: PartitionTask, agent: str) -> tuple[str, str]:
+def _no_room(task: PartitionTask, agent: str, settings: Settings) -> tuple[str, str]:
     """What the lanes of a partition wait for that have no room left."""
     lanes = list(task.lanes.index.items())
     parked = [(len(lane), lane.parked) for key, lane in lanes if lane.parked is not None and key.agent == agent]
@@ -175,11 +184,11 @@ def _no_room(task: PartitionTask, agent: str) -> tuple[str, str]:
         at = "soon" if due_ms is None else f"at {datetime.fromtimestamp(due_ms / 1000, UTC):%F %T}Z"
         return (
             f"no more records may wait behind those that are tried again, the next one {at}",
-            "wait until then, or discard it; or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
+            f"wait until then, or discard it; or raise {room_settings(settings)}",
         )
     letters = ", ".join(letter_id(task.number, letter) for _, letter in heapq.nlargest(LETTERS_NAMED_MAX, parked))
     return (
         f"no more records may wait behind {len(parked)} dead letters, most of them behind {letters}",
-        "retry or discard these (`orders dead-letters show ID`), and what waits behind them goes on in order; "
-        "or raise ORDERS_WAITING_PER_AGGREGATE_MAX and ORDERS_WAITING_MAX",
+        f"retry or discard these ({settings.application.command('dead-letters show ID')}), and what waits behind them "
+        f"goes on in order; or raise {room_settings(settings)}",
     )

@@ -105,10 +105,11 @@ class Adoption:
         ]
         if not unread:
             return None
+        setting = self._ownership.application.variable("app_id")
         return (
             f"application {self._ownership.app_id!r} has not processed all records that are kept for {some(others)}: "
             f"{some(set(unread))}. It would process them again: decide, charge and count each a second time. Nothing "
-            f"was changed. Set ORDERS_APP_ID={min(others)}, under which they were processed."
+            f"was changed. Set {setting}={min(others)}, under which they were processed."
         )
 
     async def _has_records(self, topic: str, number: int, offset: int) -> bool:

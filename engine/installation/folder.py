@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.declare.application import Application
 from engine.installation.mark import NotTheOwner
 
 FILE = "installation.json"
@@ -25,8 +26,9 @@ class StoresFolder:
     The file lies beside the stores, so that it goes where they go: stores that are moved away take it along.
     """
 
-    def __init__(self, path: Path, is_kept: bool) -> None:
+    def __init__(self, path: Path, application: Application, is_kept: bool) -> None:
         self.path = path
+        self._application = application
         self._is_kept = is_kept  # memory:// keeps nothing
 
     def has_stores(self) -> bool:
@@ -69,5 +71,5 @@ class StoresFolder:
         except OSError as error:
             raise NotTheOwner(
                 f"{self.path} cannot be written ({error.strerror}). Give this user the rights, free space, or set "
-                "ORDERS_DATA_DIR."
+                f"{self._application.variable('data_dir')}."
             ) from error

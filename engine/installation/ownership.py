@@ -44,9 +44,10 @@ class Ownership:
         """
         self.app_id = settings.app_id
         self.topics = frozenset(topics)
+        self.application = settings.application
         self.release = release or release_of(settings.application)
         self.marks = MarkTopic(broker)
-        self.folder = StoresFolder(stores, is_kept=settings.transport != "memory")
+        self.folder = StoresFolder(stores, settings.application, is_kept=settings.transport != "memory")
         self.mark: Mark | None = None
         self._on_loss: Callable[[str], None] | None = on_loss
         self._watch: asyncio.Task[None] | None = None
@@ -118,6 +119,7 @@ class Ownership:
     async def applicant(self) -> Applicant:
         """This worker, as the rules look at it."""
         return Applicant(
+            self.application,
             self.app_id,
             self.topics,
             self.release,
@@ -157,7 +159,7 @@ class Ownership:
             marks = {}
         if self.mark is None:
             raise TransportError("the topics are not claimed yet")
-        if (problem := loss(self.mark, self.topics, self.release, marks)) is not None:
+        if (problem := loss(self.mark, self.topics, self.release, marks, self.application)) is not None:
             raise NotTheOwner(problem)
         if self.app_id not in marks:  # the topic was removed or made anew, and nobody else has claimed anything in it
             await self.claim()

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.declare.application import Application
 from engine.health.check import some
 from engine.installation.folder import Remembered
 from engine.installation.mark import Mark, Marks, Release
 from engine.installation.unmarked import Unmarked
-
-ADOPT = "`orders adopt --reason TEXT`"
 
 
 class Applicant(NamedTuple):
@@ -20,6 +19,7 @@ class Applicant(NamedTuple):
     `has_log` says whether the log has a changelog of its application.
     """
 
+    application: Application
     app_id: str
     topics: frozenset[str]
     release: Release
@@ -27,6 +27,11 @@ class Applicant(NamedTuple):
     remembered: Remembered | None
     has_stores: bool
     has_log: bool
+
+    @property
+    def places(self) -> str:
+        """The settings that say which log it works on, and where its stores are."""
+        return f"{self.application.variable('broker')} or {self.application.variable('data_dir')}"
 
 
 def other_owners(applicant: Applicant, marks: Marks, unmarked: Unmarked) -> Mapping[str, frozenset[str]]:
@@ -55,10 +60,12 @@ def other_application(applicant: Applicant, marks: Marks, others: Mapping[str, I
     """The topics are another application's."""
     app_id, topics = next(iter(sorted(others.items())))
     owner = marks[app_id].owner if app_id in marks else f"application {app_id!r}, which has written no mark yet"
+    variable = applicant.application.variable
     return (
         f"{some(topics)} belong to {owner}; this worker is application {applicant.app_id!r}, and would process every "
-        f"kept record again: decide, charge and count. Set ORDERS_APP_ID={app_id}, or ORDERS_BROKER (on embedded://: "
-        f"ORDERS_DATA_DIR) to a log of its own. {ADOPT} moves topics that hold no records yet."
+        f"kept record again: decide, charge and count. Set {variable('app_id')}={app_id}, or {variable('broker')} (on "
+        f"embedded://: {variable('data_dir')}) to a log of its own. {_adopt(applicant.application)} moves "
+        "topics that hold no records yet."
     )
 
 
@@ -67,7 +74,8 @@ def other_stores(applicant: Applicant, remembered: Remembered) -> str:
     return (
         f"the stores in {applicant.stores} belong to application {remembered.app_id!r} (installation "
         f"{remembered.installation}); this worker is application {applicant.app_id!r}. Set "
-        f"ORDERS_APP_ID={remembered.app_id}, or ORDERS_DATA_DIR to a folder of its own."
+        f"{applicant.application.variable('app_id')}={remembered.app_id}, or "
+        f"{applicant.application.variable('data_dir')} to a folder of its own."
     )
 
 
@@ -80,7 +88,7 @@ def lost_log(applicant: Applicant) -> str | None:
         owner += f" (installation {applicant.remembered.installation})"
     return (
         f"the stores in {applicant.stores} belong to {owner}, of which this log knows nothing: its changelogs are not "
-        "there. Correct ORDERS_BROKER or ORDERS_DATA_DIR, or restore the log from a backup. To begin with an empty log "
+        f"there. Correct {applicant.places}, or restore the log from a backup. To begin with an empty log "
         f"on purpose, move {applicant.stores} aside, and keep it: the state may be nowhere else."
     )
 
@@ -90,8 +98,8 @@ def other_installation(applicant: Applicant, remembered: Remembered, mark: Mark)
     return (
         f"the log belongs to {mark.owner} since {mark.since}; the stores in {applicant.stores} belong to installation "
         f"{remembered.installation} of it. To work for the log's owner, move {applicant.stores} aside: the worker "
-        "restores from the changelogs. If this is the wrong log, correct ORDERS_BROKER or ORDERS_DATA_DIR. To make "
-        f"installation {remembered.installation} the owner on purpose: {ADOPT}."
+        f"restores from the changelogs. If this is the wrong log, correct {applicant.places}. To make "
+        f"installation {remembered.installation} the owner on purpose: {_adopt(applicant.application)}."
     )
 
 
@@ -119,7 +127,7 @@ def old_workers(applicant: Applicant, mark: Mark | None, workers: Iterable[str])
     )
 
 
-def loss(mark: Mark, topics: frozenset[str], release: Release, marks: Marks) -> str | None:
+def loss(mark: Mark, topics: frozenset[str], release: Release, marks: Marks, application: Application) -> str | None:
     """How a running worker has lost the ownership that `mark` gave it; None while it has it."""
     present = marks.get(mark.app_id)
     others = [other for app_id, other in marks.items() if app_id != mark.app_id and topics & set(other.topics)]
@@ -129,5 +137,9 @@ def loss(mark: Mark, topics: frozenset[str], release: Release, marks: Marks) -> 
     told = f": {owner.moves[-1].reason} ({owner.moves[-1].by}, {owner.moves[-1].at})" if owner.moves else ""
     return (
         f"the topics belong to {owner.owner} now{told}. This worker, of {mark.owner}, ends; nothing that it had not "
-        f"committed before counts. To take the ownership back on purpose: {ADOPT}."
+        f"committed before counts. To take the ownership back on purpose: {_adopt(application)}."
     )
+
+
+def _adopt(application: Application) -> str:
+    return application.command("adopt --reason TEXT")

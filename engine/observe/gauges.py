@@ -158,7 +158,11 @@ class Gauges:
         engine = self._engine
         running = self._running()
         # The same for all workers: whether every number has an owner shows only in the sum over them.
-        yield GaugeMetricFamily("partitions_configured", "ORDERS_PARTITIONS of this worker", engine.settings.partitions)
+        yield GaugeMetricFamily(
+            "partitions_configured",
+            f"{engine.settings.variable('partitions')} of this worker",
+            engine.settings.partitions,
+        )
         yield GaugeMetricFamily("partitions_owned", "partition numbers given to this worker", len(engine.numbers))
         yield GaugeMetricFamily(
             "partitions_restoring", "owned partition numbers that cannot be read yet", len(engine.numbers - {*running})

@@ -27,7 +27,6 @@ from engine.observe.plain_text import plain_line
 from engine.observe.tracing.current import current_trace_id
 from engine.watchdog.watch import WATCH
 
-OWN_PACKAGES: Final = ("engine", "streams", "domain", "tables", "agents", "cli")
 REPEAT_PAUSE_S: Final = 1.0
 REFUSAL: Final = "NotEnoughReplicasError"
 REFUSALS_LAST_S: Final = 2.0  # longest of a healthy broker under load: 0.3 s
@@ -42,20 +41,20 @@ _PLAIN = re.compile(r'[^\s="]+')
 
 
 def configure_logging(settings: Settings, others_level: str = "WARNING") -> None:
-    """Log to stderr: this project at ORDERS_LOG_LEVEL, Faust, aiokafka and all others at `others_level`."""
+    """Log to stderr: the application and the engine at `log_level` of the settings, all others at `others_level`."""
     handler = log_handler(settings)
     if settings.log_level != "DEBUG" and others_level == "WARNING":
         handler.addFilter(_is_worth_reading)
         handler.addFilter(_RefusalsThatLast())
-        handler.addFilter(_NotEveryTime())
+        handler.addFilter(_NotEveryTime(settings.application.own_packages))
     logging.basicConfig(level=others_level, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for package in OWN_PACKAGES:
+    for package in settings.application.own_packages:
         logging.getLogger(package).setLevel(settings.log_level)
 
 
 def log_handler(settings: Settings) -> logging.Handler:
-    """What writes every line to stderr, in the form of ORDERS_LOG_FORMAT."""
+    """What writes every line to stderr, in the form of the setting `log_format`."""
     masks = Masks(secrets_of(settings, os.environ))
     handler = _CurrentStderr()
     handler.setFormatter(JsonFormatter(masks) if settings.log_format == "json" else TextFormatter(masks))
@@ -101,14 +100,15 @@ class _RefusalsThatLast(logging.Filter):
 class _NotEveryTime(logging.Filter):
     """Lets the same message of another library through now and then: aiokafka repeats one for every attempt."""
 
-    def __init__(self) -> None:
+    def __init__(self, own_packages: Iterable[str]) -> None:
         super().__init__()
+        self._own_packages = frozenset(own_packages)
         self._last: dict[tuple[str, str], float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the message was not seen for a while; ours always pass."""
         package = record.name.partition(".")[0]
-        if package in OWN_PACKAGES:
+        if package in self._own_packages:
             return True
         pause_s = EXPORTER_PAUSE_S if package == EXPORTER else REPEAT_PAUSE_S
         message, now = (record.name, str(record.msg)), time.monotonic()

@@ -95,7 +95,7 @@ class Engine:
         self.numbers: frozenset[int] = frozenset()
         self.fatal: str | None = None
         self.faults = Faults()
-        self.broker_watch = BrokerWatch(broker, self.clients, self.faults)
+        self.broker_watch = BrokerWatch(broker, self.clients, self.faults, settings.application)
         self.repairs = Repairs()
         self.standstills = StandstillWatch(self)
         self.on_fatal: Callable[[], None] = lambda: None
@@ -108,8 +108,7 @@ class Engine:
         self.ownership = Ownership(settings, broker, owned, stores_dir, on_loss=self.die)
         self._timers = dict(timers)
         self._stores_dir = stores_dir
-        folder = None if settings.transport == "memory" else settings.data_dir
-        self.disk = DiskWatch(folder, settings.disk_reserve, self.faults, self._suspend_all, self._resume_all)
+        self.disk = DiskWatch(settings, self.faults, self._suspend_all, self._resume_all)
         self._loop_delay = LoopDelay(self.metrics.loop_delay_seconds)
         self._hanging = HangingWatch(self)
         self.source_watch = SourceWatch(self)

@@ -217,7 +217,8 @@ class Losses:
             self._context.faults.clear(self._key(source))
         else:
             self._found[source] = loss
-            fault = Fault(LOST_RECORDS, loss.detail, loss.advice, self._number)
+            advice = loss.advice(self._context.settings.application)
+            fault = Fault(LOST_RECORDS, loss.detail, advice, self._number)
             self._context.faults.report(self._key(source), fault)
         return loss
 

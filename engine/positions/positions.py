@@ -5,6 +5,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from engine.declare.application import Application
 from engine.declare.table import Table
 
 LossKind = Literal["removed", "made anew", "cut off"]
@@ -80,12 +81,12 @@ class Loss(msgspec.Struct, frozen=True):
             return f"1 record, offset {self.first}, was"
         return f"{self.records} records, offsets {self.first} to {self.end - 1}, were"
 
-    @property
-    def advice(self) -> str:
+    def advice(self, application: Application) -> str:
         """What to do about it, without losing more."""
+        accept = application.command(f"accept-loss {self.topic} {self.partition} --reason ...")
         return (
             "if their producer still has them, have them sent again; then let the agent go on at offset "
-            f"{self.goes_on_at} with `orders accept-loss {self.topic} {self.partition} --reason ...`; "
+            f"{self.goes_on_at} with {accept}; "
             "everything else goes on meanwhile"
         )
 

@@ -26,6 +26,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from engine.declare.application import Application
 from engine.log.ports import Reader, Record
 from engine.store.store import ChangelogMark
 
@@ -70,13 +71,17 @@ class Changelog(NamedTuple):
 
 
 class ChangelogRefused(Exception):
-    """A partition does not start, because it would lose rows without anybody knowing; `advice` says what to do."""
+    """A partition does not start, because it would lose rows without anybody knowing."""
 
     def __init__(self, partition: int, changelogs: Sequence[Changelog]) -> None:
         self.changelogs = changelogs
         self.detail = f"partition {partition} does not start: {_named(_sentence(partition, c) for c in changelogs)}"
-        self.advice = _advice(partition, {changelog.standing for changelog in changelogs})
+        self.partition = partition
         super().__init__(self.detail)
+
+    def advice(self, application: Application) -> str:
+        """What to do about it, without losing more."""
+        return _advice(self.partition, {changelog.standing for changelog in self.changelogs}, application)
 
 
 def new_identity(complete_from: int | None = None) -> bytes:
@@ -240,33 +245,33 @@ def _sentence(partition: int, changelog: Changelog) -> str:
     return f"the beginning of {name} was removed (it begins at offset {changelog.start})"
 
 
-def _advice(partition: int, standings: set[Standing]) -> str:
+def _advice(partition: int, standings: set[Standing], application: Application) -> str:
     """What to do about a partition that is refused, without losing more."""
     another = (
         f"start the worker whose data folder has the store of partition {partition}, or put a backup of that folder in "
         "its place"
     )
+    from_store = application.command(f"repair {partition} --from store")
     if standings == {Standing.EMPTY}:
-        anew = f"`orders repair {partition} --from events`"
+        anew = application.command(f"repair {partition} --from events")
         return f"{another}. If there is none, rows of projections can be made anew: {anew}"
     if Standing.BEHIND in standings:
-        return (
-            f"{another}: a newer store has what was removed. If there is none, `orders repair {partition} --from store "
-            "--accept-loss` goes on without it"
-        )
+        without = application.command(f"repair {partition} --from store --accept-loss")
+        return f"{another}: a newer store has what was removed. If there is none, {without} goes on without it"
     if standings == {Standing.UNDER_REPAIR}:
-        return f"go on with it: `orders repair {partition} --from store`"
+        return f"go on with it: {from_store}"
+    from_changelog = application.command(f"repair {partition} --from changelog")
     return (
-        f"keep the data folder: its store is the better copy. `orders repair {partition} --from store` writes its rows "
-        f"to the changelog; or {another}. If the log was replaced on purpose, `orders repair {partition} --from "
-        "changelog` follows it, and puts the store aside"
+        f"keep the data folder: its store is the better copy. {from_store} writes its rows to the changelog; or "
+        f"{another}. If the log was replaced on purpose, {from_changelog} follows it, and puts the store aside"
     )
 
 
-def only_copy_texts(partition: int, changelogs: Sequence[Changelog]) -> tuple[str, str]:
+def only_copy_texts(partition: int, changelogs: Sequence[Changelog], application: Application) -> tuple[str, str]:
     """Finding and advice about changelogs from which the store of a partition could not be restored again."""
     named = _named(_sentence(partition, changelog._replace(standing=Standing.FOLLOWS)) for changelog in changelogs)
     return (
         f"the store of partition {partition} is the only copy of its rows: {named}",
-        f"keep the data folder, and write the changelog anew with `orders repair {partition} --from store`",
+        "keep the data folder, and write the changelog anew with "
+        f"{application.command(f'repair {partition} --from store')}",
     )

@@ -41,7 +41,7 @@ async def intact_store(number: int, tables: Mapping[str, AnyTable], context: Eng
     damage = note.damage
     if not damage:
         try:
-            return Store(path)
+            return Store(path, context.settings.application)
         except StoreDamaged as error:
             damage = str(error)
             context.metrics.storage_errors += 1
@@ -56,7 +56,7 @@ async def intact_store(number: int, tables: Mapping[str, AnyTable], context: Eng
     context.faults.report(disk_fault_key(number), built_anew(number, damage))
     said = about(partition=number)
     log.warning("%s: it is moved to %s and built anew from its changelog", damage, aside, extra=said)
-    return Store(path)
+    return Store(path, context.settings.application)
 
 
 async def _refuse_unless_whole(

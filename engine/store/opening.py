@@ -55,7 +55,8 @@ async def restore_store(
             await reader.close()
     except ChangelogRefused as refused:
         context.faults.report(
-            changelog_fault(number), Fault(FAULT_KIND, refused.detail, refused.advice, partition=number)
+            changelog_fault(number),
+            Fault(FAULT_KIND, refused.detail, refused.advice(context.settings.application), partition=number),
         )
         raise
     if asked is not None:
@@ -113,5 +114,5 @@ def _report_only_copy(number: int, context: EngineContext, shortened: Sequence[C
     if not shortened:
         context.faults.clear(changelog_fault(number))
         return
-    detail, advice = only_copy_texts(number, shortened)
+    detail, advice = only_copy_texts(number, shortened, context.settings.application)
     context.faults.report(changelog_fault(number), Fault(FAULT_KIND, detail, advice, partition=number))

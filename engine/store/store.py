@@ -23,7 +23,7 @@ from rocksdict import (
     WriteBatch,
 )
 
-from engine.declare.settings import MOVE_DATA
+from engine.declare.application import NAMELESS, Application
 from engine.log.ports import Outgoing
 
 log = logging.getLogger(__name__)
@@ -136,12 +136,13 @@ class Store:
     power failure the changelog repairs what is missing, from the position that survived.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, application: Application = NAMELESS) -> None:
         """Open or create the folder.
 
         Raises StoreDamaged, and StoreError for everything else that keeps it from being opened.
         """
         self.path = path
+        self._application = application
         self.is_damaged = False
         self.on_damage: Callable[[StoreDamaged], None] = lambda damage: None  # told once, before the caller is
         self._cursors: WeakSet[_Cursor] = WeakSet()
@@ -165,7 +166,7 @@ class Store:
         except StoreError:
             raise
         except Exception as error:
-            remedy = explain_open_failure(self.path, error)
+            remedy = explain_open_failure(self.path, error, self._application)
             raise (self._damaged("opened", error) if remedy is None else StoreError(remedy)) from error
 
     def _load(self) -> None:
@@ -355,15 +356,17 @@ def _has_lost_its_beginning(path: Path) -> bool:
     return not (path / "CURRENT").exists() and any(path.glob("*.sst"))
 
 
-def explain_open_failure(path: Path, error: Exception) -> str | None:
+def explain_open_failure(path: Path, error: Exception, application: Application = NAMELESS) -> str | None:
     """What to do when RocksDB cannot open `path`; None where it is damaged."""
     text = str(error)
     if "lock hold by" in text or "While lock file" in text:
-        return f"{path} is in use by another process: stop it, or set ORDERS_DATA_DIR to another folder"
+        return (
+            f"{path} is in use by another process: stop it, or set {application.variable('data_dir')} to another folder"
+        )
     if isinstance(error, PermissionError) or "Permission denied" in text or "Read-only" in text:
-        return f"{path} cannot be written by this user: change its permissions, or {MOVE_DATA}"
+        return f"{path} cannot be written by this user: change its permissions, or {application.moving_data}"
     if "No space left" in text or "File too large" in text:
-        return f"{path} has no room left: free space, or {MOVE_DATA}"
+        return f"{path} has no room left: free space, or {application.moving_data}"
     if _DAMAGE.search(text):
         return None
     return f"{path} cannot be opened ({text}): check the disk and its folder"

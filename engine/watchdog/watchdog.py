@@ -1,6 +1,6 @@
 """The watchdog: a thread that gets the main thread out of a handler that does not return.
 
-It looks at WATCH (watch.py) ten times per ORDERS_HANDLER_TIMEOUT. A record that is still the same after that many looks
+It looks at WATCH (watch.py) ten times per `handler_timeout`. A record that is still the same after that many looks
 is interrupted: a signal to the main thread, whose Python-level handler raises HandlerTimeout between two bytecodes of
 the record's handler, or out of a system call (time.sleep, a socket). It raises nowhere else, see `_may_raise`. What has
 not come back at the second timeout, however often it was interrupted, is beyond that: the watchdog leaves a mark

@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from multidict import CIMultiDict, istr
 
 from engine.declare.service import Service
+from engine.declare.settings import Settings
 from engine.failures.classify import NAME_CHARACTERS_MAX, InfrastructureError
 from engine.log.ports import TransportError
 from engine.observe.about import about
@@ -31,9 +32,6 @@ ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 FAUST_APP: web.AppKey[Any] = web.AppKey("faust_app", object)
 SERVICES: web.AppKey[Sequence[Service]] = web.AppKey("services", Sequence)
 GAUGES: web.AppKey[Gauges] = web.AppKey("gauges", Gauges)
-
-FORWARDED = "X-Orders-Forwarded"
-"""Header of what one worker asks of another."""
 
 BODY_BYTES_MAX = 1 << 20
 TIMEOUT_S = 2.0
@@ -51,15 +49,6 @@ SECURITY_HEADERS: CIMultiDict[str] = CIMultiDict(
 )
 _SECURED = istr("Cross-Origin-Resource-Policy")  # an answer that has it has the others
 _JSON_HEADERS = CIMultiDict(SECURITY_HEADERS, **{hdrs.CONTENT_TYPE: "application/json"})
-UNKNOWN_HOST = (
-    "this worker listens on its own machine only and is not known by the name in the header Host; "
-    "ask for localhost or 127.0.0.1, or set ORDERS_WEB_URL to the address of the proxy before it"
-)
-OTHER_SITE = (
-    "a page of another site may not change anything here; if the page is this worker's own, behind a proxy, "
-    "set ORDERS_WEB_URL to the address in the browser"
-)
-
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # The same request may succeed a moment later, or at another worker.
 PASSING = (PartitionNotHere, PartitionLost, TooManyWaiters, TransportError, InfrastructureError, StoreError)
@@ -203,6 +192,17 @@ def time_of(name: str, text: str) -> datetime:
     return time
 
 
+def _refusals_of_browsers(settings: Settings) -> tuple[str, str]:
+    """What is said to a browser that knows the worker by another name, and to a page of another site."""
+    web_url = settings.variable("web_url")
+    return (
+        "this worker listens on its own machine only and is not known by the name in the header Host; "
+        f"ask for localhost or 127.0.0.1, or set {web_url} to the address of the proxy before it",
+        "a page of another site may not change anything here; if the page is this worker's own, behind a proxy, "
+        f"set {web_url} to the address in the browser",
+    )
+
+
 def answer_problems(engine: Engine, bound_to: str) -> Around:
     """Around all requests: checks who asks, turns errors into problems, and secures the answers.
 
@@ -212,26 +212,31 @@ def answer_problems(engine: Engine, bound_to: str) -> Around:
     token = settings.api_token.get_secret_value()
     expected = f"Bearer {token}".encode() if token else b""
     is_ours = host_check(settings, bound_to)
+    forwarded = settings.application.header("Forwarded")
+    unknown_host, other_site = _refusals_of_browsers(settings)
+    no_token = (
+        f"changing requests need the header Authorization: Bearer with the worker's {settings.variable('api_token')}"
+    )
 
     def around(handle: Handler) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
             attention()
             try:
                 if is_ours is not None and not is_ours(request.headers.get(hdrs.HOST, "localhost")):
-                    raise Problem(421, UNKNOWN_HOST)
+                    raise Problem(421, unknown_host)
                 is_change = request.method not in SAFE_METHODS
                 if is_change:
                     if is_from_another_site(request, settings.web_url):
-                        raise Problem(403, OTHER_SITE)
+                        raise Problem(403, other_site)
                     if expected:
-                        _check_token(request, expected)
+                        _check_token(request, expected, no_token)
                 response = await (_to_its_end(handle(request)) if is_change else handle(request))
             except Problem as problem:
                 response = problem.response()
             except web.HTTPException as error:
                 if error.status < 400:
                     raise
-                response = _explain(request, error).response()
+                response = _explain(request, error, forwarded).response()
             except PASSING as error:
                 response = unavailable(str(error)).response()
             except Exception:
@@ -266,7 +271,7 @@ def _log_abandoned(change: asyncio.Future[web.StreamResponse]) -> None:
 
 
 def _log_failure(request: web.Request) -> None:
-    """Say that a route failed; not on which path, in which a customer's id may be."""
+    """Say that a route failed; not on which path, in which an id may be."""
     correlation_id = request.headers.get("X-Correlation-Id", "")[:NAME_CHARACTERS_MAX]
     log.exception(
         "%s %s failed",
@@ -283,14 +288,13 @@ def route_of(request: web.Request) -> str | None:
     return resource.canonical if resource is not None else None
 
 
-def _check_token(request: web.Request, expected: bytes) -> None:
+def _check_token(request: web.Request, expected: bytes, detail: str) -> None:
     given = request.headers.get("Authorization", "").encode(errors="surrogateescape")
     if not hmac.compare_digest(given, expected):
-        detail = "changing requests need the header Authorization: Bearer with the worker's ORDERS_API_TOKEN"
         raise Problem(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
 
-def _explain(request: web.Request, error: web.HTTPException) -> Problem:
+def _explain(request: web.Request, error: web.HTTPException, forwarded: str) -> Problem:
     """The problem behind an error that aiohttp raised by itself."""
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
@@ -298,7 +302,7 @@ def _explain(request: web.Request, error: web.HTTPException) -> Problem:
     if isinstance(error, web.HTTPRequestEntityTooLarge):
         return Problem(413, f"a body has at most {BODY_BYTES_MAX} bytes")
     if isinstance(error, web.HTTPNotFound):
-        if FORWARDED in request.headers:  # the worker that asks is of a release in which there is one
+        if forwarded in request.headers:  # the worker that asks is of a release in which there is one
             return unavailable(f"this worker is of another version, in which there is no {request.path}; try again")
         return Problem(404, f"there is no {request.path}")
     return Problem(error.status, error.reason)

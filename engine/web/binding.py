@@ -28,10 +28,11 @@ def binding_problem(settings: Settings, host: str) -> str | None:
         return None
     where = f"on {host}" if host else "on all addresses"
     return (
-        f"the worker would listen {where}, where anybody who reaches this machine could place and cancel orders. "
-        "Set ORDERS_API_TOKEN to a long random text (`openssl rand -hex 32` makes one), "
-        "or listen on this machine only with ORDERS_WEB_HOST=127.0.0.1, "
-        "or say that you want it so with ORDERS_WEB_INSECURE=true."
+        f"the worker would listen {where}, where anybody who reaches this machine could "
+        f"{settings.application.changes}. Set {settings.variable('api_token')} to a long random text "
+        "(`openssl rand -hex 32` makes one), "
+        f"or listen on this machine only with {settings.variable('web_host')}=127.0.0.1, "
+        f"or say that you want it so with {settings.variable('web_insecure')}=true."
     )
 
 
@@ -40,6 +41,6 @@ def token_warning(settings: Settings) -> str | None:
     if not settings.api_token or len(settings.api_token) >= TOKEN_LENGTH_MIN:
         return None
     return (
-        f"ORDERS_API_TOKEN has fewer than {TOKEN_LENGTH_MIN} characters and can be guessed: "
+        f"{settings.variable('api_token')} has fewer than {TOKEN_LENGTH_MIN} characters and can be guessed: "
         "`openssl rand -hex 32` makes a better one"
     )

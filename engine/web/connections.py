@@ -114,11 +114,13 @@ class Connection(web.RequestHandler):
 class Connections:
     """What the web server listens with: makes a connection of every client, as long as there are not too many."""
 
-    def __init__(self, server: web.Server, maximum: int, patience: Patience) -> None:
+    def __init__(self, server: web.Server, maximum: int, patience: Patience, setting: str) -> None:
+        """`setting` is the variable that says how many there may be."""
         self.open: dict[Connection, asyncio.Transport] = {}
         self._refused: set[_Refusal] = set()
         self._server = server
         self._maximum = maximum
+        self._setting = setting
         self._patience = patience
         self._loop = asyncio.get_running_loop()
         self._refusal_logged_at = float("-inf")
@@ -152,8 +154,9 @@ class Connections:
         if now - self._refusal_logged_at >= REFUSALS_LOGGED_EVERY_S:
             self._refusal_logged_at = now
             log.warning(
-                "%d connections to the web view are open; others are refused (ORDERS_WEB_CONNECTIONS_MAX)",
+                "%d connections to the web view are open; others are refused (%s)",
                 self._maximum,
+                self._setting,
             )
 
 

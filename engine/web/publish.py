@@ -51,7 +51,7 @@ def id_header(request: web.Request, name: str) -> str | None:
 def metadata(request: web.Request, user_id: str | None = None) -> Metadata:
     """Where the request's commands come from; without `X-Correlation-Id` the request starts a correlation."""
     correlation_id = id_header(request, CORRELATION_ID.name) or str(uuid.uuid4())
-    annotate("orders.correlation_id", correlation_id)
+    annotate("correlation_id", correlation_id)
     return Metadata(correlation_id=correlation_id, user_id=user_id)
 
 

@@ -13,7 +13,7 @@ from yarl import URL
 from engine.observe.tracing.current import HTTP_HEADERS, Attributes, answered, calling
 from engine.partition.engine import Engine, PartitionNotHere
 from engine.partition.task import PartitionTask
-from engine.web.answers import ENGINE, FORWARDED, TIMEOUT_MAX_S
+from engine.web.answers import ENGINE, TIMEOUT_MAX_S
 
 CONNECT_TIMEOUT_S = 2.0
 SILENCE_S = 5.0  # a stream has something to tell every second
@@ -30,6 +30,8 @@ class Router:
     def __init__(self, engine: Engine, owner_url: Callable[[int], str | None]) -> None:
         self._engine = engine
         self._owner_url = owner_url
+        self.forwarded = engine.settings.application.header("Forwarded")
+        """The header of what another worker has asked for."""
         self._session: aiohttp.ClientSession | None = None
 
     def here(self, number: int) -> PartitionTask | None:
@@ -60,7 +62,7 @@ class Router:
         timeout = aiohttp.ClientTimeout(total=timeout_s + CONNECT_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S)
         url = URL(self.owner(number) + path_and_query, encoded=True)
         with _unreachable_is_not_here(number), _asking(method, url) as trace:
-            headers = {**(headers or {}), **trace, FORWARDED: "1"}
+            headers = {**(headers or {}), **trace, self.forwarded: "1"}
             async with self._http().request(method, url, headers=headers, timeout=timeout) as answer:
                 answered(answer.status)
                 return answer.status, await answer.read()
@@ -70,11 +72,11 @@ class Router:
 
         A request that was forwarded once is not forwarded again: two workers may disagree about the owner for a moment.
         """
-        if FORWARDED in request.headers:
+        if self.forwarded in request.headers:
             raise PartitionNotHere(f"partition {number} is moving to another worker; try again")
         url = URL(self.owner(number) + request.raw_path, encoded=True)
         headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-        headers[FORWARDED] = "1"
+        headers[self.forwarded] = "1"
         # Not can_read_body: that is over once a handler has read the body; `read` remembers it.
         body = await request.read() if request.body_exists else None
         with _unreachable_is_not_here(number), _asking(request.method, url) as trace:
@@ -94,7 +96,7 @@ class Router:
     async def listen(self, url: str) -> AsyncIterator[aiohttp.StreamReader]:
         """Give what another worker streams at an address; raises ClientError or OSError when it goes silent or away."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_S)
-        headers = {FORWARDED: "1"}
+        headers = {self.forwarded: "1"}
         async with self._http().get(url, headers=headers, timeout=timeout, read_bufsize=STREAM_BUFFER_BYTES) as answer:
             answer.raise_for_status()
             yield answer.content

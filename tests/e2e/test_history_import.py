@@ -17,11 +17,11 @@ from cli.history import HistoryImport, batch_line
 from cli.order_history import OrderHistory, parse_order_history
 from cli.report import ImportReport, Outcome
 from cli.run import SAMPLE_PRICE_DECIMALS
+from cli.saga_waiting import wait_for_sagas
 from cli.stocking import stock_line
 from cli.sums import Reconciliation, reconcile
 from engine.cli.client import WorkerClient
 from engine.cli.console import Failure, PlainSteps
-from engine.cli.waiting import wait_for_sagas
 from engine.faust.app import EngineApp
 from tests.apps import at_rest, make_settings, running
 from tests.payment_server import PaymentServer, payment_server

@@ -16,11 +16,11 @@ from engine.declare.service import Service
 from engine.declare.timers import Timer
 from engine.declare.unit_of_work import UnitOfWork
 from engine.faust.app import EngineApp
-from engine.observe.logs import OWN_PACKAGES, log_handler
+from engine.observe.logs import log_handler
 from engine.observe.quiet import Quiet
 from streams.app import create_app
 from streams.events.orders import OrderPlaced
-from streams.settings import Settings
+from streams.settings import APPLICATION, Settings
 from streams.topics import ORDER_COMMANDS, ORDER_EVENTS
 from tests.apps import at_rest, caught_up, make_settings, publish, running, wait_until
 from tests.integration.web import client_of, order
@@ -61,7 +61,7 @@ def log(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
     """Give what is logged; `logging_as` begins it. Nothing is kept back because another test has said it before."""
     for module in (sagas, notifications):
         monkeypatch.setattr(module, "_quiet", Quiet())
-    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in OWN_PACKAGES]
+    before = [(logging.getLogger(name), logging.getLogger(name).level) for name in APPLICATION.own_packages]
     yield Log(capsys)
     for logger, level in before:
         logger.setLevel(level)
@@ -75,7 +75,7 @@ class logging_as:
 
     def __enter__(self) -> None:
         logging.getLogger().addHandler(self._handler)
-        for name in OWN_PACKAGES:
+        for name in APPLICATION.own_packages:
             logging.getLogger(name).setLevel("INFO")
 
     def __exit__(self, *_: object) -> None:

@@ -59,10 +59,10 @@ def as_application(settings: Settings, app_id: str) -> Settings:
     return settings.model_copy(update={"app_id": app_id})
 
 
-async def refusal_of(settings: Settings, services: Iterable[Service], release: Release = RELEASE) -> str:
+async def refusal_of(settings: Settings, services: Iterable[Service], release: Release | None = None) -> str:
     """Start an application that must be refused, and say with which words."""
     app = create_app(settings, services=services)
-    app.engine.ownership.release = release
+    app.engine.ownership.release = release or release_of(settings.application)
     app.finalize()
     with pytest.raises(NotTheOwner) as refused:
         await app.start()
@@ -300,7 +300,7 @@ async def test_a_release_that_may_not_run_beside_a_newer_one_is_refused_also_whi
             await app.engine.ownership.confirm()
         assert app.engine.fatal is not None
     said = await refusal_of(settings, [tally.service])
-    for named in (RELEASE.name, "7.0", "level 3"):
+    for named in (release_of(Settings.application).name, "7.0", "level 3"):
         assert named in said
 
 
@@ -312,7 +312,7 @@ async def test_a_release_waits_until_workers_have_ended_beside_which_it_may_not_
     beside = settings.model_copy(update={"data_dir": tmp_path / "other", "web_port": unused_port()})
     async with running(settings, [tally.service]):
         said = await refusal_of(beside, [tally.service], newer)
-    for named in (RELEASE.name, "9.0", "level 8", "Stop all of them"):
+    for named in (release_of(Settings.application).name, "9.0", "level 8", "Stop all of them"):
         assert named in said
     async with connected(settings) as broker:
         await wait_until_gone(broker, settings.app_id)

@@ -18,7 +18,7 @@ from engine.faust.app import EngineApp, create_app, engine_services
 from engine.faust.assignor import NumberAssignor
 from engine.partition.engine import Engine
 from engine.partition.task import PartitionTask
-from engine.web.answers import FORWARDED, Problem, json_response
+from engine.web.answers import Problem, json_response
 from engine.web.routes.queries import ask_all
 from streams.app import shop_services
 from tests.apps import make_settings, running, wait_until
@@ -138,7 +138,7 @@ async def test_what_a_worker_of_another_release_asks_for_is_unavailable_rather_t
 ) -> None:
     """Workers of the release before queries take 404 for "there is no such row", and pages that end."""
     async with running(make_settings("memory://", tmp_path), engine_services()) as app, client_of(app) as client:
-        check_unavailable(await client.get(path, headers={FORWARDED: "1"}))
+        check_unavailable(await client.get(path, headers={"X-Orders-Forwarded": "1"}))
         check_problem(await client.get(path), 404)
 
 

@@ -21,7 +21,6 @@ from engine.faust.assignor import NumberAssignor
 from engine.log.ports import Position
 from engine.positions.tokens import encode_token
 from engine.web import publish
-from engine.web.answers import FORWARDED
 from streams.app import create_app
 from tests.apps import make_settings, running, stop, stop_cut_off, wait_until
 from tests.chaos.faults import Worker
@@ -353,7 +352,7 @@ async def test_two_workers_that_take_each_other_for_the_owner_do_not_ask_for_eve
             await _own(app, {0})
             assignor(app).external_topic_distribution = {peer.engine.settings.public_url: {"order-commands": [1]}}
         check_unavailable(await client.get(f"/orders/{key}"))
-        check_unavailable(await client.get(f"/orders/{key}", headers={FORWARDED: "1"}))
+        check_unavailable(await client.get(f"/orders/{key}", headers={"X-Orders-Forwarded": "1"}))
 
 
 async def _own(app: EngineApp, numbers: set[int]) -> None:

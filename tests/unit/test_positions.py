@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from engine.positions.positions import CUT_OFF, MADE_ANEW, POSITIONS, REMOVED, AgentPosition, Loss, find_loss
+from streams.settings import APPLICATION
 
 ID, OTHER_ID = "topic-1", "topic-2"
 
@@ -38,7 +39,7 @@ def test_removed_records_are_named_with_agent_number_and_offsets(topic_id: str) 
         loss.detail
         == "order-commands/2: 512 records, offsets 0 to 511, were removed before decide-orders had read them"
     )
-    assert "orders accept-loss order-commands 2" in loss.advice
+    assert "orders accept-loss order-commands 2" in loss.advice(APPLICATION)
     one = loss_at(511, 512, 600, topic_id)
     assert one is not None
     assert one.detail == "order-commands/2: 1 record, offset 511, was removed before decide-orders had read it"

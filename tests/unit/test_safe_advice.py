@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from engine.declare.settings import MOVE_DATA
 from engine.health.doctor import check_data_folder
 from engine.log.embedded.log import Log, NewRecord, RocksStorage, TopicConfig
 from streams.settings import Settings
@@ -94,7 +93,7 @@ def test_advice_about_a_full_or_closed_folder_takes_its_contents_along(tmp_path:
     (tmp_path / "blocked").touch()
     (found,) = check_data_folder(Settings(_env_file=None, data_dir=tmp_path / "blocked"))
     assert not found.ok
-    assert MOVE_DATA in str(found.advice)
+    assert Settings.application.moving_data in str(found.advice)
 
     log = Log(RocksStorage(tmp_path / "data" / "log"))
     log.create_topic("orders", TopicConfig(1, False, None))

@@ -74,8 +74,12 @@ class EmbeddedBroker(Broker):
         try:
             in_memory = self._settings.transport == "memory"
             if not in_memory:
-                _check_beside(self._settings.data_dir)
-            storage = MemoryStorage() if in_memory else RocksStorage(self._settings.data_dir / "log")
+                _check_beside(self._settings)
+            storage = (
+                MemoryStorage()
+                if in_memory
+                else RocksStorage(self._settings.data_dir / "log", application=self._settings.application)
+            )
             self._log = Log(storage, delete_retention_ms=int(self._settings.delete_retention * 1000))
         except LogError as error:
             raise TransportUnusable(str(error)) from error
@@ -209,13 +213,14 @@ class EmbeddedBroker(Broker):
         return {}
 
 
-def _check_beside(data_dir: Path) -> None:
+def _check_beside(settings: Settings) -> None:
     """Raise LogDamaged where stores are left of a log that is gone: a new log would be an empty, healthy system."""
-    folder, stores = data_dir / "log", data_dir / "stores"
+    folder, stores = settings.data_dir / "log", settings.data_dir / "stores"
     if not folder.exists() and has_stores(stores):
         raise LogDamaged(
             f"{stores} holds what belongs to a log, and there is no log in {folder}. Restore the whole data folder "
-            f"from a backup, or set ORDERS_DATA_DIR to it; to begin anew beside what was, move {stores} away."
+            f"from a backup, or set {settings.variable('data_dir')} to it; to begin anew beside what was, move "
+            f"{stores} away."
         )
 
 

@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 from rocksdict import Rdict
 
+from engine.declare.application import NAMELESS, Application
 from engine.declare.times import format_ms
 from engine.log.embedded.errors import LogDamaged, LogUnavailable
 from engine.log.embedded.layout import PartitionState, StoredTopic, decode_row, partition_key, row_key
@@ -42,40 +43,41 @@ class LogReport(NamedTuple):
         return [*self.broken_off, *self.damaged]
 
 
-def check_log(folder: Path) -> LogReport:
+def check_log(folder: Path, application: Application = NAMELESS) -> LogReport:
     """Read every row of a log that no worker has open; changes nothing.
 
     Raises LogLocked, LogUnavailable where nothing can be read at all.
     """
-    mark, broken_off = _read_mark(folder)
+    mark, broken_off = _read_mark(folder, application)
     if not (folder / "CURRENT").exists():
         if not has_rows(folder):
             raise LogUnavailable(f"there is no log in {folder}")
-        raise LogUnavailable(f"the file CURRENT is missing in {folder}: `orders log repair` makes it again")
+        repair = application.command("log repair")
+        raise LogUnavailable(f"the file CURRENT is missing in {folder}: {repair} makes it again")
     try:
-        database = open_database(folder, is_read_only=True)
+        database = open_database(folder, is_read_only=True, application=application)
     except LogDamaged as damage:
         broken_off.append(str(damage).split(". ")[0])
-        database = open_database(folder, is_read_only=True, up_to_damage=True)
+        database = open_database(folder, is_read_only=True, up_to_damage=True, application=application)
     try:
         return _read_all(database, mark, broken_off)
     finally:
         close_database(database)
 
 
-def repair_log(folder: Path, reason: str) -> tuple[LogReport, list[str]]:
+def repair_log(folder: Path, reason: str, application: Application = NAMELESS) -> tuple[LogReport, list[str]]:
     """Go on with what can be read of a log; what was done, a sentence each, is written beside the log as well.
 
     Only the end of a write-ahead log, CURRENT and the mark can be given up or made again: rows that are damaged in the
     middle stay so. Raises LogLocked, LogUnavailable.
     """
-    mark, broken_off = _read_mark(folder)
+    mark, broken_off = _read_mark(folder, application)
     done = list(_restore_current(folder))
     try:
-        database = open_database(folder)
+        database = open_database(folder, application=application)
     except LogDamaged as damage:
         done.append(f"left out the write-ahead log from its first damage on ({_cause(damage)})")
-        database = open_database(folder, up_to_damage=True)
+        database = open_database(folder, up_to_damage=True, application=application)
     try:
         report = _read_all(database, mark, broken_off)
         fresh = replace(_fresh_mark(folder, database), lost_end_at=mark.lost_end_at if mark is not None else 0.0)
@@ -97,9 +99,9 @@ def _fresh_mark(folder: Path, database: Rdict) -> Mark:
         raise LogUnavailable(f"the id of the log in {folder} cannot be read ({error}): restore a backup") from error
 
 
-def _read_mark(folder: Path) -> tuple[Mark | None, list[str]]:
+def _read_mark(folder: Path, application: Application) -> tuple[Mark | None, list[str]]:
     try:
-        return read_mark(folder), []
+        return read_mark(folder, application), []
     except LogUnavailable as error:
         return None, [str(error).split(". ")[0]]
 

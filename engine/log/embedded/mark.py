@@ -14,6 +14,7 @@ from typing import Final
 
 import msgspec
 
+from engine.declare.application import NAMELESS, Application
 from engine.log.embedded.errors import LogUnavailable
 
 FORMAT: Final = 1
@@ -52,7 +53,7 @@ def this_boot() -> str:
         return ""
 
 
-def read_mark(folder: Path) -> Mark | None:
+def read_mark(folder: Path, application: Application = NAMELESS) -> Mark | None:
     """The mark of the log in `folder`, None where there is none; raises LogUnavailable when it cannot be used."""
     path = mark_path(folder)
     try:
@@ -64,8 +65,8 @@ def read_mark(folder: Path) -> Mark | None:
     except msgspec.MsgspecError as error:
         raise LogUnavailable(
             f"{path} is damaged ({error}), so it cannot be said whether the log in {folder} is whole. "
-            "Restore both from a backup; or look at the log with `orders log check`, and take it as it is with "
-            "`orders log repair`."
+            f"Restore both from a backup; or look at the log with {application.command('log check')}, and take it as "
+            f"it is with {application.command('log repair')}."
         ) from error
     if mark.format != FORMAT:
         raise LogUnavailable(

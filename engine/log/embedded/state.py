@@ -6,7 +6,6 @@ import msgspec
 
 from engine.log.embedded.errors import LogDamaged, LogUnavailable
 from engine.log.embedded.layout import LAYOUT_VERSION, PartitionState, StoredTopic, encode, partition_key
-from engine.log.embedded.opening import REMEDY
 from engine.log.embedded.storage import Storage
 
 TopicPartition = tuple[str, int]
@@ -47,7 +46,9 @@ def load_state(storage: Storage) -> LogState:
     version = _number(storage, b"v")
     if version is None:
         if next(storage.scan(b"j", b"\xff"), None) is not None:
-            raise LogDamaged(f"the log has rows, and does not say of which layout. {REMEDY}")
+            raise LogDamaged(
+                "the log has rows, and does not say of which layout. Restore the whole data folder from a backup"
+            )
         storage.write([(b"v", encode(LAYOUT_VERSION))])
     elif version != LAYOUT_VERSION:
         raise LogUnavailable(

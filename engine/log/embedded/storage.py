@@ -10,9 +10,10 @@ from typing import Protocol
 
 from rocksdict import Rdict, WriteBatch, WriteOptions
 
+from engine.declare.application import NAMELESS, Application
 from engine.log.embedded.errors import LogReadFailed, LogUnavailable, LogWriteFailed
 from engine.log.embedded.mark import MarkFile
-from engine.log.embedded.opening import REMEDY, is_damage, open_log
+from engine.log.embedded.opening import is_damage, open_log, remedy
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +112,10 @@ class RocksStorage:
     or a crash of the machine may lose the last writes (always a tail, never one from the middle). `sync=True` pays.
     """
 
-    def __init__(self, path: Path, sync: bool = False) -> None:
+    def __init__(self, path: Path, sync: bool = False, application: Application = NAMELESS) -> None:
         """Open or create the folder; raises LogLocked, LogDamaged, LogUnavailable."""
         self._path = path
+        self._application = application
         self._write_options = WriteOptions()
         self._write_options.sync = sync
         self._db: Rdict | None = None
@@ -123,7 +125,7 @@ class RocksStorage:
         self._open()
 
     def _open(self) -> None:
-        self._db, self._mark = open_log(self._path)
+        self._db, self._mark = open_log(self._path, self._application)
 
     @property
     def failed(self) -> bool:
@@ -159,10 +161,10 @@ class RocksStorage:
                 self._mark.advance(db.latest_sequence_number())
         except Exception as error:  # rocksdict raises plain Exceptions
             self._failed = True
-            remedy = REMEDY if is_damage(str(error)) else "Free disk space or raise the limit on file sizes"
+            damage, room = remedy(self._application), "Free disk space or raise the limit on file sizes"
             raise LogWriteFailed(
                 f"could not write to the log in {self._path}: {error}. Nothing was acknowledged. "
-                f"{remedy}; the next write tries again."
+                f"{damage if is_damage(str(error)) else room}; the next write tries again."
             ) from error
 
     def scan(self, first: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:

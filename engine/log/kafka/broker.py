@@ -104,7 +104,8 @@ class KafkaBroker(Broker):
         try:
             await admin.start()
             existing = await self.topics()
-            await _check_partitions(admin, [topic for topic in topics if topic.name in existing])
+            there = [topic for topic in topics if topic.name in existing]
+            await _check_partitions(admin, there, self.settings.variable("partitions"))
             missing = [self._new_topic(topic) for topic in topics if topic.name not in existing]
             if missing:
                 response = await admin.create_topics(missing)
@@ -262,7 +263,7 @@ class KafkaBroker(Broker):
             return {producer: numbers[name] for producer, name in (await client.producer_ids(numbers)).items()}
 
 
-async def _check_partitions(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec]) -> None:
+async def _check_partitions(admin: AIOKafkaAdminClient, topics: Sequence[TopicSpec], setting: str) -> None:
     """Refuse topics of another size; those with more partitions alone are the business of the watch over topics."""
     described = await admin.describe_topics([topic.name for topic in topics]) if topics else []
     found = {topic["topic"]: len(topic["partitions"]) for topic in described}
@@ -272,7 +273,7 @@ async def _check_partitions(admin: AIOKafkaAdminClient, topics: Sequence[TopicSp
         if len(sizes) == 1 and size not in (0, topic.partitions):
             raise PartitionsMismatch(
                 f"topic {topic.name} has {size} partitions, like all topics there are, and this application is set to "
-                f"{topic.partitions}: set ORDERS_PARTITIONS={size}, which they were made with"
+                f"{topic.partitions}: set {setting}={size}, which they were made with"
             )
         if 0 < size < topic.partitions:
             raise PartitionsMismatch(

@@ -23,9 +23,6 @@ from engine.log.ports import TransportError, TransportUnusable
 TIMEOUT_MS = 5_000
 CLOSE_TIMEOUT_S = 1.0
 
-_PROTOCOL = "ORDERS_KAFKA_SECURITY_PROTOCOL"
-_CAFILE = "ORDERS_KAFKA_SSL_CAFILE"
-_CERTFILE = "ORDERS_KAFKA_SSL_CERTFILE"
 # OpenSSL's X509_V_ERR_...
 _OTHER_NAME = {62, 64}
 _UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
@@ -45,7 +42,7 @@ async def diagnose(settings: Settings, options: dict[str, Any], failure: Excepti
                 return found
     return TransportError(
         f"cannot reach Kafka at {', '.join(settings.bootstrap_servers)} ({failure}); "
-        "is it running, and is ORDERS_BROKER right?"
+        f"is it running, and is {settings.variable('broker')} right?"
     )
 
 
@@ -89,27 +86,32 @@ def _causes(error: BaseException | None, handled: BaseException) -> Iterator[Bas
 
 def _certificate(settings: Settings, error: ssl.SSLCertVerificationError) -> str:
     if error.verify_code in _OTHER_NAME:
-        return "its certificate is for another host name; use a name that is in the certificate in ORDERS_BROKER"
+        broker = settings.variable("broker")
+        return f"its certificate is for another host name; use a name that is in the certificate in {broker}"
     if error.verify_code in _UNKNOWN_AUTHORITY:
-        known = f"in {_CAFILE}={settings.kafka_ssl_cafile}" if settings.kafka_ssl_cafile else "of this system"
-        wanted = "correct it" if settings.kafka_ssl_cafile else f"name the file of its authority in {_CAFILE}"
+        cafile = settings.variable("kafka_ssl_cafile")
+        known = f"in {cafile}={settings.kafka_ssl_cafile}" if settings.kafka_ssl_cafile else "of this system"
+        wanted = "correct it" if settings.kafka_ssl_cafile else f"name the file of its authority in {cafile}"
         return f"no authority {known} has signed its certificate; {wanted}"
     if error.verify_code in _EXPIRED:
         return "its certificate is not valid at this time; renew it, or correct this machine's clock"
-    return f"{error.verify_message}; see its certificate, and {_CAFILE}"
+    return f"{error.verify_message}; see its certificate, and {settings.variable('kafka_ssl_cafile')}"
 
 
 def _tls(settings: Settings, where: str, error: ssl.SSLError) -> TransportError:
     reason = (error.reason or str(error)).upper()
     if "ALERT" in reason:
-        shown = f"{_CERTFILE}={settings.kafka_ssl_certfile}" if settings.kafka_ssl_certfile else "none"
+        certfile = settings.variable("kafka_ssl_certfile")
+        shown = f"{certfile}={settings.kafka_ssl_certfile}" if settings.kafka_ssl_certfile else "none"
         return TransportUnusable(
             f"Kafka at {where} does not accept this worker's certificate, which is {shown} "
-            f"({reason.lower().replace('_', ' ')}); name one that it knows in {_CERTFILE} and ORDERS_KAFKA_SSL_KEYFILE"
+            f"({reason.lower().replace('_', ' ')}); name one that it knows in "
+            f"{certfile} and {settings.variable('kafka_ssl_keyfile')}"
         )
     return TransportError(
         f"Kafka at {where} does not speak TLS there ({reason.lower().replace('_', ' ')}); "
-        f"check the port in ORDERS_BROKER, and {_PROTOCOL}={settings.kafka_security_protocol}"
+        f"check the port in {settings.variable('broker')}, and "
+        f"{settings.variable('kafka_security_protocol')}={settings.kafka_security_protocol}"
     )
 
 
@@ -118,16 +120,18 @@ def _login(settings: Settings, error: BaseException) -> str | None:
     if isinstance(error, SaslAuthenticationFailed | AuthenticationFailedError):
         return (
             f"refuses the login of {settings.kafka_sasl_plain_username!r} with {settings.kafka_sasl_mechanism}; check "
-            "ORDERS_KAFKA_SASL_PLAIN_USERNAME, ORDERS_KAFKA_SASL_PLAIN_PASSWORD and ORDERS_KAFKA_SASL_MECHANISM"
+            f"{settings.variable('kafka_sasl_plain_username')}, {settings.variable('kafka_sasl_plain_password')} and "
+            f"{settings.variable('kafka_sasl_mechanism')}"
         )
     if isinstance(error, UnsupportedSaslMechanismError):
         return (
             f"knows no login with {settings.kafka_sasl_mechanism}; "
-            "set ORDERS_KAFKA_SASL_MECHANISM to one that it does know"
+            f"set {settings.variable('kafka_sasl_mechanism')} to one that it does know"
         )
     if isinstance(error, IllegalSaslStateError):
         return (
-            f"wants no login there; set {_PROTOCOL} to PLAINTEXT or SSL, or correct the port in ORDERS_BROKER "
+            f"wants no login there; set {settings.variable('kafka_security_protocol')} to PLAINTEXT or SSL, or correct "
+            f"the port in {settings.variable('broker')} "
             f"(it is {settings.kafka_security_protocol})"
         )
     return None
@@ -137,5 +141,5 @@ def _hung_up(settings: Settings, where: str) -> TransportError:
     protocol = settings.kafka_security_protocol
     return TransportError(
         f"Kafka at {where} ends the connection or does not answer; does it expect something else there than "
-        f"{_PROTOCOL}={protocol}, or is it only starting?"
+        f"{settings.variable('kafka_security_protocol')}={protocol}, or is it only starting?"
     )

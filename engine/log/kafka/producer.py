@@ -18,7 +18,7 @@ from engine.log.kafka.transactions.hanging import Settlement, writer_timeout_ms
 from engine.log.kafka.transactions.transactions import transaction_client
 from engine.log.ports import Outgoing, ProducerFenced, TransactionalProducer, TransportError
 
-# A transaction that follows the marker of the one before is told to retry. Measured at 200 orders/s, placed to visible:
+# A transaction that follows the marker of the one before is told to retry. Measured at 200 commands/s, sent to visible:
 # p50 21 ms and p99 107 ms with 5 ms, 14 and 72 with 2.
 RETRY_BACKOFF_MS = 2
 # aiokafka waits a constant 20 ms in the one case that is ours all the time: the first request of a transaction that

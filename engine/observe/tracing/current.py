@@ -25,7 +25,7 @@ class CurrentSpan(Protocol):
         """The id of the trace, 32 hexadecimal digits."""
 
     def annotate(self, name: str, value: Value) -> None:
-        """Add an attribute."""
+        """Add an attribute; a name without a dot gets the name of the application before it."""
 
     def refuse(self, error_type: str) -> None:
         """Note that it came to nothing: a name of the kind of failure, never its words."""

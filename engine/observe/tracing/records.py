@@ -108,7 +108,7 @@ class TracedRecords(Untraced):
 
         def traced(timer: Timer, work: UnitOfWork) -> None:
             span = self._start(work.record, TIMERS_AGENT, topic, work.partition)
-            span.annotate("orders.aggregate_id", timer.key)
+            span.annotate("aggregate_id", timer.key)
             with _Handling(span, work):
                 handle(timer, work)
 
@@ -121,7 +121,8 @@ class TracedRecords(Untraced):
             envelope = accept(record, number)
             span = CURRENT.get()
             if isinstance(span, ActiveSpan) and span.span.is_recording():
-                span.span.set_attributes(described(envelope))
+                for name, value in described(envelope).items():
+                    span.annotate(name, value)
             return envelope
 
         return traced
@@ -131,9 +132,9 @@ class TracedRecords(Untraced):
         span, names = self._start(record, agent, topic, partition), names_in(record.value)
         told = {
             "messaging.message.id": names.event_id,
-            "orders.event_type": names.event_type,
-            "orders.correlation_id": names.correlation_id,
-            "orders.aggregate_id": names.aggregate_id,
+            "event_type": names.event_type,
+            "correlation_id": names.correlation_id,
+            "aggregate_id": names.aggregate_id,
         }
         for name, value in told.items():
             if value is not None:
@@ -160,7 +161,7 @@ class TracedRecords(Untraced):
         if not work.links:
             yield
             return
-        attributes: dict[str, Value] = {"orders.partition": work.partition, "orders.records": work.records}
+        attributes: dict[str, Value] = {"partition": work.partition, "records": work.records}
         commit = self._spans.start("commit", "internal", attributes, links=work.links)
         try:
             yield
@@ -178,7 +179,7 @@ class TracedRecords(Untraced):
             "messaging.destination.name": topic,
             "messaging.destination.partition.id": str(partition),
             "messaging.consumer.group.name": self._spans.group,
-            "orders.agent": agent,
+            "agent": agent,
         }
         if record.offset >= 0:  # a timer has none
             attributes["messaging.kafka.offset"] = record.offset
@@ -208,7 +209,7 @@ class _Handling:
         if kind is not None:
             self._span.refuse(kind.__name__)
         if work.retry_count:
-            span.set_attribute("orders.retry_count", work.retry_count)
+            self._span.annotate("retry_count", work.retry_count)
         if len(work.links) < LINKS_MAX and span.is_recording():
             work.links.append(span.get_span_context())
         span.end()
@@ -218,12 +219,12 @@ def described(envelope: Envelope[Any]) -> dict[str, Value]:
     """What a span says of a message: ids and types, never what is in it."""
     attributes: dict[str, Value] = {
         "messaging.message.id": envelope.event_id,
-        "orders.event_type": envelope.event_type,
-        "orders.aggregate_type": envelope.aggregate_type,
-        "orders.aggregate_id": envelope.aggregate_id,
+        "event_type": envelope.event_type,
+        "aggregate_type": envelope.aggregate_type,
+        "aggregate_id": envelope.aggregate_id,
     }
     if envelope.metadata.correlation_id is not None:
-        attributes["orders.correlation_id"] = envelope.metadata.correlation_id
+        attributes["correlation_id"] = envelope.metadata.correlation_id
     return attributes
 
 

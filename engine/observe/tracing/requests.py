@@ -16,7 +16,7 @@ METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "
 
 
 def trace_requests(spans: Spans) -> Around:
-    """Around all requests and their problems. A span names the route, not the path: a customer's id may be in it."""
+    """Around all requests and their problems. A span names the route, not the path: an id may be in it."""
 
     def around(handle: Handler) -> Handler:
         async def traced(request: web.Request) -> web.StreamResponse:

@@ -52,7 +52,7 @@ class ActiveSpan:
 
     def annotate(self, name: str, value: Value) -> None:
         """Add an attribute."""
-        self.span.set_attribute(name, value)
+        self.span.set_attribute(self._spans.names[name], value)
 
     def refuse(self, error_type: str) -> None:
         """Note that it came to nothing: a name of the kind of failure, never its words."""
@@ -97,12 +97,25 @@ class _Current:
         self._span.span.end()
 
 
+class _Names(dict[str, str]):
+    """Full names of attributes: those of OpenTelemetry have a dot, and what has none is the application's own."""
+
+    def __init__(self, application: str) -> None:
+        super().__init__()
+        self._application = application
+
+    def __missing__(self, name: str) -> str:
+        full = self[name] = name if "." in name else f"{self._application}.{name}"
+        return full
+
+
 class Spans:
     """Makes spans and sends them to the collector, in a thread of their own."""
 
     def __init__(self, settings: Settings) -> None:
         self.system = settings.transport
         self.group = settings.app_id
+        self.names = _Names(settings.application.name)
         self._provider = TracerProvider(resource=_resource(settings), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer: Tracer = self._provider.get_tracer(settings.application.distribution or settings.application.name)
@@ -117,7 +130,8 @@ class Spans:
     ) -> ActiveSpan:
         """A span that begins now."""
         linked = [Link(context) for context in links]
-        return ActiveSpan(self, self._tracer.start_span(name, parent, _KINDS[kind], attributes, linked))
+        named = {self.names[attribute]: value for attribute, value in attributes.items()}
+        return ActiveSpan(self, self._tracer.start_span(name, parent, _KINDS[kind], named, linked))
 
     @contextmanager
     def request(self, name: str, attributes: Attributes, parent: Context) -> Iterator[ActiveSpan]:
