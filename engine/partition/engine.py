@@ -187,7 +187,7 @@ class Engine:
 
     def stored_numbers(self) -> list[int]:
         """Numbers that this worker has a store of, the one that was used last first."""
-        return StoresFolder(self._stores_dir, True).numbers()
+        return StoresFolder(self._stores_dir, self.settings.application, True).numbers()
 
     def wake_transport(self) -> None:
         """There is room for another fetch."""
