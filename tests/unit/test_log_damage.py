@@ -19,6 +19,7 @@ from engine.log.embedded.errors import LogDamaged, LogLocked, LogReadFailed
 from engine.log.embedded.layout import row_key
 from engine.log.embedded.log import Log, LogUnavailable, LogWriteFailed, NewRecord, RocksStorage, TopicConfig
 from engine.log.embedded.mark import mark_path, read_mark
+from streams.settings import APPLICATION
 from tests.damage import flip
 
 APPENDS = 60
@@ -136,7 +137,7 @@ def test_a_flipped_byte_of_the_write_ahead_log_is_damage_wherever_it_is(folder: 
     flip(file, random.Random(seed).randrange(file.stat().st_size))
     for _ in range(2):  # the next start does not take what is left for all there was
         with pytest.raises(LogDamaged, match=r"is damaged.*orders log check.*orders log repair"):
-            RocksStorage(folder)
+            RocksStorage(folder, application=APPLICATION)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
@@ -259,7 +260,7 @@ def test_a_repair_leaves_out_what_lies_behind_the_damage_and_writes_down_how_muc
 def test_a_repair_makes_current_again_and_loses_nothing(closed: Path) -> None:
     (closed / "CURRENT").unlink()
     with pytest.raises(LogUnavailable, match="orders log repair"):
-        check_log(closed)
+        check_log(closed, APPLICATION)
     report, done = repair_log(closed, "a copy broke off")
     assert report.records == APPENDS
     assert [text.split(",")[0] for text in done] == ["made CURRENT again"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,11 +50,12 @@ def says_nothing_of_others(text: str) -> None:
 
 
 @pytest.fixture
-def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CliRunner:
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CliRunner]:
     """The command line in an empty folder, without settings."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SENSORS_WEB_PORT", "6199")
-    return CliRunner()
+    yield CliRunner()
+    logging.disable(logging.NOTSET)  # which commands silence
 
 
 def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from engine.store.store import ChangelogMark, Store, StoreDamaged, StoreError, explain_open_failure
+from streams.settings import APPLICATION
 from tests.damage import damage_rows, flip
 
 P = b"rows\0"
@@ -80,7 +81,7 @@ def test_a_wiped_store_knows_nothing(store: Store) -> None:
 
 def test_a_folder_in_use_is_refused_with_what_to_do(store: Store) -> None:
     with pytest.raises(StoreError, match=r"in use by another process.*ORDERS_DATA_DIR"):
-        Store(store.path)
+        Store(store.path, APPLICATION)
 
 
 def lose(pattern: str) -> Callable[[Path], None]:
