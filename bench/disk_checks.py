@@ -38,6 +38,7 @@ from rocksdict import Options, Rdict, ReadOptions
 
 from bench.metrics_cost import FETCH, INPUT, counting, service
 from bench.produce import records as orders
+from engine.declare.application import Application
 from engine.log.embedded import opening as log_opening
 from engine.log.embedded import storage as log_storage
 from engine.log.embedded.mark import MarkFile
@@ -166,8 +167,8 @@ def _unverified() -> ReadOptions:
     return options
 
 
-def _open_unverified(folder: Path) -> tuple[Rdict, MarkFile]:
-    database, mark = log_opening.open_log(folder)
+def _open_unverified(folder: Path, application: Application) -> tuple[Rdict, MarkFile]:
+    database, mark = log_opening.open_log(folder, application)
     database.set_read_options(_unverified())
     return database, mark
 

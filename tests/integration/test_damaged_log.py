@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from rocksdict import Rdict
 
+from engine.declare.application import Application
 from engine.log.embedded import damage as log_damage
 from engine.log.embedded import storage as log_storage
 from engine.log.embedded.broker import EmbeddedBroker
@@ -117,7 +118,7 @@ async def test_a_log_that_cannot_be_written_is_told_until_it_can_be(
     monkeypatch.setattr(log_damage, "LOOK_AGAIN_S", 0.05)
     monkeypatch.setattr(log_storage, "REOPEN_PAUSE_S", 0.0)
 
-    def refuse(folder: Path) -> None:
+    def refuse(folder: Path, _application: Application) -> None:
         raise LogDamaged(f"the log in {folder} is damaged: Corruption")
 
     async with running(settings) as app, client_of(app) as client:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rocksdict import Options, Rdict
 
+from engine.declare.application import Application
 from engine.log.embedded import log as log_module
 from engine.log.embedded import opening as log_opening
 from engine.log.embedded import storage as log_storage
@@ -85,7 +86,7 @@ def test_a_log_that_cannot_be_opened_again_is_not_tried_again_by_every_request(
 ) -> None:
     tries: list[Path] = []
 
-    def refuse(path: Path) -> None:
+    def refuse(path: Path, _application: Application) -> None:
         tries.append(path)
         raise LogUnavailable("the disk is broken")
 
