@@ -40,6 +40,7 @@ APPLICATION: Final = Application(
     packages=("streams", "domain", "tables", "agents", "cli"),
     changes="place and cancel orders",
     called=(("payments", "payment_url"), ("mail", "smtp_url")),
+    page="tables.page",
     foreign_variables=frozenset({"ORDERS_KAFKA_JARS"}),  # read by the tests' own Kafka, not by a worker
 )
 

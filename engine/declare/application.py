@@ -26,6 +26,8 @@ class Application:
         changes: what anybody may do who reaches a worker without a token, as in `send readings`.
         called: what its agents call, with the setting that has the address, such as (`webhook`, `webhook_url`).
         example_values: what fields of these names (as on the wire) have in the examples of the AsyncAPI document.
+        page: the package with a folder `assets` of files for the operator's page; they are added to the engine's, and
+            stand in the place of those of the same name.
         foreign_variables: environment variables that begin with its prefix, but are no settings.
     """
 
@@ -39,6 +41,7 @@ class Application:
     changes: str = "change its data"
     called: tuple[tuple[str, str], ...] = ()
     example_values: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    page: str = ""
     foreign_variables: frozenset[str] = frozenset()
 
     @property

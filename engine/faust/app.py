@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 S = TypeVar("S", bound=Settings)
 
-ROUTE_PACKAGES = ("engine.web.routes", "engine.web.dead_letters", "engine.web.live")
+ROUTE_PACKAGES = ("engine.web.routes", "engine.web.dead_letters", "engine.web.live", "engine.web.page")
 
 TRANSPORTS.aliases.update(
     {

@@ -1,1 +1,1 @@
-"""The web page at `/`: hand-written HTML, CSS and ES modules in `assets`, served as they are."""
+"""The files that the shop adds to the operator's page, or has in the place of the engine's."""

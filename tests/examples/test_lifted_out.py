@@ -17,7 +17,7 @@ from tests.e2e.processes import REPOSITORY, Site
 
 FOLDERS = ("engine", "examples/sensors")
 NO_CACHES = shutil.ignore_patterns("__pycache__")
-SHOP_ONLY = {"aiosmtplib", "chartkick", "iso4217"}
+SHOP_ONLY = {"aiosmtplib", "iso4217"}
 
 
 def needed(names: list[str]) -> Iterator[metadata.Distribution]:

@@ -2,10 +2,10 @@
 
 import { find, path, read } from "./api.js";
 import { sayProblem } from "./dialogs.js";
-import { card, el, slot, facts } from "./dom.js";
+import { card, el, slot, facts, moreButton } from "./dom.js";
 import { money, number, time } from "./format.js";
 import { listen, soon } from "./live.js";
-import { merged, moreButton, orderTable } from "./order-list.js";
+import { merged, orderTable } from "./order-list.js";
 import { onProcessing } from "./processing.js";
 
 const PAGE = 20;

@@ -8,3 +8,6 @@ export const orderLink = link("orders");
 export const customerLink = link("customers");
 export const productLink = link("products");
 export const letterLink = link("dead-letters", "id");
+
+/** What the key of a record shows. */
+export const keyLink = orderLink;

@@ -37,9 +37,3 @@ export function merged(orders, changed, limit, takesNew = true) {
 }
 
 const placedAt = (order) => (order.created_at ? Date.parse(order.created_at) : Infinity);
-
-/** A button that asks for the next page. */
-export function moreButton(load) {
-  const button = el("button", { type: "button", class: "quiet", hidden: true, onclick: load }, "Show more");
-  return { button, offer: (cursor) => (button.hidden = !cursor) };
-}

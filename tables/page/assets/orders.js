@@ -1,10 +1,10 @@
 // All orders, newest first, as they happen.
 
 import { read } from "./api.js";
-import { card, el, field } from "./dom.js";
+import { card, el, field, moreButton } from "./dom.js";
 import { sayProblem } from "./dialogs.js";
 import { listen, soon } from "./live.js";
-import { merged, moreButton, orderTable } from "./order-list.js";
+import { merged, orderTable } from "./order-list.js";
 import { onProcessing } from "./processing.js";
 
 const SHOWN_MAX = 50;

@@ -2,7 +2,7 @@
 
 import { askForToken } from "./dialogs.js";
 
-const TOKEN = "orders-token";
+const TOKEN = `${document.documentElement.dataset.application}-token`;
 
 export class Problem extends Error {
   constructor(status, body) {

@@ -7,9 +7,10 @@ from typing import Final
 
 from aiohttp import web
 
-from engine import Service
-from engine.web import Problem, Undocumented
-from tables.page.files import INDEX, asset
+from engine.declare.operation import Undocumented
+from engine.declare.service import Service
+from engine.web.answers import ENGINE, Problem
+from engine.web.page.files import INDEX, asset
 
 service = Service("page")
 
@@ -49,7 +50,7 @@ async def get_asset(request: web.Request) -> web.StreamResponse:
 
 async def _answer(request: web.Request, name: str) -> web.Response:
     try:
-        found = await asyncio.to_thread(asset, name)
+        found = await asyncio.to_thread(asset, request.app[ENGINE].settings.application, name)
     except KeyError as error:
         raise Problem(404, f"there is no {request.path}") from error
     headers = {**_HEADERS, "ETag": found.etag}

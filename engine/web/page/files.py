@@ -1,14 +1,18 @@
-"""The files of the page, read once, from this package and from the one that carries Chart.js."""
+"""The files of the page, read once: the engine's, the application's, and Chart.js from the package that carries it."""
 
 from __future__ import annotations
 
 import functools
 import gzip
 import hashlib
+import html
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from string import Template
 from typing import Final, NamedTuple
+
+from engine.declare.application import Application
 
 CONTENT_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
@@ -30,17 +34,21 @@ class Asset(NamedTuple):
 
 
 @functools.cache
-def asset(name: str) -> Asset:
+def asset(application: Application, name: str) -> Asset:
     """The file called `name`; raises KeyError when there is none. Chart.js takes about 30 ms the first time."""
-    file = _files()[name]
+    file = _files(application.page)[name]
     body = file.read_bytes()
+    if name == INDEX:
+        names = {"name": application.name, "heading": html.escape(application.heading)}
+        body = Template(body.decode()).safe_substitute(names).encode()
     content_type = CONTENT_TYPES[name[name.rindex(".") :]]
     etag = f'W/"{hashlib.sha256(body).hexdigest()[:20]}"'
     return Asset(content_type, body, gzip.compress(body, 6, mtime=0), etag)
 
 
 @functools.cache
-def _files() -> Mapping[str, Traversable]:
-    """Every file there is, by name; only these can be asked for."""
-    own = {file.name: file for file in files(__package__).joinpath("assets").iterdir()}
-    return own | {CHART_JS: files("chartkick").joinpath("django", "static", "chartkick", "Chart.bundle.js")}
+def _files(package: str) -> Mapping[str, Traversable]:
+    """Every file there is, by name, the application's in the place of the engine's; only these can be asked for."""
+    packages = (__package__, package) if package else (__package__,)
+    found = {file.name: file for name in packages for file in files(name).joinpath("assets").iterdir()}
+    return found | {CHART_JS: files("chartkick").joinpath("django", "static", "chartkick", "Chart.bundle.js")}

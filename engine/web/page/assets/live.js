@@ -1,6 +1,6 @@
 // What happens now, from the worker's stream of server-sent events; one connection for all of the page.
 
-const EVENTS = ["orders", "sagas", "dead-letters", "figures", "resync"];
+const EVENTS = new Set(["dead-letters", "figures", "resync"]); // and those that pages listen to
 const RETRY_MS = 2000;
 const HIDDEN_MS = 15000; // a tab that nobody looks at gives its connection back: browsers have few for one address
 
@@ -18,6 +18,9 @@ let figures = null; // the last ones
 export function listen(name, signal, take) {
   if (name === "figures" && figures !== null) take(figures);
   events.addEventListener(name, (event) => take(event.detail), { signal });
+  if (EVENTS.has(name)) return;
+  EVENTS.add(name);
+  if (source !== null) hear(source, name);
 }
 
 function tell(name, detail) {
@@ -46,7 +49,11 @@ function connect() {
     source = null; // the worker said no, so the browser does not ask again by itself
     setTimeout(connect, RETRY_MS);
   });
-  for (const name of EVENTS) stream.addEventListener(name, (event) => tell(name, JSON.parse(event.data)));
+  for (const name of EVENTS) hear(stream, name);
+}
+
+function hear(stream, name) {
+  stream.addEventListener(name, (event) => tell(name, JSON.parse(event.data)));
 }
 
 function disconnect() {

@@ -2,12 +2,11 @@
 
 import { read } from "./api.js";
 import { sayProblem } from "./dialogs.js";
-import { card, el, field, pill, table } from "./dom.js";
+import { card, el, field, moreButton, pill, table } from "./dom.js";
 import { number, time } from "./format.js";
 import { letterActions } from "./letter-actions.js";
 import { letterLink } from "./links.js";
 import { listen, soon } from "./live.js";
-import { moreButton } from "./order-list.js";
 
 const PAGE = 50;
 

@@ -5,7 +5,7 @@ import { sayProblem } from "./dialogs.js";
 import { card, el, facts, field, pill, refill, slot, table } from "./dom.js";
 import { number, time } from "./format.js";
 import { letterActions, send } from "./letter-actions.js";
-import { orderLink } from "./links.js";
+import { keyLink } from "./links.js";
 import { listen, soon } from "./live.js";
 
 export async function letterPage({ root, head, signal, id }) {
@@ -43,7 +43,7 @@ export async function letterPage({ root, head, signal, id }) {
 
 function letterFacts(letter) {
   return facts([
-    ["Key", orderLink(letter.key)],
+    ["Key", keyLink(letter.key)],
     ["Type", letter.event_type],
     ["Topic", `${letter.topic}, partition ${letter.partition}, offset ${letter.offset}`],
     ["Agent", letter.agent],

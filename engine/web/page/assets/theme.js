@@ -1,7 +1,7 @@
 // Light or dark: as the system has it, unless somebody has chosen. Runs before the page is drawn, so it is no module.
 (() => {
-  const KEY = "orders-theme";
   const root = document.documentElement;
+  const KEY = `${root.dataset.application}-theme`;
   const system = matchMedia("(prefers-color-scheme: dark)");
   const chosen = () => {
     try {

@@ -104,3 +104,9 @@ export function field(label, input, note = null) {
   if (note) input.setAttribute("aria-describedby", `${id}-note`);
   return el("div", { class: "field" }, el("label", { for: id }, label), input, note && el("small", { id: `${id}-note` }, note));
 }
+
+/** A button that asks for the next page. */
+export function moreButton(load) {
+  const button = el("button", { type: "button", class: "quiet", hidden: true, onclick: load }, "Show more");
+  return { button, offer: (cursor) => (button.hidden = !cursor) };
+}
