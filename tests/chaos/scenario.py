@@ -218,8 +218,8 @@ async def _compare_stores(world: World, team: Sequence[Worker], fresh: Worker) -
 async def stop_and_read_stores(world: World, team: Sequence[Worker]) -> dict[int, dict[str, Rows]]:
     """Stop all workers; the store of every partition at the one who owned it."""
     owned = await _owned(world, team)
-    for worker in team:
-        await asyncio.to_thread(worker.stop)
+    # All at once: one that stops later would be given the partitions of those that stopped before.
+    await asyncio.gather(*(asyncio.to_thread(worker.stop) for worker in team))
     stores: dict[int, dict[str, Rows]] = {}
     for worker, numbers in zip(team, owned, strict=True):
         stores |= stores_of(worker, numbers, world)
@@ -238,12 +238,18 @@ async def _restored(world: World, fresh: Worker) -> list[str]:
 
 
 async def _owned(world: World, team: Sequence[Worker]) -> list[list[int]]:
-    """Wait until every partition has one owner in the team, and is restored there; which worker owns which."""
+    """Wait until every partition has one owner in the team, and is restored there; which worker owns which.
+
+    Workers are asked one after the other, so that one answer may be older than a move: two looks have to agree.
+    """
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
+    before: list[list[int]] | None = None
     while True:
         owned = [await worker.ready() for worker in team]
         if sorted(number for numbers in owned for number in numbers) == world.partitions():
-            return owned
+            if owned == before:
+                return owned
+            before = owned
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {SETTLE_TIMEOUT_S:.0f} s without faults the workers own {owned}")
         await asyncio.sleep(0.2)

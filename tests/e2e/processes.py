@@ -20,7 +20,7 @@ from tests.kafka import kill_when_we_die
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLE = REPOSITORY / "examples" / "online-retail-sample.csv.gz"
 ORDERS = (sys.executable, "-m", "cli")
-ORDERS_OF_4FFE7DF = (sys.executable, "-m", "cli")
+ORDERS_OF_4FFE7DF = (sys.executable, "-m", "agents.cli")
 FAUST = (sys.executable, "-m", "faust", "-A", "streams.app")
 DEADLINE_S = 150.0  # far beyond what anything here takes: reaching it is a failure, not slowness
 STOP_DEADLINE_S = 10.0  # promised: whoever sent SIGTERM may kill after it
