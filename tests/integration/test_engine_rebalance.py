@@ -179,7 +179,8 @@ async def test_a_worker_that_lost_its_partition_without_knowing_does_no_harm(
     settings: Settings, tmp_path: Path
 ) -> None:
     tally = Tally()
-    slow = settings.model_copy(update={"commit_interval": 5.0})
+    # Longer than the other worker may take to start: the zombie must not commit before it is one.
+    slow = settings.model_copy(update={"commit_interval": 60.0})
     elsewhere = slow.model_copy(update={"data_dir": tmp_path / "two"})
     async with hand_fed(slow, [tally.service]) as zombie:
         await zombie.handle(0, tally.source, Tally.AGENT, tally.handle, *keyed("a"))

@@ -645,7 +645,9 @@ async def test_more_differences_than_one_commit_takes_are_replaced_in_portions(
         await begin(app, "look", check=True)
         (rebuild,) = await ended(app, "look")
         assert rebuild.are_more
-        assert 600 <= rebuild.added < 1500
+        # At least 600 rows differed when they were looked at. Those that the rebuild had not committed then are equal
+        # when they are counted.
+        assert 0 < rebuild.added < 1500
         await begin(app, "mend")
         assert differences(await ended(app, "mend")) == (1500, 0, 0)
         projected.check(app)
