@@ -1,14 +1,10 @@
 """What customers are told by mail: pure."""
 
-from typing import Final
-
 from domain.orders import Order
+from domain.payments import CANCELLED_BEFORE_CHARGE
 from streams.events.notifications import NotificationKind, SendNotification
 from streams.events.orders import OrderCancelled, OrderConfirmed, OrderPlaced
 from streams.events.payments import PaymentFailed
-
-CANCELLED_BEFORE_CHARGE: Final = "cancelled_before_charge"
-"""Nothing was charged because the order was cancelled before: the customer is told of the cancellation alone."""
 
 
 def notification_of_order(
@@ -30,7 +26,7 @@ def notification_of_order(
 
 def notification_of_payment(event: PaymentFailed, order: Order | None) -> SendNotification | None:
     """The mail that follows from a failed payment; None where the customer knows already or has no address."""
-    if event.reason == CANCELLED_BEFORE_CHARGE:
+    if event.reason == CANCELLED_BEFORE_CHARGE:  # the customer is told of the cancellation alone
         return None
     return _about(order, "payment_failed", event.reason)
 

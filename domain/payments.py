@@ -58,6 +58,7 @@ Outcome = Charged | Refunded | Declined
 
 INVALID_AMOUNT: Final = "invalid_amount"
 CANCELLED_BEFORE_CHARGE: Final = "cancelled_before_charge"
+"""Nothing was charged because the order was cancelled before."""
 
 
 class Charge(msgspec.Struct, frozen=True, gc=False):

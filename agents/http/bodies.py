@@ -2,11 +2,10 @@
 
 import re
 from decimal import Decimal
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -22,11 +21,8 @@ from streams.events.money import Money, is_plain
 from streams.events.orders import OrderItem, PlaceOrder
 from streams.settings import shop_settings
 
-B = TypeVar("B", bound=BaseModel)
-
 QUANTITY_MAX = 1_000_000_000
 ITEMS_MAX = 10_000
-_DAY_AND_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T")
 _AMOUNT = re.compile(r"[0-9]{1,28}(\.[0-9]{1,28})?")
 
 

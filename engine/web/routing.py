@@ -13,7 +13,7 @@ from yarl import URL
 from engine.observe.tracing.current import HTTP_HEADERS, Attributes, answered, calling
 from engine.partition.engine import Engine, PartitionNotHere
 from engine.partition.task import PartitionTask
-from engine.web.answers import ENGINE, TIMEOUT_MAX_S
+from engine.web.answers import ENGINE, TIMEOUT_MAX_S, invalid
 
 CONNECT_TIMEOUT_S = 2.0
 SILENCE_S = 5.0  # a stream has something to tell every second
@@ -153,6 +153,14 @@ def install(application: web.Application, engine: Engine, owner_url: Callable[[i
 def task_here(request: web.Request, number: int) -> PartitionTask | None:
     """The task of `number` if this worker owns it, None when the request has to be forwarded."""
     return request.app[ROUTER].here(number)
+
+
+def number_in_path(request: web.Request) -> int:
+    """The `{number}` of a path, which may be that of no partition; raises a 422 problem when it is no number."""
+    text = request.match_info["number"]
+    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
+        raise invalid("number", "a partition's number, such as 0")
+    return int(text)
 
 
 def partition_of(request: web.Request, key: str) -> int:

@@ -12,9 +12,9 @@ from engine.declare.service import Service
 from engine.failures.decisions import REASON_CHARACTERS_MAX
 from engine.positions.acceptance import accept_losses
 from engine.positions.positions import AcceptedLoss
-from engine.web.answers import ENGINE, Problem, invalid, json_response
+from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.bodies import Body, read_body
-from engine.web.routing import ROUTER, task_here
+from engine.web.routing import ROUTER, number_in_path, task_here
 
 service = Service("gateway-losses")
 
@@ -45,7 +45,7 @@ async def accept_loss(request: web.Request) -> web.StreamResponse:
     200 with what was accepted, once it is written down (table `accepted-losses`); 409 when nothing is missing there.
     """
     engine, topic = request.app[ENGINE], request.match_info["name"]
-    number = _number(request.match_info["number"])
+    number = number_in_path(request)
     if not engine.agents_of(topic) or number >= engine.settings.partitions:
         raise Problem(404, f"no agent reads {topic}/{number}")
     body = await read_body(request, AcceptLossBody)
@@ -55,9 +55,3 @@ async def accept_loss(request: web.Request) -> web.StreamResponse:
     if not accepted:
         raise Problem(409, f"no record of {topic}/{number} is missing for any agent, so there is no loss to accept")
     return json_response(AcceptedLosses(items=list(accepted)))
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise invalid("number", "a partition's number, such as 0")
-    return int(text)

@@ -12,9 +12,9 @@ from engine.declare.service import Service
 from engine.failures.decisions import REASON_CHARACTERS_MAX
 from engine.store.opening import changelog_fault
 from engine.store.repair_rows import Repair, Source
-from engine.web.answers import ENGINE, Problem, invalid, json_response
+from engine.web.answers import ENGINE, Problem, json_response
 from engine.web.bodies import Body, read_body
-from engine.web.routing import ROUTER
+from engine.web.routing import ROUTER, number_in_path
 
 service = Service("gateway-repairs")
 
@@ -74,9 +74,7 @@ async def show_repair(request: web.Request) -> web.StreamResponse:
 
 
 def _number(request: web.Request) -> int:
-    text = request.match_info["number"]
-    if not (text.isascii() and text.isdecimal() and len(text) <= 9):
-        raise invalid("number", "a partition's number, such as 0")
-    if int(text) >= request.app[ENGINE].settings.partitions:
-        raise Problem(404, f"there is no partition {text}")
-    return int(text)
+    number = number_in_path(request)
+    if number >= request.app[ENGINE].settings.partitions:
+        raise Problem(404, f"there is no partition {number}")
+    return number
